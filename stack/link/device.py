@@ -1,0 +1,95 @@
+"""The seam to whatever carries frames: `LinkDevice`, satisfied by shape.
+
+`vhost_user.NetDevice`, the loopback, a switch port, a cable's end, a TAP and a test's fake all look like this to the
+stack. Only bytes-like parts and plain ints cross the seam, so neither side imports a class of the other.
+
+The offload facts are those of struct virtio_net_hdr (virtio 1.3 section 5.1.6), because that is what the hot device
+speaks and everything else is simpler:
+
+* ``flags``: `NEEDS_CSUM`: the 16-bit field at ``csum_start + csum_offset`` holds the pseudo-header's partial sum and
+  the frame from ``csum_start`` on is still to be summed; `DATA_VALID`: the transport checksum was verified.
+* ``gso_type``/``gso_size``: the frame is a superframe of `GSO_TCPV4`/`GSO_TCPV6` whose payload is to be cut into
+  pieces of ``gso_size`` bytes; `GSO_ECN` may be or-ed in. `GSO_NONE` otherwise.
+* ``hdr_len`` (transmit only): bytes of all headers, a hint to the receiver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntFlag
+from typing import Final, Protocol, TypeAlias
+
+#: What the parts of a frame may be. A memoryview is of format "B", one-dimensional and contiguous.
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+NEEDS_CSUM: Final = 1
+DATA_VALID: Final = 2
+
+GSO_NONE: Final = 0
+GSO_TCPV4: Final = 1
+GSO_TCPV6: Final = 4
+GSO_UDP_L4: Final = 5
+GSO_ECN: Final = 0x80
+
+#: (frame, flags, gso_type, gso_size, csum_start, csum_offset). The frame is one contiguous view that stays valid
+#: and unchanged for as long as anything refers to it: devices never reuse memory that still has a view.
+RxFrame: TypeAlias = tuple[memoryview, int, int, int, int, int]
+
+#: (parts, flags, gso_type, hdr_len, gso_size, csum_start, csum_offset). The frame is the concatenation of `parts`.
+#: The device has copied them when `transmit` returns; accepted frames are no longer referred to.
+TxFrame: TypeAlias = tuple[tuple[Buffer, ...], int, int, int, int, int, int]
+
+
+class Offload(IntFlag):
+    """What a device takes off the stack when it transmits (towards the wire)."""
+
+    NONE = 0
+    CSUM = 1  #: accepts NEEDS_CSUM
+    TSO4 = 2  #: accepts GSO_TCPV4 superframes (with NEEDS_CSUM)
+    TSO6 = 4  #: accepts GSO_TCPV6 superframes (with NEEDS_CSUM)
+    TSO_ECN = 8  #: accepts GSO_ECN
+    USO = 16  #: accepts GSO_UDP_L4
+
+
+class LinkDevice(Protocol):
+    """One link as the stack sees it. Methods are called with the Network's lock held, by one thread at a time.
+
+    Nothing here waits. `fileno` is an epoll (or other pollable) descriptor that is readable when `receive` may
+    have work or when `transmit`, having refused frames, may accept some again; a device that needs no waiting
+    (a loopback, a cable inside the Network) answers -1 and reports work through `on_change`.
+    """
+
+    mtu: int  #: largest layer-3 packet in bytes, without Ethernet header
+    mac: bytes  #: suggested hardware address for the interface on this side, 6 bytes
+    carrier: bool  #: the other side is there and ready
+    offloads: Offload  #: now in force for transmit; may change with `on_change`
+    max_superframe: int  #: largest frame `transmit` takes, Ethernet header included (65549 with TSO: 14 + 65535)
+
+    #: Set by the owner; called (lock held) after carrier, offloads, mtu or pending work changed. May be None.
+    on_change: Callable[[], None] | None
+
+    def receive(self, budget: int) -> Sequence[RxFrame]:
+        """Up to `budget` frames (and at most about 512 KiB) that arrived, oldest first. Never waits."""
+        ...
+
+    def transmit(self, burst: Sequence[TxFrame]) -> int:
+        """Hand frames over in order; returns how many were accepted. The rest stays the caller's to retry.
+
+        A frame the device can never carry (too long, malformed offload facts) is counted, dropped and accepted.
+        With no carrier everything is accepted and dropped, as an unplugged card does.
+        """
+        ...
+
+    def suppress(self) -> None:
+        """We are going to look by ourselves: no notifications until `arm`."""
+        ...
+
+    def arm(self) -> bool:
+        """Notify again from now on. True: work appeared meanwhile, look once more before sleeping."""
+        ...
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None:
+        """Idempotent. Afterwards `receive` is empty, `transmit` drops, `carrier` is False."""
+        ...

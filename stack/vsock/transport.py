@@ -1,0 +1,46 @@
+"""The seam to whatever carries vsock packets to and from one guest: `VsockTransport`, satisfied by shape.
+
+`vhost_user.VsockDevice` and a test's fake look like this to the connection engine. A header crosses as plain ints
+(virtio 1.3 section 5.10.6), a payload as a bytes-like view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+#: (src_cid, dst_cid, src_port, dst_port, type, op, flags, buf_alloc, fwd_cnt, payload). `len` of the wire header is
+#: len(payload). Payload views stay valid and unchanged for as long as anything refers to them.
+VsockRx: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, memoryview]
+
+#: As VsockRx, but the payload may be any bytes-like object. At most 64 KiB; the device cuts it into the guest's buffers.
+VsockTx: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, Buffer]
+
+
+class VsockTransport(Protocol):
+    """One guest's vsock as the engine sees it. Same calling rules as `stack.link.device.LinkDevice`."""
+
+    guest_cid: int
+    carrier: bool  #: the guest's driver is ready
+    generation: int  #: counts driver resets and re-attachments: connections of an earlier one are dead
+
+    #: Set by the owner; called (lock held) after carrier, generation or pending work changed. May be None.
+    on_change: Callable[[], None] | None
+
+    def receive(self, budget: int) -> Sequence[VsockRx]:
+        """Up to `budget` packets from the guest, oldest first, already checked for structure and source CID."""
+        ...
+
+    def transmit(self, burst: Sequence[VsockTx]) -> int:
+        """Hand packets over in order; returns how many were accepted whole. The rest stays the caller's to retry."""
+        ...
+
+    def suppress(self) -> None: ...
+
+    def arm(self) -> bool: ...
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
