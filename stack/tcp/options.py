@@ -1,0 +1,64 @@
+"""What a user may set on one connection (`TcpOptions`) and what the whole layer is set to (`TcpConfig`).
+
+`TcpOptions` is the live counterpart of the SOL_TCP and buffer socket options; times are nanoseconds here and whatever
+unit the socket option has at the socket edge. After changing a field of a live connection's options call
+`Connection.options_changed()`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from stack.scheduler import NS_PER_MS, NS_PER_S
+
+DEFAULT_TTL: Final = 64  # RFC 1700; Linux ip_default_ttl
+
+
+@dataclass(slots=True)
+class TcpOptions:
+    """Per connection. A Listener's options are copied to the connections it accepts (row TCP-16)."""
+
+    nodelay: bool = False  #: TCP_NODELAY: no Nagle
+    cork: bool = False  #: TCP_CORK: only full-sized segments, for at most 200 ms
+    quickack: bool = True  #: TCP_QUICKACK: False starts with delayed ACKs at once
+    keepalive: bool = False  #: SO_KEEPALIVE
+    keepalive_idle: int = 7200 * NS_PER_S  #: TCP_KEEPIDLE, ns
+    keepalive_interval: int = 75 * NS_PER_S  #: TCP_KEEPINTVL, ns
+    keepalive_count: int = 9  #: TCP_KEEPCNT
+    user_timeout: int = 0  #: TCP_USER_TIMEOUT, ns; 0: the retransmission count decides
+    syn_retries: int = 6  #: TCP_SYNCNT
+    maxseg: int = 0  #: TCP_MAXSEG as the user gave it (before the timestamp option); 0: path MTU decides
+    rcvbuf: int = 0  #: SO_RCVBUF in bytes of payload; 0: auto-tuned from TcpConfig.rcvbuf up to rcvbuf_max
+    sndbuf: int = 0  #: SO_SNDBUF in bytes of payload; 0: auto-tuned from TcpConfig.sndbuf up to sndbuf_max
+    window_clamp: int = 0  #: TCP_WINDOW_CLAMP, bytes; 0: none
+    fin_timeout: int = 60 * NS_PER_S  #: TCP_LINGER2: how long an orphan stays in FIN-WAIT-2, ns; negative: not at all
+    defer_accept: int = 0  #: TCP_DEFER_ACCEPT, ns; 0: off
+    congestion: str = ""  #: TCP_CONGESTION; "": the layer's default
+    ttl: int = DEFAULT_TTL  #: IP_TTL or IPV6_UNICAST_HOPS
+    tos: int = 0  #: IP_TOS or IPV6_TCLASS
+
+    def copy(self) -> TcpOptions:
+        return replace(self)
+
+
+@dataclass(slots=True)
+class TcpConfig:
+    """Per TcpLayer (network namespace): what Linux has under /proc/sys/net/ipv4/tcp_*. Bytes and nanoseconds."""
+
+    rcvbuf: int = 128 * 1024  #: initial receive buffer; Linux tcp_rmem[1]
+    rcvbuf_max: int = 4 << 20  #: largest auto-tuned receive buffer; decides the window scale
+    sndbuf: int = 256 * 1024  #: initial send buffer
+    sndbuf_max: int = 4 << 20  #: largest auto-tuned send buffer; Linux tcp_wmem[2]
+    window_scaling: bool = True
+    timestamps: bool = True
+    congestion: str = "reno"
+    initial_window: int = 10  #: segments; RFC 6928
+    syn_backlog: int = 1024  #: half-open connections per Listener at most; Linux tcp_max_syn_backlog
+    synack_retries: int = 5  #: Linux tcp_synack_retries
+    retries: int = 15  #: RTOs in a row before ETIMEDOUT; Linux tcp_retries2 (R2 of RFC 9293 section 3.8.3)
+    orphan_retries: int = 8  #: the same once nobody holds the connection; Linux tcp_orphan_retries
+    time_wait: int = 60 * NS_PER_S  #: 2 MSL; Linux TCP_TIMEWAIT_LEN
+    time_wait_max: int = 16384  #: connections in TIME-WAIT; above it the oldest goes. Linux tcp_max_tw_buckets
+    delayed_ack: int = 40 * NS_PER_MS  #: Linux TCP_DELACK_MIN; RFC 9293 section 3.8.6.3 allows up to 500 ms
+    challenge_acks: int = 1000  #: per second, whole layer; RFC 5961 section 7
