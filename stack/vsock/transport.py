@@ -15,7 +15,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 #: len(payload). Payload views stay valid and unchanged for as long as anything refers to them.
 VsockRx: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, memoryview]
 
-#: As VsockRx, but the payload may be any bytes-like object. At most 64 KiB; the device cuts it into the guest's buffers.
+#: As VsockRx, but the payload may be any bytes-like object. At most 64 KiB; the device cuts it into
+#: the guest's buffers.
 VsockTx: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, Buffer]
 
 
