@@ -1,0 +1,112 @@
+"""What the network layer hands to transports: `IpPacket`, and `IcmpError` for packets of theirs that failed."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stack.iface.interface import Interface
+
+
+class PacketKind(IntEnum):
+    """To whom an incoming packet was addressed. The values are those of <linux/if_packet.h>."""
+
+    UNICAST = 0  #: one of our own addresses, on whatever interface (`lo` included)
+    BROADCAST = 1  #: a broadcast address of ours, or our address inside a link-layer broadcast
+    MULTICAST = 2  #: a group we are in, or our address inside a link-layer multicast
+
+
+class IpPacket:
+    """One received packet: unfragmented or reassembled, destined to us. `payload` starts at the transport header.
+
+    The views stay valid for as long as they are kept; keep the parts you need, not the packet.
+    """
+
+    __slots__ = (
+        "csum_ok",
+        "datagram",
+        "dst",
+        "gso_size",
+        "header_length",
+        "iface",
+        "kind",
+        "payload",
+        "proto",
+        "src",
+        "tos",
+        "ttl",
+        "version",
+    )
+
+    def __init__(
+        self,
+        version: int,
+        src: bytes,
+        dst: bytes,
+        proto: int,
+        ttl: int,
+        tos: int,
+        payload: memoryview,
+        csum_ok: bool,
+        gso_size: int,
+        iface: Interface,
+        datagram: memoryview,
+        header_length: int,
+        kind: PacketKind,
+    ) -> None:
+        self.version = version  #: 4 or 6
+        self.src = src  #: 4 or 16 bytes
+        self.dst = dst
+        self.proto = proto  #: IANA protocol number of the payload
+        self.ttl = ttl  #: or hop limit
+        self.tos = tos  #: or traffic class
+        self.payload = payload  #: transport header and data, link padding cut off
+        self.csum_ok = csum_ok  #: TCP/UDP checksum: the link vouches for it or it was summed here
+        self.gso_size = gso_size  #: > 0: a superframe that stands for segments of this many payload bytes
+        self.iface = iface  #: the interface it came in through
+        self.datagram = datagram  #: whole packet from the IP header on
+        self.header_length = header_length  #: of the IP header with options or extension headers, bytes
+        self.kind = kind
+
+    @property
+    def header(self) -> memoryview:
+        """The IP header with its options or extension headers."""
+        return self.datagram[: self.header_length]
+
+
+class IcmpError:
+    """A packet of ours failed, as an ICMP(v6) error or our own link layer tells. Handed to its transport's on_error."""
+
+    __slots__ = (
+        "code", "errno", "hard", "info", "local", "mtu", "payload", "proto", "remote", "src", "type", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        version: int,
+        type: int,  # noqa: A002 - the field's name in RFC 792 and in struct sock_extended_err
+        code: int,
+        errno: int,
+        hard: bool,
+        mtu: int,
+        info: int,
+        src: bytes,
+        local: bytes,
+        remote: bytes,
+        proto: int,
+        payload: memoryview,
+    ) -> None:
+        self.version = version  #: 4 or 6
+        self.type = type  #: ICMP type; for a local failure the type an ICMP error would have had
+        self.code = code
+        self.errno = errno  #: what a socket reports, as Linux maps it (icmp_err_convert)
+        self.hard = hard  #: fatal for a connection being set up; soft ones are only remembered (RFC 5461)
+        self.mtu = mtu  #: > 0: "fragmentation needed"/"packet too big" with this next-hop MTU
+        self.info = info  #: the message's 32-bit field as received
+        self.src = src  #: who reports: a router's or the peer's address; our own for local failures
+        self.local = local  #: source address of the failed packet
+        self.remote = remote  #: its destination
+        self.proto = proto
+        self.payload = payload  #: its transport header and as much data as was quoted (at least 8 bytes)

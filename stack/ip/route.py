@@ -1,0 +1,164 @@
+"""Routes: the table (longest prefix, then lowest metric), and the resolved `Route` that a transport caches (IF-15)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stack.iface.interface import Interface
+    from stack.link.neighbour import Neighbour
+
+
+class RouteKind(IntEnum):
+    """What becomes of packets that match. Values of RTN_* in <linux/rtnetlink.h>."""
+
+    UNICAST = 1
+    LOCAL = 2  #: our own address: delivered through `lo`
+    BROADCAST = 3
+    MULTICAST = 5
+    BLACKHOLE = 6  #: EINVAL to local senders, as Linux
+    UNREACHABLE = 7  #: EHOSTUNREACH
+    PROHIBIT = 8  #: EACCES
+
+
+class Route:
+    """Where packets to one destination go. Made by `IpLayer.route`; good while ``generation`` equals the layer's."""
+
+    __slots__ = (
+        "address_sum",
+        "dst",
+        "generation",
+        "iface",
+        "kind",
+        "mtu",
+        "neighbour",
+        "next_hop",
+        "src",
+    )
+
+    def __init__(
+        self,
+        iface: Interface,
+        src: bytes,
+        dst: bytes,
+        next_hop: bytes,
+        mtu: int,
+        kind: RouteKind,
+        generation: int,
+    ) -> None:
+        self.iface = iface
+        self.src = src  #: preferred source address
+        self.dst = dst  #: the destination asked for; for 0.0.0.0 and :: the loopback address they stand for
+        self.next_hop = next_hop  #: the gateway, or `dst` on the link
+        self.mtu = mtu  #: largest packet towards `dst`: the link's, or less by path MTU discovery
+        self.kind = kind
+        self.generation = generation
+        #: Link-layer side of next_hop, looked up at first use.
+        self.neighbour: Neighbour | None = None
+        #: Ones' complement sum of src and dst, so that an IPv4 header costs three additions (RFC 1071).
+        self.address_sum = (int.from_bytes(src, "big") + int.from_bytes(dst, "big")) % 0xFFFF
+
+    def __repr__(self) -> str:
+        return f"Route(to {self.dst.hex()} via {self.next_hop.hex()} dev {self.iface.name} {self.kind.name})"
+
+
+class RouteEntry:
+    """One line of the routing table."""
+
+    __slots__ = ("gateway", "iface", "kind", "metric", "network", "prefix_length", "protocol", "scope", "src")
+
+    def __init__(
+        self,
+        network: bytes,
+        prefix_length: int,
+        iface: Interface | None,
+        *,
+        gateway: bytes | None = None,
+        metric: int = 0,
+        src: bytes | None = None,
+        kind: RouteKind = RouteKind.UNICAST,
+        protocol: int = 4,  # RTPROT_STATIC
+        scope: int = 0,  # RT_SCOPE_UNIVERSE
+    ) -> None:
+        self.network = network  #: 4 or 16 bytes, host bits zero
+        self.prefix_length = prefix_length
+        self.iface = iface  #: None for kinds that go nowhere
+        self.gateway = gateway
+        self.metric = metric
+        self.src = src  #: preferred source, None: chosen by the layer
+        self.kind = kind
+        self.protocol = protocol  #: who made it: 2 kernel, 3 boot, 4 static, 16 dhcp (RTPROT_*)
+        self.scope = scope
+
+    def same_as(self, other: RouteEntry) -> bool:
+        """The same line for the purpose of "already exists": destination, metric, gateway and device agree."""
+        return (
+            self.network == other.network
+            and self.prefix_length == other.prefix_length
+            and self.metric == other.metric
+            and self.gateway == other.gateway
+            and self.iface is other.iface
+        )
+
+    def __repr__(self) -> str:
+        via = f" via {self.gateway.hex()}" if self.gateway else ""
+        dev = f" dev {self.iface.name}" if self.iface else ""
+        return f"RouteEntry({self.network.hex()}/{self.prefix_length}{via}{dev} metric {self.metric} {self.kind.name})"
+
+
+class RouteTable:
+    """Entries of one address family by prefix length. Lookups are for cache misses: callers keep their `Route`."""
+
+    def __init__(self, width: int) -> None:
+        self._bits = width * 8  #: 32 or 128
+        self._by_length: dict[int, dict[int, list[RouteEntry]]] = {}
+        self._lengths: list[int] = []  # descending
+
+    def add(self, entry: RouteEntry) -> bool:
+        """Insert by metric; False if the same line is there already."""
+        bucket = self._by_length.setdefault(entry.prefix_length, {})
+        entries = bucket.setdefault(self._key(entry.network, entry.prefix_length), [])
+        if any(entry.same_as(other) for other in entries):
+            return False
+        entries.append(entry)
+        entries.sort(key=lambda each: each.metric)  # stable: of equal metrics the older wins
+        self._lengths = sorted(self._by_length, reverse=True)
+        return True
+
+    def remove(self, entry: RouteEntry) -> bool:
+        """Take out this very entry; False if it is not there."""
+        key = self._key(entry.network, entry.prefix_length)
+        bucket = self._by_length.get(entry.prefix_length, {})
+        entries = bucket.get(key, [])
+        if entry not in entries:
+            return False
+        entries.remove(entry)
+        if not entries:
+            del bucket[key]
+        if not bucket:
+            del self._by_length[entry.prefix_length]
+            self._lengths = sorted(self._by_length, reverse=True)
+        return True
+
+    def lookup(self, dst: bytes, oif: int = 0) -> RouteEntry | None:
+        """The entry for `dst`: longest prefix, then lowest metric, through an interface that is up (and is `oif`)."""
+        value = int.from_bytes(dst, "big")
+        for length in self._lengths:
+            for entry in self._by_length[length].get(value >> (self._bits - length), ()):
+                iface = entry.iface
+                if iface is None:
+                    if not oif:
+                        return entry
+                elif iface.up and (not oif or iface.index == oif):
+                    return entry
+        return None
+
+    def __iter__(self) -> Iterator[RouteEntry]:
+        for length in self._lengths:
+            for entries in self._by_length[length].values():
+                yield from entries
+
+    def _key(self, network: bytes, prefix_length: int) -> int:
+        return int.from_bytes(network, "big") >> (self._bits - prefix_length)
