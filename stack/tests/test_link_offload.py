@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stack.link.device import DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, Offload, TxFrame
+from stack.link.device import DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, Offload, RxFrame, TxFrame
 from stack.link.offload import (
     ALL_OFFLOADS,
     OffloadError,
@@ -84,7 +85,7 @@ shapes = st.fixed_dictionaries(
 
 
 @given(shapes, st.lists(st.integers(0, 400), max_size=4))
-def test_pieces_equal_what_a_sender_without_offload_writes(shape, cuts):
+def test_pieces_equal_what_a_sender_without_offload_writes(shape: dict[str, Any], cuts: list[int]) -> None:
     """Sequence, identification, lengths, both checksums; FIN and PSH only last, CWR only first."""
     pieces = segment(superframe(cuts=cuts, **shape))
     assert [b"".join(piece[0]) for piece in pieces] == expected_pieces(**shape)
@@ -92,7 +93,7 @@ def test_pieces_equal_what_a_sender_without_offload_writes(shape, cuts):
 
 
 @given(shapes)
-def test_pieces_with_partial_checksums_are_finished_to_the_same_bytes(shape):
+def test_pieces_with_partial_checksums_are_finished_to_the_same_bytes(shape: dict[str, Any]) -> None:
     """For a device with CSUM but no TSO (virtio 1.3 section 5.1.6.2)."""
     pieces = segment(superframe(cuts=[], **shape), keep_partial=True)
     assert all(piece[1] == NEEDS_CSUM for piece in pieces)
@@ -100,7 +101,7 @@ def test_pieces_with_partial_checksums_are_finished_to_the_same_bytes(shape):
 
 
 @given(st.binary(min_size=0, max_size=200), st.lists(st.integers(0, 250), max_size=5))
-def test_finished_checksum_is_right_however_the_frame_is_split(payload, cuts):
+def test_finished_checksum_is_right_however_the_frame_is_split(payload: bytes, cuts: list[int]) -> None:
     """Odd-length parts swap the bytes of their successors (RFC 1071)."""
     src, dst = V4
     whole = b.ethernet(MAC_B, MAC_A, 0x0800, b.ipv4(src, dst, 17, b.udp(src, dst, 5, 6, payload)))
@@ -113,7 +114,7 @@ def test_finished_checksum_is_right_however_the_frame_is_split(payload, cuts):
     assert finished[1] == 0
 
 
-def test_a_sum_of_zero_is_stored_as_ffff():
+def test_a_sum_of_zero_is_stored_as_ffff() -> None:
     """RFC 768: a UDP field of zero would say that there is no checksum."""
     src, dst = V4
     for filler in range(0x10000):
@@ -125,8 +126,8 @@ def test_a_sum_of_zero_is_stored_as_ffff():
     assert b"".join(frame[0])[6:8] == b"\xff\xff"
 
 
-def good(**changes: object) -> TxFrame:
-    shape: dict = {"size": 3000, "mss": 1000, "flags": b.ACK, "v6": False, "seq": 1, "ident": 2, "vlan": None}
+def good(**changes: Any) -> TxFrame:
+    shape: dict[str, Any] = {"size": 3000, "mss": 1000, "flags": b.ACK, "v6": False, "seq": 1, "ident": 2, "vlan": None}
     return superframe(cuts=[], **(shape | changes))
 
 
@@ -154,7 +155,7 @@ def altered(frame: TxFrame, offset: int, value: int) -> TxFrame:
         (((b"short",), NEEDS_CSUM, GSO_TCPV4, 0, 1000, 34, 16), "out of place"),
     ],
 )
-def test_lying_superframes_are_refused_with_a_reason(frame, reason):
+def test_lying_superframes_are_refused_with_a_reason(frame: TxFrame, reason: str) -> None:
     """Reference section 4.3: gso_size 0 and tiny ones, headers that are not there."""
     with pytest.raises(OffloadError, match=reason):
         segment(frame)
@@ -165,14 +166,14 @@ def test_lying_superframes_are_refused_with_a_reason(frame, reason):
     assert refused == [frame]
 
 
-def test_a_checksum_field_outside_the_frame_is_refused():
+def test_a_checksum_field_outside_the_frame_is_refused() -> None:
     """CVE-2024-11614: csum_start + csum_offset + 2 must lie inside."""
     with pytest.raises(OffloadError, match="has no byte"):
         finish_checksum(((bytes(60),), NEEDS_CSUM, 0, 0, 0, 50, 9))
     finish_checksum(((bytes(60),), NEEDS_CSUM, 0, 0, 0, 50, 8))
 
 
-def test_prepare_leaves_a_burst_alone_that_needs_nothing():
+def test_prepare_leaves_a_burst_alone_that_needs_nothing() -> None:
     burst = [good(), good(v6=True)]
     assert prepare(burst, ALL_OFFLOADS) is burst
     plain = [((bytes(60),), 0, 0, 0, 0, 0, 0)]
@@ -191,25 +192,27 @@ def test_prepare_leaves_a_burst_alone_that_needs_nothing():
         (Offload.NONE, GSO_TCPV4, 3),
     ],
 )
-def test_prepare_cuts_exactly_what_the_device_lacks(offloads, gso_type, pieces):
+def test_prepare_cuts_exactly_what_the_device_lacks(offloads: Offload, gso_type: int, pieces: int) -> None:
     frame = good(v6=gso_type & ~GSO_ECN == GSO_TCPV6)
     prepared = prepare([(*frame[:2], gso_type, *frame[3:])], offloads)
     assert len(prepared) == pieces
     assert list(prepare(prepared, offloads)) == list(prepared), "idempotent"
 
 
-def test_a_superframe_above_the_devices_limit_is_cut():
+def test_a_superframe_above_the_devices_limit_is_cut() -> None:
     assert len(prepare([good()], ALL_OFFLOADS, max_frame=2000)) == 3
 
 
-def received(frame: bytes, flags: int = 0):
+def received(frame: bytes, flags: int = 0) -> RxFrame:
     return memoryview(frame), flags, 0, 0, 0, 0
 
 
 @given(
     st.sampled_from(["tcp", "udp"]), st.booleans(), st.binary(max_size=64), st.integers(0, 7), st.data(),
 )  # fmt: skip
-def test_verify_rx_sees_every_flipped_bit_of_the_transport(protocol, v6, payload, bit, data):
+def test_verify_rx_sees_every_flipped_bit_of_the_transport(
+    protocol: str, v6: bool, payload: bytes, bit: int, data: st.DataObject
+) -> None:
     src, dst = V6 if v6 else V4
     number = 6 if protocol == "tcp" else 17
     body = b.tcp(src, dst, 1, 2, payload=payload) if protocol == "tcp" else b.udp(src, dst, 1, 2, payload)
@@ -226,7 +229,7 @@ def test_verify_rx_sees_every_flipped_bit_of_the_transport(protocol, v6, payload
     assert verify_rx(received(bytes(damaged), NEEDS_CSUM))
 
 
-def test_verify_rx_skips_what_has_no_checksum_here():
+def test_verify_rx_skips_what_has_no_checksum_here() -> None:
     src, dst = V4
     datagram = b.udp(src, dst, 1, 2, b"abc", checksum=0x1234)
     fragment = b.ethernet(MAC_B, MAC_A, 0x0800, b.ipv4(src, dst, 17, datagram, flags_fragment=0x2000))
@@ -240,7 +243,7 @@ def test_verify_rx_skips_what_has_no_checksum_here():
     assert verify_rx(received(b.ethernet(MAC_B, MAC_A, 0x0806, bytes(28))))
 
 
-def test_verify_rx_walks_ipv6_extension_headers():
+def test_verify_rx_walks_ipv6_extension_headers() -> None:
     src, dst = V6
     body = b.udp(src, dst, 1, 2, b"abc")
     options = bytes([17, 0]) + b"\1\4" + bytes(4)
@@ -252,11 +255,11 @@ def test_verify_rx_walks_ipv6_extension_headers():
 
 
 @given(st.binary(max_size=80), st.sampled_from([0x0800, 0x86DD, 0x8100]))
-def test_verify_rx_never_raises(noise, ethertype):
+def test_verify_rx_never_raises(noise: bytes, ethertype: int) -> None:
     verify_rx(received(b.ethernet(MAC_B, MAC_A, ethertype, noise)))
 
 
-def test_turning_frames_round_keeps_facts_and_owns_bytes():
+def test_turning_frames_round_keeps_facts_and_owns_bytes() -> None:
     frame = good()
     there = as_received(frame)
     assert bytes(there[0]) == b"".join(frame[0])
