@@ -1,0 +1,444 @@
+"""`Socket`: what all families share, and `Phase`: what a socket can do at one stage of its life.
+
+Theory of operation
+-------------------
+A `Socket` is the open file description of a kernel: it may be shared (dup), it has options, a `Pollee` and exactly one
+*phase*. A phase object owns what is valid at that stage and nothing else: an unbound socket has no port to forget to
+release, a listening one no send buffer. Operations are delegated to the phase; the base `Phase` answers EOPNOTSUPP for
+whatever a family lacks (row CORE-01), so a family writes only what it has. A phase ends by `socket.phase = Next(...)`.
+
+Operations of a phase are *attempts*: they run under the Network's lock, never wait, and answer `AGAIN` if they would
+have to. All waiting is in `Socket.block_on` (row CORE-08): attempt, wait for the poll bits that promise progress,
+attempt again, until done or due. Python's timeout and the kernel's SO_RCVTIMEO/SO_SNDTIMEO differ only in the error
+raised at the end. Below, errors are `NetError`; `block_on` and `call` are the socket edge, where they become `OSError`.
+
+Internal addresses are the family's own plain tuples ((bytes, port) for IP, (cid, port) for vsock); `address_in` and
+`address_out` translate from and to what Python users pass and get.
+"""
+
+# ruff: noqa: ARG002 - the defaults of Phase refuse whatever they are given
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, Protocol, Self, TypeAlias, TypeVar
+
+from stack.errors import NetError
+from stack.link.device import Buffer
+from stack.socket.message import MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, Message
+from stack.socket.options import OptionTable, OptionValues, get_option, set_option
+from stack.socket.poll import IN, NVAL, OUT, Pollee
+
+if TYPE_CHECKING:
+    from stack.netns import NetNamespace
+    from stack.vsock import VsockEngine
+
+#: A family's internal address.
+Address: TypeAlias = Any
+T = TypeVar("T")
+
+
+class Again(Enum):
+    """The type of `AGAIN`: an attempt that would have to wait."""
+
+    AGAIN = 0
+
+
+AGAIN: Final[Literal[Again.AGAIN]] = Again.AGAIN
+
+#: How long a call may wait: nanoseconds, 0 for not at all, None for ever.
+Timeout: TypeAlias = int | None
+
+
+class Waiting(Protocol):
+    """What sockets need of the Network they live in."""
+
+    marks: list[Pollee]  #: pollees to settle at the end of the turn
+
+    def enter(self) -> None:
+        """Take the lock and bring the turn's time up to date. Raises NetError if the Network is closed."""
+        ...
+
+    def leave(self) -> None:
+        """Send what was deferred, wake whom it concerns, release the lock."""
+        ...
+
+    def look(self) -> None:
+        """Lock held: one turn, so that a call that may not wait sees what has arrived."""
+        ...
+
+    def deadline(self, timeout: int) -> int:
+        """The absolute time (ns) that is `timeout` ns from now."""
+        ...
+
+    def wait(self, pollee: Pollee, events: int, deadline: int | None) -> bool:
+        """Lock held, given up meanwhile: until one of `events`, ERR or HUP is there. False: `deadline` came first."""
+        ...
+
+
+class Host(Protocol):
+    """What sockets need of the Stack they belong to."""
+
+    @property
+    def netns(self) -> NetNamespace: ...
+    @property
+    def waiting(self) -> Waiting: ...
+    @property
+    def vsock(self) -> VsockEngine: ...
+    @property
+    def privileged(self) -> bool:
+        """May take ports below 1024 (CAP_NET_BIND_SERVICE, row SEC-02)."""
+        ...
+
+
+class Phase:
+    """One stage of a socket's life. Methods are attempts: lock held, no waiting, NetError for errors."""
+
+    __slots__ = ()
+
+    def bind(self, address: Address) -> None:
+        raise NetError(errno.EOPNOTSUPP)
+
+    def connect(self, address: Address) -> Again | None:
+        """Start connecting. None: connected at once; AGAIN: under way, `connecting` will tell."""
+        raise NetError(errno.EOPNOTSUPP)
+
+    def connecting(self) -> Again | None:
+        """How a connect under way is doing. None: connected; its failure is raised."""
+        return None
+
+    def listen(self, backlog: int) -> None:
+        raise NetError(errno.EOPNOTSUPP)
+
+    def accept(self) -> tuple[Socket, Address] | Again:
+        raise NetError(errno.EOPNOTSUPP)
+
+    def send(self, data: Buffer, flags: int, address: Address | None) -> int | Again:
+        """Bytes taken, at least one unless `data` is empty or AGAIN."""
+        raise NetError(errno.EOPNOTSUPP)
+
+    def recv(self, size: int, flags: int) -> bytes | Again:
+        """Up to `size` bytes; b"" at the end of a stream. The hot path of streams; others need only `receive`."""
+        message = self.receive(size, flags)
+        return message if message is AGAIN else message.data
+
+    def recv_into(self, target: memoryview, flags: int) -> int | Again:
+        """As `recv`, into a writable "B" view."""
+        data = self.recv(len(target), flags)
+        if data is AGAIN:
+            return AGAIN
+        target[: len(data)] = data
+        return len(data)
+
+    def receive(self, size: int, flags: int) -> Message | Again:
+        """As `recv`, with the sender's address, flags and ancillary data."""
+        raise NetError(errno.EOPNOTSUPP)
+
+    def shutdown(self, how: int) -> None:
+        raise NetError(errno.EOPNOTSUPP)
+
+    def local_address(self) -> Address:
+        raise NetError(errno.EOPNOTSUPP)
+
+    def peer_address(self) -> Address:
+        raise NetError(errno.ENOTCONN)
+
+    def poll(self) -> int:
+        """The poll bits now, a pure function of this phase."""
+        return 0
+
+    def take_error(self) -> int:
+        """SO_ERROR: the pending errno, cleared by asking."""
+        return 0
+
+    def option_changed(self, level: int, name: int) -> None:
+        """An option was set: pass it on to the protocol if it is of concern. Values are in `socket.options`."""
+
+    def close(self) -> None:
+        """Let go of everything. Called once; the socket is in phase `Closed` already. Must not raise."""
+
+
+class Closed(Phase):
+    """Nothing left: every operation is EBADF, as on a closed descriptor (row CORE-04)."""
+
+    __slots__ = ()
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NetError(errno.EBADF, "the socket is closed")
+
+    bind = connect = connecting = listen = accept = send = recv = recv_into = receive = shutdown = _refuse
+    local_address = peer_address = take_error = option_changed = _refuse
+
+    def poll(self) -> int:
+        return NVAL
+
+
+CLOSED: Final = Closed()
+
+
+class Socket:
+    """One open socket of a Stack, without Python's descriptor on top (that is `stack.socket.api`).
+
+    Subclasses set `family`, `options_table`, make the first phase and translate addresses.
+    """
+
+    family: ClassVar[int]
+    options_table: ClassVar[OptionTable]
+
+    def __init__(self, host: Host, kind: int, protocol: int, phase: Phase | None = None) -> None:
+        """`kind` is SOCK_STREAM and so on; without `phase` the subclass sets one before anything else happens."""
+        self.host = host
+        self.type = kind
+        self.protocol = protocol
+        self.waiting = host.waiting
+        self.options = OptionValues(self.options_table)
+        self.phase: Phase = phase if phase is not None else CLOSED
+        self.pollee = Pollee(self._bits, host.waiting.marks)
+        self.receive_timeout: Timeout = None  #: SO_RCVTIMEO, ns
+        self.send_timeout: Timeout = None  #: SO_SNDTIMEO, ns
+        self._holders = 1
+
+    # -- for the family ---------------------------------------------------------------------------------------------
+
+    def address_in(self, address: object) -> Address:
+        """A Python user's address as the internal one. Raises TypeError, OverflowError, OSError as `socket` does."""
+        raise NotImplementedError
+
+    def address_out(self, address: Address) -> object:
+        """An internal address as Python users get it."""
+        raise NotImplementedError
+
+    # -- the edge -----------------------------------------------------------------------------------------------------
+
+    def call(self, attempt: Callable[..., T], *args: Any) -> T:
+        """Run something that never waits, under the lock; NetError becomes OSError."""
+        waiting = self.waiting
+        try:
+            waiting.enter()
+            try:
+                return attempt(*args)
+            finally:
+                waiting.leave()
+        except NetError as error:
+            raise os_error(error) from None
+
+    def block_on(self, events: int, timeout: Timeout, attempt: Callable[..., T | Again], *args: Any) -> T:
+        """Attempt until it is not AGAIN any more, waiting for `events` in between (row CORE-08).
+
+        `timeout` is in ns. 0: one attempt, then BlockingIOError(EAGAIN). Positive: TimeoutError once due. None: the
+        socket's own SO_RCVTIMEO or SO_SNDTIMEO decides, whose end is BlockingIOError(EAGAIN).
+        """
+        waiting = self.waiting
+        try:
+            waiting.enter()
+            try:
+                result = attempt(*args)
+                if result is AGAIN:
+                    result = self._persist(events, timeout, attempt, args)
+                return result
+            finally:
+                waiting.leave()
+        except NetError as error:
+            raise os_error(error) from None
+
+    def _persist(self, events: int, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]) -> T:
+        """The rest of `block_on` after a first attempt in vain."""
+        waiting = self.waiting
+        limit = timeout
+        if timeout is None:
+            limit = self.send_timeout if events & OUT else self.receive_timeout
+        if limit == 0:
+            waiting.look()
+            result = attempt(*args)
+            if result is AGAIN:
+                raise NetError(errno.EAGAIN)
+            return result
+        deadline = None if limit is None else waiting.deadline(limit)
+        pollee = self.pollee
+        in_time = True
+        while in_time:
+            in_time = waiting.wait(pollee, events, deadline)
+            result = attempt(*args)
+            if result is not AGAIN:
+                return result
+        if timeout is None:
+            raise NetError(errno.EAGAIN)
+        raise TimeoutError("timed out")
+
+    # -- operations ---------------------------------------------------------------------------------------------------
+
+    def bind(self, address: object) -> None:
+        self.call(self._bind, self.address_in(address))
+
+    def _bind(self, address: Address) -> None:
+        self.phase.bind(address)
+
+    def listen(self, backlog: int) -> None:
+        self.call(self._listen, backlog)
+
+    def _listen(self, backlog: int) -> None:
+        self.phase.listen(backlog)
+        self.pollee.notify()
+
+    def connect(self, address: object, timeout: Timeout) -> None:
+        """Connect, or raise OSError; EINPROGRESS when `timeout` is 0 and it is not done at once (rows TCP-05, 06)."""
+        try:
+            self.block_on(OUT, timeout, self._connect(self.address_in(address)))
+        except BlockingIOError as error:
+            raise OSError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS)) from error
+
+    def _connect(self, address: Address) -> Callable[[], Again | None]:
+        started = False
+
+        def attempt() -> Again | None:
+            nonlocal started
+            if started:
+                return self.phase.connecting()
+            result = self.phase.connect(address)
+            started = True
+            return result
+
+        return attempt
+
+    def accept(self, timeout: Timeout) -> tuple[Socket, object]:
+        """The next connection and its peer's address."""
+        child, address = self.block_on(IN, timeout, self._accept)
+        return child, child.address_out(address)
+
+    def _accept(self) -> tuple[Socket, Address] | Again:
+        return self.phase.accept()
+
+    def send(self, data: Buffer, flags: int, timeout: Timeout) -> int:
+        """Send what there is room for; returns the bytes taken."""
+        return self.block_on(OUT, 0 if flags & MSG_DONTWAIT else timeout, self._send, data, flags, None)
+
+    def send_to(self, data: Buffer, flags: int, address: object, timeout: Timeout) -> int:
+        inner = None if address is None else self.address_in(address)
+        return self.block_on(OUT, 0 if flags & MSG_DONTWAIT else timeout, self._send, data, flags, inner)
+
+    def _send(self, data: Buffer, flags: int, address: Address | None) -> int | Again:
+        return self.phase.send(data, flags, address)
+
+    def recv(self, size: int, flags: int, timeout: Timeout) -> bytes:
+        if not flags:
+            return self.block_on(IN, timeout, self._recv, size, 0)
+        if flags & MSG_DONTWAIT:
+            timeout = 0
+        if flags & MSG_WAITALL and not flags & MSG_PEEK and size:
+            return self.recv_all(size, flags, timeout)
+        return self.block_on(IN, timeout, self._recv, size, flags)
+
+    def _recv(self, size: int, flags: int) -> bytes | Again:
+        return self.phase.recv(size, flags)
+
+    def recv_all(self, size: int, flags: int, timeout: Timeout) -> bytes:
+        """MSG_WAITALL: all of `size`, or what there was before the end, an error or the timeout."""
+        parts: list[bytes] = []
+        try:
+            self.block_on(IN, timeout, self._recv_all, parts, size, flags)
+        except OSError:
+            if not parts:
+                raise
+        return b"".join(parts)
+
+    def _recv_all(self, parts: list[bytes], size: int, flags: int) -> Again | None:
+        missing = size - sum(map(len, parts))
+        while True:
+            data = self.phase.recv(missing, flags)
+            if data is AGAIN:
+                return AGAIN
+            parts.append(data)
+            missing -= len(data)
+            if not data or not missing:
+                return None
+
+    def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:
+        """As `recv`, into a writable, contiguous "B" view; returns the bytes placed."""
+        if flags:
+            data = self.recv(len(target), flags, timeout)
+            target[: len(data)] = data
+            return len(data)
+        return self.block_on(IN, timeout, self._recv_into, target)
+
+    def _recv_into(self, target: memoryview) -> int | Again:
+        return self.phase.recv_into(target, 0)
+
+    def receive(self, size: int, flags: int, timeout: Timeout) -> Message:
+        """As `recv`, with address, flags and ancillary data (recvfrom, recvmsg)."""
+        if flags & MSG_DONTWAIT:
+            timeout = 0
+        return self.block_on(IN, timeout, self._receive, size, flags)
+
+    def _receive(self, size: int, flags: int) -> Message | Again:
+        return self.phase.receive(size, flags)
+
+    def shutdown(self, how: int) -> None:
+        """`how`: 0 no more receiving, 1 no more sending, 2 both (row CORE-12)."""
+        if how not in (0, 1, 2):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self.call(self._shutdown, how)
+
+    def _shutdown(self, how: int) -> None:
+        self.phase.shutdown(how)
+        self.pollee.notify()
+
+    def local_address(self) -> object:
+        return self.address_out(self.call(self._local_address))
+
+    def _local_address(self) -> Address:
+        return self.phase.local_address()
+
+    def peer_address(self) -> object:
+        return self.address_out(self.call(self._peer_address))
+
+    def _peer_address(self) -> Address:
+        return self.phase.peer_address()
+
+    def get_option(self, level: int, number: int, length: int | None) -> int | bytes:
+        return self.call(lambda: get_option(self, self.options, level, number, length))
+
+    def set_option(self, level: int, number: int, value: int | Buffer) -> None:
+        self.call(self._set_option, level, number, value)
+
+    def _set_option(self, level: int, number: int, value: int | Buffer) -> None:
+        set_option(self, self.options, level, number, value)
+        self.phase.option_changed(level, number)
+
+    def poll(self) -> int:
+        """The poll bits now."""
+        return self.call(self._bits)
+
+    def _bits(self) -> int:
+        return self.phase.poll()
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def share(self) -> Self:
+        """One more holder (dup); each holder closes once."""
+        self._holders += 1
+        return self
+
+    def close(self) -> None:
+        """The last holder's close lets go of everything; threads blocked in this socket get EBADF. Never raises."""
+        self._holders -= 1
+        if self._holders:
+            return
+        waiting = self.waiting
+        try:
+            waiting.enter()
+        except NetError:  # the Network is closed: what the phase held is gone already
+            self.phase = CLOSED
+            return
+        try:
+            phase, self.phase = self.phase, CLOSED
+            phase.close()
+            self.pollee.notify()
+        finally:
+            waiting.leave()
+
+
+def os_error(error: NetError) -> OSError:
+    """The OSError (of the right subclass) that Python users see for an internal error."""
+    return OSError(error.errno, error.message)
