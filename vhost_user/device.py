@@ -29,10 +29,13 @@ import select
 import threading
 from typing import TYPE_CHECKING, Final
 
+from .virtqueue import Virtqueue
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .virtqueue import Virtqueue
+    from .dirty_log import DirtyLog
+    from .memory import MemoryTable
 
 #: Bit 30: SET_PROTOCOL_FEATURES and friends are understood; rings start disabled once it is acknowledged.
 F_PROTOCOL_FEATURES: Final = 1 << 30
@@ -62,12 +65,8 @@ class Device:
         reported_queues: int,
         config: bytes = b"",
         max_ring_size: int = MAX_RING_SIZE,
-        ring_factory: Callable[[int, int, threading.Lock], Virtqueue] | None = None,
     ) -> None:
-        """`reported_queues` answers GET_QUEUE_NUM (queue *pairs* for net); `config` is the device's config space.
-
-        `ring_factory(index, max_size, gate)` makes a ring; the default makes a real `Virtqueue`.
-        """
+        """`reported_queues` answers GET_QUEUE_NUM (queue *pairs* for net); `config` is the device's config space."""
         self.name = name
         self.device_features = device_features | F_PROTOCOL_FEATURES  #: virtio feature bits offered
         self.protocol_features = protocol_features  #: vhost-user protocol feature bits offered
@@ -75,6 +74,8 @@ class Device:
         self.config = config
         self.max_ring_size = max_ring_size
         self.features = 0  #: bits the driver acknowledged, transport bits 26 and 30 removed
+        self.memory: MemoryTable | None = None  #: the guest's memory, owned here; control thread only
+        self._log: DirtyLog | None = None
         self.connected = False  #: a front-end owns the device
         self.closed = False
         #: Set by the owner; called on the data thread from `refresh`.
@@ -83,8 +84,7 @@ class Device:
         self.on_closed: Callable[[], None] | None = None
         self.control_lock = threading.RLock()
         self.gates: list[threading.Lock] = [threading.Lock() for _ in range(ring_count)]
-        make = ring_factory or _make_ring
-        self.rings: list[Virtqueue] = [make(i, max_ring_size, self.gates[i]) for i in range(ring_count)]
+        self.rings = [Virtqueue(i, max_ring_size, gate=gate) for i, gate in enumerate(self.gates)]
         self._kicks: list[int] = [-1] * ring_count  # descriptors now in the epoll, by ring
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
         self._changed_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -114,11 +114,6 @@ class Device:
         """Take back readiness of `fileno`. Call it in `arm`, *before* the rings are armed and looked at again."""
         if not self.closed:
             self._epoll.poll(0, len(self.rings) + 1)
-
-    def ring_ready(self, index: int) -> bool:
-        """The ring is configured, started, enabled and sound: frames can move."""
-        ring = self.rings[index]
-        return ring.started and ring.enabled and ring.broken is None
 
     def on_refresh(self) -> None:
         """Hook, data thread: recompute carrier, offloads, generation... from `features` and the rings."""
@@ -160,6 +155,8 @@ class Device:
             with gate:
                 self.set_kick(index, None)
                 self.rings[index].reset()
+        self.set_memory(None)
+        self.set_log(None)
         self.features = 0
         if self.connected:
             self.connected = False
@@ -176,6 +173,29 @@ class Device:
         if fd is not None:
             self._epoll.register(fd, _EDGE)
             self._kicks[index] = fd
+
+    def stop_ring(self, index: int) -> int:
+        """GET_VRING_BASE: stop a ring, close its kick and call, return the next available index. The gate is held."""
+        self.set_kick(index, None)
+        return self.rings[index].stop()
+
+    def set_memory(self, table: MemoryTable | None) -> None:
+        """Move every ring to `table` (owned from here on), each between two bursts, then let the old one go."""
+        old, self.memory = self.memory, table
+        for gate, ring in zip(self.gates, self.rings, strict=True):
+            with gate:
+                ring.set_memory(table)
+        if old is not None:
+            old.close()
+
+    def set_log(self, log: DirtyLog | None) -> None:
+        """Have every ring mark the pages it writes in `log` (owned from here on) while F_LOG_ALL is acknowledged."""
+        old, self._log = self._log, log
+        for gate, ring in zip(self.gates, self.rings, strict=True):
+            with gate:
+                ring.set_log(log)
+        if old is not None:
+            old.close()
 
     def set_features(self, features: int) -> None:
         """The driver acknowledged `features`, already checked to be a subset of what was offered."""
@@ -217,9 +237,3 @@ class Device:
     def set_config(self, offset: int, data: bytes, flags: int) -> bool:  # noqa: ARG002 - a hook's default
         """Hook, control thread: SET_CONFIG, range checked. False refuses it (config space is read-only)."""
         return False
-
-
-def _make_ring(index: int, max_size: int, gate: threading.Lock) -> Virtqueue:
-    from .virtqueue import Virtqueue
-
-    return Virtqueue(index, max_size, gate=gate)
