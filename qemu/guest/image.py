@@ -1,0 +1,167 @@
+"""Builds the initramfs a guest boots from: agent, kernel modules in load order, busybox, and what users add."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from qemu.guest.argv import Machine
+from qemu.guest.errors import MissingError, SetupError
+from qemu.guest.initramfs import Initramfs, InitramfsError
+from qemu.guest.kernel import Kernel
+from qemu.guest.modules import ModuleError, ModuleTree
+
+#: Everything of ours in the guest is below this, out of the way of a user's own root.
+HOME: Final = "/.guestwire"
+AGENT_PATH: Final = f"{HOME}/agent"
+MODULES_FILE: Final = f"{HOME}/modules"
+UDHCPC_SCRIPT: Final = f"{HOME}/udhcpc"
+DEFAULT_SHARE: Final = "/share"
+
+_DEVICE_MODULES: Final = ("virtio_console", "virtio_net", "vmw_vsock_virtio_transport")
+_TRANSPORT_MODULES: Final = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
+_BUSYBOX_SECONDS: Final = 10
+
+#: udhcpc calls this with the lease in its environment (busybox examples/udhcp/simple.script says which names).
+_UDHCPC: Final = """\
+#!/bin/sh
+case "$1" in
+deconfig) ip addr flush dev "$interface"; ip link set "$interface" up ;;
+bound|renew)
+    ip addr flush dev "$interface"
+    [ -n "$mtu" ] && ip link set "$interface" mtu "$mtu"
+    ip addr add "$ip/$mask" dev "$interface"
+    for gateway in $router; do ip route add default via "$gateway" dev "$interface"; done
+    : > /etc/resolv.conf
+    [ -n "$domain" ] && echo "search $domain" >> /etc/resolv.conf
+    for server in $dns; do echo "nameserver $server" >> /etc/resolv.conf; done
+    echo "lease ip=$ip prefix=$mask router=$router dns=$dns mtu=$mtu seconds=$lease server=$serverid" ;;
+esac
+"""
+
+_ETC: Final = {
+    "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "/etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "/etc/hosts": "127.0.0.1 localhost guest\n::1 localhost\n",
+    "/etc/resolv.conf": "",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "/etc/services": "http 80/tcp\nhttps 443/tcp\ndomain 53/udp\ndomain 53/tcp\n",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A directory of the host that the guest gets a copy of, at boot."""
+
+    source: Path
+    target: str = DEFAULT_SHARE
+
+
+@dataclass(frozen=True, slots=True)
+class ImageContent:
+    """What goes into a guest's first root besides the agent."""
+
+    machine: Machine = "q35"
+    modules: tuple[str, ...] = ()  #: further kernel modules to load, by name
+    programs: tuple[str, ...] = ()  #: host programs, packed with their libraries
+    shares: tuple[Share, ...] = ()
+    initrd: Path | None = None  #: the user's own root: nothing but the agent, modules and shares is put on top
+
+
+def write_image(path: Path, kernel: Kernel, agent: Path, content: ImageContent) -> None:
+    """Write the archive to `path`. Raises SetupError naming what cannot be packed and the remedy."""
+    image = Initramfs()
+    try:
+        image.add_file(AGENT_PATH, agent, mode=0o755)
+        if content.initrd is None:
+            _add_busybox(image)
+        _add_modules(image, kernel, content)
+        for program in content.programs:
+            image.add_program(program)
+        for share in content.shares:
+            image.add_tree(share.target, share.source)
+        data = image.to_bytes()
+    except (InitramfsError, ModuleError) as error:
+        raise SetupError(str(error)) from error
+    except OSError as error:
+        raise SetupError(f"cannot pack the guest's root: {error}") from error
+    with path.open("wb") as out:
+        if content.initrd is not None:
+            # The kernel unpacks archives one after another; each starts at a multiple of four (buffer-format.rst).
+            out.write(_padded(_read_initrd(content.initrd)))
+        out.write(data)
+
+
+def parse_share(text: str) -> Share:
+    """``HOSTPATH`` or ``HOSTPATH:GUESTPATH``. Raises SetupError if the one is no directory or the other relative."""
+    source, colon, target = text.rpartition(":")
+    if not colon or Path(text).is_dir():
+        source, target = text, DEFAULT_SHARE
+    if not Path(source).is_dir():
+        raise SetupError(f"cannot share {source}: not a directory")
+    if not target.startswith("/"):
+        raise SetupError(f"cannot share {source} as {target!r}: the path in the guest must be absolute")
+    return Share(Path(source), target)
+
+
+def find_busybox() -> Path:
+    """A statically linked busybox of the host. Raises MissingError."""
+    found = shutil.which("busybox")
+    if found is None:
+        raise MissingError("no busybox to furnish the guest with: apt-get install busybox-static")
+    return Path(found)
+
+
+def _add_busybox(image: Initramfs) -> None:
+    busybox = find_busybox()
+    image.add_program(busybox, "/bin/busybox")
+    for applet in _applets(busybox):
+        if f"/{applet}" not in image:
+            image.add_symlink(f"/{applet}", "/bin/busybox")
+    for path, text in _ETC.items():
+        image.add_bytes(path, text.encode())
+    image.add_bytes(UDHCPC_SCRIPT, _UDHCPC.encode(), mode=0o755)
+
+
+def _applets(busybox: Path) -> Iterable[str]:
+    listed = subprocess.run(
+        [str(busybox), "--list-full"], capture_output=True, text=True, timeout=_BUSYBOX_SECONDS, check=False
+    )
+    if listed.returncode or "bin/sh" not in listed.stdout.split():
+        raise SetupError(f"{busybox} is not a usable busybox: apt-get install busybox-static")
+    # Some distributions list names without a directory.
+    return [name if "/" in name else f"bin/{name}" for name in listed.stdout.split() if name != "bin/busybox"]
+
+
+def _add_modules(image: Initramfs, kernel: Kernel, content: ImageContent) -> None:
+    if kernel.modules_dir is None:
+        if content.modules:
+            raise SetupError(
+                f"modules {', '.join(content.modules)} asked for, but {kernel.image} has no modules directory: "
+                "pass the one that belongs to it"
+            )
+        return
+    tree = ModuleTree(kernel.modules_dir)
+    names = [_TRANSPORT_MODULES[content.machine], *_DEVICE_MODULES, *content.modules]
+    loaded = []
+    for number, module in enumerate(tree.resolve(names)):
+        name = module.name.partition(".")[0]
+        path = f"{HOME}/modules.d/{number:02}-{name}.ko"
+        image.add_bytes(path, tree.read(module))
+        loaded.append(path)
+    image.add_bytes(MODULES_FILE, "".join(f"{path}\n" for path in loaded).encode())
+
+
+def _read_initrd(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SetupError(f"cannot read the initrd {path}: {error.strerror}") from error
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % 4)
