@@ -1,0 +1,271 @@
+"""What passes a link, written to a pcapng file that tshark and Wireshark read.
+
+Theory of operation
+-------------------
+`Capture` owns one file with one section; `tap` puts an observer between a `LinkDevice` and whoever uses it. Each tap
+is an interface of the file with its name; each packet carries a time in nanoseconds and whether it was received or
+transmitted there. Frames are written as they crossed the seam: a superframe is one packet of up to 65549 bytes, its
+IP length true, with a comment saying what it becomes on the wire; a checksum left to the device is still the partial
+one, as in any capture on a sending host.
+
+Times are the Scheduler's plus `epoch_ns`, which the one place that reads clocks passes in (wall clock minus the
+Network's clock); a capture in virtual time starts in 1970.
+
+A capture never disturbs what it observes: when the file cannot be written (disk full), the error is kept in `error`,
+the rest is not recorded, and the traffic goes on. See docs/decisions/0003-pcapng-library.md for the library.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+from dpkt import pcapng
+
+from stack.link.device import Buffer, LinkDevice, Offload, RxFrame, TxFrame
+from stack.scheduler import Scheduler
+
+LINKTYPE_ETHERNET: Final = 1  # https://www.tcpdump.org/linktypes.html
+#: What is announced as the largest packet: tshark's own default, above the largest superframe (65549 bytes).
+SNAPLEN: Final = 262144
+INBOUND: Final = 1  # epb_flags, pcapng draft section 4.3.1: direction as the observer's host sees it
+OUTBOUND: Final = 2
+
+_COMMENT: Final = 1  # option codes, pcapng draft sections 3.5, 4.1, 4.2, 4.3
+_SHB_USERAPPL: Final = 4
+_IF_NAME: Final = 2
+_IF_DESCRIPTION: Final = 3
+_IF_TSRESOL: Final = 9
+_EPB_FLAGS: Final = 2
+_NANOSECONDS: Final = b"\x09"  # if_tsresol: units of 10^-9 s
+_TEXT_LIMIT: Final = 65532  # an option's length field has 16 bits
+
+
+def _options(options: Sequence[tuple[int, bytes]]) -> list[pcapng.PcapngOptionLE]:
+    listed = [pcapng.PcapngOptionLE(code=code, data=data) for code, data in options]
+    return [*listed, pcapng.PcapngOptionLE()]  # opt_endofopt
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()[:_TEXT_LIMIT]
+    return encoded.decode(errors="ignore").encode()  # no half character at the cut
+
+
+class Capture:
+    """A pcapng file being written. A context manager; `close` is idempotent.
+
+    `target` is a path, created or truncated, or a binary file, which is then flushed but left open on `close`.
+    `max_bytes` ends the recording once the file is that long. Raises `OSError` if the file cannot be created; later
+    errors are kept in `error` instead.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | BinaryIO,
+        scheduler: Scheduler,
+        *,
+        epoch_ns: int = 0,
+        max_bytes: int | None = None,
+        comment: str | None = None,
+    ) -> None:
+        self.error: OSError | None = None
+        self.packets = 0  #: written so far
+        self.bytes = 0  #: length of the file
+        self.missed = 0  #: not written because of `error` or `max_bytes`
+        self._scheduler = scheduler
+        self._epoch_ns = epoch_ns
+        self._max_bytes = max_bytes
+        self._interfaces = 0
+        self._next_comment: str | None = None
+        self._file: BinaryIO | None
+        if isinstance(target, (str, os.PathLike)):
+            self._owned = True
+            self._file = Path(target).open("wb")  # noqa: SIM115 - closed by close()
+        else:
+            self._owned = False
+            self._file = target
+        options = [(_SHB_USERAPPL, b"Guestwire")]
+        if comment is not None:
+            options.append((_COMMENT, _text(comment)))
+        self._write(bytes(pcapng.SectionHeaderBlockLE(opts=_options(options))))
+
+    def tap(self, device: LinkDevice, name: str, *, description: str | None = None) -> CapturedDevice:
+        """`device` with everything that passes it recorded under `name`: use the result in its place."""
+        return CapturedDevice(device, self, self.interface(name, description))
+
+    def interface(self, name: str, description: str | None = None) -> int:
+        """A new interface of the file; the number is for `record`."""
+        options = [(_IF_NAME, _text(name)), (_IF_TSRESOL, _NANOSECONDS)]
+        if description is not None:
+            options.append((_IF_DESCRIPTION, _text(description)))
+        block = pcapng.InterfaceDescriptionBlockLE(linktype=LINKTYPE_ETHERNET, snaplen=SNAPLEN, opts=_options(options))
+        self._write(bytes(block))
+        number = self._interfaces
+        self._interfaces += 1
+        return number
+
+    def comment(self, text: str) -> None:
+        """Attach `text` to the next packet recorded: marks a step of a test in the file."""
+        self._next_comment = text
+
+    def record(
+        self, interface: int, direction: int, parts: Sequence[Buffer], *, gso_size: int = 0, header_length: int = 0
+    ) -> None:
+        """Write one frame. `gso_size` other than 0 marks a superframe, with `header_length` bytes of headers."""
+        if self._file is None or (self._max_bytes is not None and self.bytes >= self._max_bytes):
+            self.missed += 1
+            return
+        data = b"".join(parts)
+        options = [(_EPB_FLAGS, direction.to_bytes(4, "little"))]
+        comment = self._next_comment
+        self._next_comment = None
+        if gso_size:
+            packets = -(-(len(data) - header_length) // gso_size)
+            note = f"superframe: {packets} packets of up to {gso_size} bytes of payload"
+            comment = note if comment is None else f"{comment}\n{note}"
+        if comment is not None:
+            options.append((_COMMENT, _text(comment)))
+        time = self._scheduler.now + self._epoch_ns
+        block = pcapng.EnhancedPacketBlockLE(
+            iface_id=interface,
+            ts_high=time >> 32 & 0xFFFFFFFF,
+            ts_low=time & 0xFFFFFFFF,
+            pkt_data=data,
+            opts=_options(options),
+        )
+        if self._write(bytes(block)):
+            self.packets += 1
+        else:
+            self.missed += 1
+
+    def flush(self) -> None:
+        """Hand what was recorded to the operating system, so that a reader sees it."""
+        if self._file is not None:
+            try:
+                self._file.flush()
+            except OSError as error:
+                self._fail(error)
+
+    def close(self) -> None:
+        self.flush()
+        file, self._file = self._file, None
+        if file is not None and self._owned:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, block: bytes) -> bool:
+        if self._file is None:
+            return False
+        try:
+            self._file.write(block)
+        except OSError as error:
+            self._fail(error)
+            return False
+        self.bytes += len(block)
+        return True
+
+    def _fail(self, error: OSError) -> None:
+        self.error = error
+        file, self._file = self._file, None
+        if file is not None and self._owned:
+            try:
+                file.close()
+            except OSError:
+                return  # what was buffered could not be written either: `error` already says so
+
+
+class CapturedDevice:
+    """A `LinkDevice` that passes everything on to another one and records it."""
+
+    def __init__(self, device: LinkDevice, capture: Capture, interface: int) -> None:
+        self.device = device
+        self._capture = capture
+        self._interface = interface
+
+    @property
+    def mtu(self) -> int:
+        return self.device.mtu
+
+    @mtu.setter
+    def mtu(self, mtu: int) -> None:
+        self.device.mtu = mtu
+
+    @property
+    def mac(self) -> bytes:
+        return self.device.mac
+
+    @mac.setter
+    def mac(self, mac: bytes) -> None:
+        self.device.mac = mac
+
+    @property
+    def carrier(self) -> bool:
+        return self.device.carrier
+
+    @carrier.setter
+    def carrier(self, carrier: bool) -> None:
+        self.device.carrier = carrier
+
+    @property
+    def offloads(self) -> Offload:
+        return self.device.offloads
+
+    @offloads.setter
+    def offloads(self, offloads: Offload) -> None:
+        self.device.offloads = offloads
+
+    @property
+    def max_superframe(self) -> int:
+        return self.device.max_superframe
+
+    @max_superframe.setter
+    def max_superframe(self, length: int) -> None:
+        self.device.max_superframe = length
+
+    @property
+    def on_change(self) -> Callable[[], None] | None:
+        return self.device.on_change
+
+    @on_change.setter
+    def on_change(self, callback: Callable[[], None] | None) -> None:
+        self.device.on_change = callback
+
+    def receive(self, budget: int) -> Sequence[RxFrame]:
+        burst = self.device.receive(budget)
+        for view, _, gso_type, gso_size, csum_start, _ in burst:
+            header = 0
+            if gso_type and csum_start + 12 < len(view):
+                header = csum_start + (view[csum_start + 12] >> 4) * 4
+            self._record(INBOUND, (view,), gso_size if gso_type else 0, header)
+        return burst
+
+    def transmit(self, burst: Sequence[TxFrame]) -> int:
+        accepted = self.device.transmit(burst)
+        for parts, _, gso_type, header_length, gso_size, _, _ in burst[:accepted]:
+            self._record(OUTBOUND, parts, gso_size if gso_type else 0, header_length)
+        return accepted
+
+    def suppress(self) -> None:
+        self.device.suppress()
+
+    def arm(self) -> bool:
+        return self.device.arm()
+
+    def fileno(self) -> int:
+        return self.device.fileno()
+
+    def close(self) -> None:
+        self.device.close()
+
+    def _record(self, direction: int, parts: Sequence[Buffer], gso_size: int, header_length: int) -> None:
+        self._capture.record(self._interface, direction, parts, gso_size=gso_size, header_length=header_length)
