@@ -17,6 +17,7 @@ anything else can, so the C side of a table knows whether any region is unsealed
 from __future__ import annotations
 
 import fcntl
+import itertools
 import mmap
 import os
 import stat
@@ -112,11 +113,11 @@ def _check(regions: Sequence[Region]) -> None:
             if start < 0 or start + region.size >= _U64_LIMIT:
                 raise MemoryTableError(f"{region}: {name} + size overflows")
     by_gpa = sorted(regions)
-    for low, high in zip(by_gpa, by_gpa[1:], strict=False):
+    for low, high in itertools.pairwise(by_gpa):
         if low.gpa + low.size > high.gpa:
             raise MemoryTableError(f"{low} and {high} overlap in guest-physical addresses")
     by_uva = sorted(regions, key=lambda region: region.uva)
-    for low, high in zip(by_uva, by_uva[1:], strict=False):
+    for low, high in itertools.pairwise(by_uva):
         if low.uva + low.size > high.uva:
             raise MemoryTableError(f"{low} and {high} overlap in user addresses")
 
@@ -148,7 +149,7 @@ class MemoryTable:
         placed: list[tuple[Region, Mapping]] = []
         try:
             for region, fd in regions:
-                placed.append((region, _map(region, fd)))  # noqa: PERF401 - what is mapped so far must be undone
+                placed.append((region, _map(region, fd)))
         except MemoryTableError:
             for _, mapping in placed:
                 mapping.release()

@@ -181,7 +181,7 @@ class Virtqueue:
     # -- control: the gate is held by the caller -------------------------------------------------------------------
 
     def set_features(self, features: int) -> None:
-        """The acked virtio feature bits; those of rings are used. Raises RingError if a running ring's format changes."""
+        """The acked virtio feature bits. Raises RingError if they change the format of a running ring."""
         if features & F_RING_PACKED:
             raise RingError("packed rings are not offered")
         changed = (self._features ^ features) & (F_INDIRECT_DESC | F_EVENT_IDX)
@@ -246,7 +246,10 @@ class Virtqueue:
             old.release()
 
     def set_kick(self, fd: int | None) -> None:
-        """Owns `fd` from now on and closes the one before. Raises RingError if it is no eventfd (it stays the caller's)."""
+        """Owns `fd` from now on and closes the one before.
+
+        Raises RingError if it is no eventfd; then it stays the caller's, and the one before stays in use.
+        """
         self._check_event(fd, "kick")
         self._kick_fd = _replace(self._kick_fd, fd)
         lib.gw_vring_set_kick(self._ring, self._kick_fd)
@@ -273,19 +276,18 @@ class Virtqueue:
             return
         if not self._num or self._addresses is None:
             raise RingError(f"ring {self.index}: started before its {'address' if self._num else 'size'} is known")
+        self._place(self._memory, self._addresses)
         self.broken = None
-        if self._memory is not None:
-            self._place(self._memory, self._addresses)
-        lib.gw_vring_set_base(self._ring, self._base)
         self._started = True
         self._refresh()
+        self._check(lib.gw_vring_start(self._ring, self._base))
 
     def stop(self) -> int:
         """GET_VRING_BASE: the next available index. Closes kick and call; guest memory is not touched afterwards."""
         if self._started:
             self._base = int(lib.gw_vring_base(self._ring))
         self._started = False
-        lib.gw_vring_unplace(self._ring)
+        lib.gw_vring_stop(self._ring)
         self.set_kick(None)
         self.set_call(None)
         self._refresh()
@@ -320,10 +322,8 @@ class Virtqueue:
                 return EMPTY_BURST
             burst = self._burst
             count = lib.gw_vring_pop(self._ring, budget, max_bytes, self.max_chain_bytes, burst)
-            if count < 0:
-                self._fail(count)
-                return EMPTY_BURST
-            if burst.slab == ffi.NULL:
+            if count <= 0:
+                self._check(count)
                 return EMPTY_BURST
             size = burst.bytes
             raw = memoryview(ffi.buffer(ffi.gc(burst.slab, lib.gw_slab_free, size), size))
@@ -333,11 +333,13 @@ class Virtqueue:
     def push(self, frames: Sequence[Sequence[bytes | bytearray | memoryview]], *, header_fixup: int = -1) -> int:
         """Copy frames into device-writable chains, in order; returns how many were accepted.
 
-        A frame is the concatenation of its parts (bytes-like, format "B"). With `header_fixup` >= 0 buffers are mergeable:
-        a frame may span chains, and their number is written as le16 at that offset of the frame (10 in a virtio_net_hdr).
-        Otherwise each frame goes into exactly one chain. All or nothing per frame: too few chains available leaves the
-        frame and those after it to the caller. A frame no ring of this size (or, unmerged, not the next chain) can ever
-        take is counted, dropped and accepted; so is one shorter than its header. On a ring that is not live: 0.
+        A frame is the concatenation of its parts (bytes-like, format "B"). With `header_fixup` >= 0 buffers are
+        mergeable: a frame may span chains, and their number is written as le16 at that offset of the frame (10 in a
+        virtio_net_hdr). Otherwise each frame goes into exactly one chain.
+
+        All or nothing per frame: too few chains available leaves the frame and those after it to the caller. A frame no
+        ring of this size (or, unmerged, not the next chain) can ever take is counted, dropped and accepted; so is one
+        shorter than its header. On a ring that is not live: 0.
         """
         mode = lib.GW_PUSH_ONE if header_fixup < 0 else lib.GW_PUSH_MERGE
         return self._push(frames, mode, max(header_fixup, 0), 0)
@@ -348,20 +350,23 @@ class Virtqueue:
         """As `push`, for packets that may be cut (vsock): a frame is a header and payload, and is spread over as many
         chains as it needs, each beginning with its own copy of the header.
 
-        `header_size` <= 64 bytes; at `length_at` in each copy the payload bytes of that chain are written as le32. All or
-        nothing per frame; used.len is header and payload. A chain that holds no payload byte breaks the ring.
+        `header_size` <= 64 bytes; at `length_at` in each copy the payload bytes of that chain are written as le32. All
+        or nothing per frame; used.len is header and payload. A chain that holds no payload byte breaks the ring.
         """
         return self._push(frames, lib.GW_PUSH_SPLIT, length_at, header_size)
 
     def _push(
         self, frames: Sequence[Sequence[bytes | bytearray | memoryview]], mode: int, at: int, header_size: int
     ) -> int:
-        if not self._live:
+        live = self._live  # looked at again below, with the gate held
+        if not live or not frames:
             return 0
         lengths: list[int] = []
         inline: list[bytes | bytearray | memoryview] = []
         external: list[Any] = []
         for parts in frames:
+            if not parts:
+                raise ValueError("a frame without parts")
             for part in parts:
                 length = len(part)
                 if length < _BY_ADDRESS:
@@ -378,14 +383,13 @@ class Virtqueue:
             if not self._live:
                 return 0
             accepted = lib.gw_vring_push(
-                self._ring, mode, at, header_size, lengths, len(lengths), blob, len(blob), external, len(external)
+                self._ring,
+                *(mode, at, header_size, len(frames)),
+                *(lengths, len(lengths), blob, len(blob), external, len(external)),
             )
-            if accepted < 0:
-                if accepted == lib.GW_BAD_ARGUMENT:
-                    raise ValueError("a part is not a one-dimensional buffer of bytes, or a frame has no part")
-                self._fail(accepted)
-                return 0
-        return int(accepted)
+            if accepted == lib.GW_BAD_ARGUMENT:
+                raise ValueError("a part is not a one-dimensional buffer of bytes, or the header does not fit")
+            return self._check(accepted)
 
     def discard(self, budget: int = BURST_CHAINS) -> int:
         """Return up to `budget` chains unread, also when the ring is disabled (a disabled transmit ring must not block
@@ -393,22 +397,14 @@ class Virtqueue:
         with self._gate:
             if not self._started or self.broken:
                 return 0
-            count = lib.gw_vring_discard(self._ring, budget)
-            if count < 0:
-                self._fail(count)
-                return 0
-        return int(count)
+            return self._check(lib.gw_vring_discard(self._ring, budget))
 
     def room(self) -> int:
         """Chains now available to us; 0 if not live."""
         with self._gate:
             if not self._live:
                 return 0
-            count = lib.gw_vring_room(self._ring)
-            if count < 0:
-                self._fail(count)
-                return 0
-        return int(count)
+            return self._check(lib.gw_vring_room(self._ring))
 
     def pending(self) -> bool:
         """At least one chain is available."""
@@ -418,24 +414,20 @@ class Virtqueue:
         """We look by ourselves: the guest need not kick until `arm`."""
         with self._gate:
             if self._started and not self.broken:
-                lib.gw_vring_suppress(self._ring)
+                self._check(lib.gw_vring_suppress(self._ring))
 
     def arm(self, beyond: int = 0) -> bool:
         """Empty the kick descriptor and ask for a kick when more than `beyond` chains are available. True if they
         already are: look once more before sleeping.
 
-        Works on a disabled ring too (its chains may be discarded); a receive ring that has buffers enough needs no arming,
-        only `drain_kick`, and one that ran short wants ``arm(beyond=room_seen)``.
+        Works on a disabled ring too (its chains may be discarded); a receive ring that has buffers enough needs no
+        arming, only `drain_kick`, and one that ran short wants ``arm(beyond=room_seen)``.
         """
         with self._gate:
             if not self._started or self.broken:
                 self._drain()
                 return False
-            result = lib.gw_vring_arm(self._ring, beyond)
-            if result < 0:
-                self._fail(result)
-                return False
-        return bool(result)
+            return bool(self._check(lib.gw_vring_arm(self._ring, beyond)))
 
     def drain_kick(self) -> bool:
         """Empty the kick descriptor (so that epoll rests); True if it had been signalled."""
@@ -456,16 +448,21 @@ class Virtqueue:
             return
         flags, desc, used, avail, log_gpa = addresses
         code = lib.gw_vring_place(self._ring, memory.handle, self._num, desc, avail, used, flags, log_gpa)
-        if code < 0:
+        if code in (lib.GW_BROKEN_PLACE, lib.GW_BROKEN_ALIGNMENT):
             raise RingError(f"ring {self.index}: {self._reason(code)}")
+        self._check(code)  # memory that came after the start was looked into at once
 
     def _reason(self, code: int) -> str:
-        text = ffi.string(lib.gw_vring_strerror(code)).decode()
+        text = str(ffi.string(lib.gw_vring_strerror(code)), "ascii")
         return f"{text} ({lib.gw_vring_error_value(self._ring):#x})"
 
-    def _fail(self, code: int) -> None:
+    def _check(self, code: int) -> int:
+        """What a C call answered: its count, or 0 after breaking the ring."""
+        if code >= 0:
+            return code
         if code != lib.GW_NO_MEMORY:  # counted in C; the chains stay where they are
             self._break(self._reason(code))
+        return 0
 
     def _break(self, reason: str) -> None:
         self.broken = reason

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* Device to guest: frames, given as parts of Python buffers, scattered over writable chains.
+ *
+ * All or nothing per frame: the chains it needs are walked first, and only when they are enough is anything copied. Taking
+ * chains is advancing a local count, so giving up a frame costs nothing and leaves no trace.
+ */
+#include "ring.h"
+
+#include <string.h>
+
+struct push {
+    int mode;
+    uint32_t at, header_size;
+    const uint32_t *part, *end;
+    const uint8_t *blob;
+    const void *const *external;
+};
+
+/* Reads the bytes of frames, part by part. */
+struct source {
+    const uint32_t *part;
+    const uint8_t *blob;
+    const void *const *external;
+    const uint8_t *bytes; /* of the current part */
+    uint32_t left;
+};
+
+static void next_part(struct source *source) {
+    uint32_t part = *source->part++;
+    source->left = part & GW_PART_LENGTH;
+    if (part & GW_PART_EXTERNAL)
+        source->bytes = *source->external++;
+    else {
+        source->bytes = source->blob;
+        source->blob += source->left;
+    }
+}
+
+/* Writes the bytes of chains, piece by piece. */
+struct sink {
+    const struct gw_piece *piece;
+    uint32_t offset; /* in *piece */
+};
+
+/* The caller knows that both have `count` bytes left. */
+static void copy(struct gw_vring *ring, struct sink *sink, struct source *source, uint64_t count) {
+    bool log = ring->log_all && ring->log != NULL;
+    while (count > 0) {
+        if (source->left == 0) {
+            next_part(source);
+            continue;
+        }
+        if (sink->offset == sink->piece->length) {
+            sink->piece++;
+            sink->offset = 0;
+        }
+        uint64_t room = gw_least(sink->piece->length - sink->offset, source->left);
+        uint32_t some = (uint32_t)gw_least(count, room);
+        memcpy(sink->piece->host + sink->offset, source->bytes, some);
+        if (log)
+            gw_log_mark(ring->log, sink->piece->gpa + sink->offset, some);
+        sink->offset += some;
+        source->bytes += some;
+        source->left -= some;
+        count -= some;
+    }
+}
+
+static void skip(struct sink *sink, uint64_t count) {
+    while (count > sink->piece->length - sink->offset) {
+        count -= sink->piece->length - sink->offset;
+        sink->piece++;
+        sink->offset = 0;
+    }
+    sink->offset += (uint32_t)count;
+}
+
+enum { SHORT = -1, NO_FIT = -2 }; /* beside gw_result below GW_BROKEN */
+
+/* Walk as many chains as a frame of `bytes` needs, from the one after `taken`: their number, SHORT, NO_FIT or a
+ * gw_result. */
+static int gather(struct gw_vring *ring, const struct push *asked, uint64_t bytes, uint32_t taken, uint32_t waiting) {
+    uint64_t overhead = asked->mode == GW_PUSH_SPLIT ? asked->header_size : 0;
+    uint64_t smallest = asked->mode == GW_PUSH_ONE ? 0 : asked->mode == GW_PUSH_MERGE ? asked->at + 2u : overhead;
+    uint64_t wanted = bytes - overhead, room = 0;
+    uint32_t count = 0;
+    gw_scratch_reset(ring);
+    do {
+        if (count == ring->num || !gw_scratch_left(ring))
+            return NO_FIT;
+        if (taken + count == waiting)
+            return SHORT;
+        struct gw_chain *chain = &ring->chains[count];
+        int result = gw_chain_walk(ring, gw_head_at(ring, taken + count), true, chain);
+        if (result < 0)
+            return result;
+        /* A buffer must hold the header at least (virtio 1.3 section 5.1.6.3.1), and let a cut packet get on. */
+        if (chain->bytes < smallest || (wanted > 0 && chain->bytes == overhead && overhead > 0))
+            return gw_fail(ring, GW_BROKEN_SMALL, chain->bytes);
+        room += chain->bytes - overhead;
+        count++;
+        if (asked->mode == GW_PUSH_ONE && room < wanted)
+            return NO_FIT;
+    } while (room < wanted);
+    return (int)count;
+}
+
+/* Fill `count` gathered chains, all but the last one completely. */
+static void fill(struct gw_vring *ring, const struct push *asked, struct source *source, uint64_t bytes, uint32_t taken,
+                 uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        const struct gw_chain *chain = &ring->chains[i];
+        uint64_t part = gw_least(bytes, chain->bytes);
+        struct sink sink = {&ring->pieces[chain->first], 0};
+        copy(ring, &sink, source, part);
+        bytes -= part;
+        gw_put_used(ring, taken + i, chain->head, (uint32_t)part);
+    }
+    if (asked->mode == GW_PUSH_MERGE) {
+        /* gather made sure that the first chain reaches this far */
+        uint8_t number[2] = {(uint8_t)count, (uint8_t)(count >> 8)};
+        struct source patch = {.bytes = number, .left = sizeof number};
+        struct sink sink = {&ring->pieces[ring->chains[0].first], 0};
+        skip(&sink, asked->at);
+        copy(ring, &sink, &patch, sizeof number);
+    }
+}
+
+/* Fill `count` gathered chains, each with the header, patched, and as much of the payload as it holds. */
+static void fill_split(struct gw_vring *ring, const struct push *asked, struct source *source, uint64_t bytes,
+                       uint32_t taken, uint32_t count) {
+    uint8_t header[GW_SPLIT_HEADER_MAX];
+    for (uint32_t b = 0; b < asked->header_size; b++) {
+        while (source->left == 0)
+            next_part(source);
+        header[b] = *source->bytes++;
+        source->left--;
+    }
+    bytes -= asked->header_size;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct gw_chain *chain = &ring->chains[i];
+        uint32_t part = (uint32_t)gw_least(bytes, chain->bytes - asked->header_size);
+        for (uint32_t b = 0; b < 4; b++)
+            header[asked->at + b] = (uint8_t)(part >> (8 * b));
+        struct source patched = {.bytes = header, .left = asked->header_size};
+        struct sink sink = {&ring->pieces[chain->first], 0};
+        copy(ring, &sink, &patched, asked->header_size);
+        copy(ring, &sink, source, part);
+        bytes -= part;
+        gw_put_used(ring, taken + i, chain->head, asked->header_size + part);
+    }
+}
+
+static int push(struct gw_vring *ring, void *arguments) {
+    const struct push *asked = arguments;
+    int waiting = gw_available(ring);
+    if (waiting < 0)
+        return waiting;
+    uint64_t smallest = asked->mode == GW_PUSH_MERGE ? asked->at + 2u : asked->header_size;
+    struct source source = {asked->part, asked->blob, asked->external, NULL, 0};
+    uint32_t taken = 0;
+    int accepted = 0;
+    while (source.part < asked->end) {
+        uint64_t bytes = 0;
+        const uint32_t *part = source.part;
+        do
+            bytes += *part & GW_PART_LENGTH;
+        while (!(*part++ & GW_PART_LAST));
+        int count = NO_FIT;
+        if (bytes >= smallest)
+            count = gather(ring, asked, bytes, taken, (uint32_t)waiting);
+        if (count == SHORT) {
+            ring->counters.shortages++;
+            break;
+        }
+        if (count == NO_FIT) {
+            ring->counters.dropped_no_fit++;
+            while (source.part < part)
+                next_part(&source);
+            source.left = 0;
+        } else if (count < 0) {
+            if (accepted == 0)
+                return count;
+            break; /* as in pop: what came before is good */
+        } else {
+            if (asked->mode == GW_PUSH_SPLIT)
+                fill_split(ring, asked, &source, bytes, taken, (uint32_t)count);
+            else
+                fill(ring, asked, &source, bytes, taken, (uint32_t)count);
+            while (source.part < part) /* empty parts at the end of the frame */
+                next_part(&source);
+            taken += (uint32_t)count;
+            ring->counters.bytes += bytes;
+        }
+        accepted++;
+    }
+    gw_publish(ring, taken);
+    return accepted;
+}
+
+/* The parts must account for every byte and pointer given, no more: a wrong length is the caller's bug, not a read beyond. */
+static bool complete(const uint32_t *parts, uint32_t count, uint32_t frames, uint64_t blob_size,
+                     uint32_t external_count) {
+    uint64_t inline_bytes = 0;
+    uint32_t externals = 0, last = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (parts[i] & GW_PART_EXTERNAL)
+            externals++;
+        else
+            inline_bytes += parts[i] & GW_PART_LENGTH;
+        last += parts[i] >> 30 & 1;
+    }
+    return count > 0 && parts[count - 1] & GW_PART_LAST && last == frames && inline_bytes == blob_size &&
+           externals == external_count;
+}
+
+int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_size, uint32_t frames,
+                  const uint32_t *parts, uint32_t part_count, const uint8_t *blob, uint64_t blob_size,
+                  const void *const *external, uint32_t external_count) {
+    if (!complete(parts, part_count, frames, blob_size, external_count))
+        return GW_BAD_ARGUMENT;
+    if (at > UINT16_MAX || header_size > GW_SPLIT_HEADER_MAX || (mode == GW_PUSH_SPLIT && at + 4 > header_size))
+        return GW_BAD_ARGUMENT;
+    struct push asked = {mode, at, header_size, parts, parts + part_count, blob, external};
+    return gw_run(ring, push, &asked);
+}
+

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* Split virtqueues, device side (virtio 1.3 section 2.7): whole bursts of chains in, used entries out.
+ *
+ * No function here may run at the same time as another one on the same ring; guest memory, on the other hand, changes
+ * under all of them at any time. See vring.c for how it works.
+ */
+#ifndef GW_VRING_H
+#define GW_VRING_H
+
+#include "memory.h"
+
+/* cdef begin */
+#define GW_PART_EXTERNAL 0x80000000 /* the next of `external`, not of `blob` */
+#define GW_PART_LAST 0x40000000     /* the frame ends with this part */
+#define GW_PART_LENGTH 0x3fffffff
+
+#define GW_SPLIT_HEADER_MAX 64
+
+enum gw_push_mode {
+    GW_PUSH_ONE,   /* a frame goes into exactly one chain */
+    GW_PUSH_MERGE, /* into one or more, their number as le16 at offset `at` of the frame */
+    GW_PUSH_SPLIT, /* into one or more, each beginning with the header, in which the payload length is le32 at `at` */
+};
+
+/* What a call can answer instead of a count. All below GW_BROKEN mean that the ring can not go on. */
+enum gw_result {
+    GW_NO_MEMORY = -1,
+    GW_BAD_ARGUMENT = -2,
+    GW_BROKEN = -10,
+    GW_BROKEN_AVAIL_INDEX = -11,
+    GW_BROKEN_HEAD = -12,
+    GW_BROKEN_NEXT = -13,
+    GW_BROKEN_LOOP = -14,
+    GW_BROKEN_INDIRECT_REFUSED = -15,
+    GW_BROKEN_INDIRECT_NEXT = -16,
+    GW_BROKEN_INDIRECT_NESTED = -17,
+    GW_BROKEN_INDIRECT_LENGTH = -18,
+    GW_BROKEN_ORDER = -19,
+    GW_BROKEN_WRITABLE = -20,
+    GW_BROKEN_READABLE = -21,
+    GW_BROKEN_ADDRESS = -22,
+    GW_BROKEN_PIECES = -23,
+    GW_BROKEN_LENGTH = -24,
+    GW_BROKEN_SMALL = -25,
+    GW_BROKEN_TRUNCATED = -26,
+    GW_BROKEN_GUARD = -27,
+    GW_BROKEN_PLACE = -28,
+    GW_BROKEN_ALIGNMENT = -29,
+};
+
+struct gw_counters {
+    uint64_t bursts, chains, bytes, kicks, calls, calls_spared, discarded, dropped_long, dropped_no_fit, shortages,
+        no_memory;
+};
+
+/* One pop's result: `count` pairs of u32 (offset, length), then the payload they refer to, offsets from its beginning. */
+struct gw_burst {
+    uint8_t *slab; /* for gw_slab_free; NULL if count is 0 */
+    uint64_t bytes;
+};
+
+struct gw_vring;
+
+/* A ring for sizes up to max_num (<= 32768), or NULL without memory. */
+struct gw_vring *gw_vring_new(uint32_t max_num);
+void gw_vring_free(struct gw_vring *ring);
+
+/* virtio feature bits 26 (log), 28 (indirect), 29 (event index); others are ignored. */
+void gw_vring_set_features(struct gw_vring *ring, uint64_t features);
+
+/* Place a ring of num descriptors (a power of two <= max_num) at user addresses in memory: 0, GW_BROKEN_PLACE or
+ * GW_BROKEN_ALIGNMENT (then nothing changed). flags bit 0: log used-ring writes at log_gpa. Keeps the table's address. On a
+ * started ring also what gw_vring_start answers. */
+int gw_vring_place(struct gw_vring *ring, const struct gw_memory *memory, uint32_t num, uint64_t desc_uva,
+                   uint64_t avail_uva, uint64_t used_uva, uint32_t flags, uint64_t log_gpa);
+
+/* Forget the place: data functions then find nothing and touch nothing. */
+void gw_vring_unplace(struct gw_vring *ring);
+
+/* Begin at this available index; once there is a place (now or later), read the used index from guest memory, ask for
+ * kicks and call the guest. 0 or a gw_result; so may gw_vring_place answer if it comes second. */
+int gw_vring_start(struct gw_vring *ring, uint32_t base);
+
+/* Forget the place and the start. */
+void gw_vring_stop(struct gw_vring *ring);
+uint32_t gw_vring_base(const struct gw_vring *ring);
+void gw_vring_set_log(struct gw_vring *ring, const struct gw_log *log);
+void gw_vring_set_kick(struct gw_vring *ring, int fd);
+void gw_vring_set_call(struct gw_vring *ring, int fd);
+
+/* Chains available: 0..num, or a gw_result. */
+int gw_vring_room(struct gw_vring *ring);
+
+/* Chains of a device-readable queue, copied to a fresh slab; how many records (0 is possible although chains were taken
+ * and dropped), or a gw_result. Chains before a broken one are delivered; the next call then reports it. */
+int gw_vring_pop(struct gw_vring *ring, uint32_t budget, uint64_t max_bytes, uint64_t max_chain, struct gw_burst *burst);
+void gw_slab_free(void *slab);
+
+/* Copy `frames` frames into a device-writable queue; how many were accepted (dropped ones included), or a gw_result.
+ * Each of the part_count words of parts is a length with flags; bytes come from blob and external in order. */
+int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_size, uint32_t frames,
+                  const uint32_t *parts, uint32_t part_count, const uint8_t *blob, uint64_t blob_size,
+                  const void *const *external, uint32_t external_count);
+
+/* Return up to budget chains without looking at them; how many, or a gw_result. */
+int gw_vring_discard(struct gw_vring *ring, uint32_t budget);
+
+/* 0 or a gw_result. */
+int gw_vring_suppress(struct gw_vring *ring);
+
+/* Empty the kick descriptor, ask for a kick when more than beyond chains are available; 1 if they are, 0, or a gw_result. */
+int gw_vring_arm(struct gw_vring *ring, uint32_t beyond);
+
+/* Empty the kick descriptor: 1 if it was signalled. */
+int gw_vring_drain_kick(struct gw_vring *ring);
+
+/* Write the call descriptor, whatever the guest's suppression says. */
+void gw_vring_signal(struct gw_vring *ring);
+void gw_event_signal(int fd);
+
+const char *gw_vring_strerror(int result);
+/* The number that was wrong in the last gw_result of this ring below GW_BROKEN. */
+uint64_t gw_vring_error_value(const struct gw_vring *ring);
+const struct gw_counters *gw_vring_counters(const struct gw_vring *ring);
+/* cdef end */
+
+#endif
