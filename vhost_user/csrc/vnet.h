@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* Frames of a virtio-net device: struct virtio_net_hdr validated and unpacked for a whole burst at once.
+ * Works on private memory only (the slab the chains were copied to), so nothing here can change under our feet. */
+#ifndef GUESTWIRE_VNET_H
+#define GUESTWIRE_VNET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "chunk.h"
+
+/* cdef begin */
+/* One good frame: where it lies in the slab (behind its header) and what its header said. chunk is 0 for a frame that
+ * is to be looked at in the slab; a small frame has the number (from 1) of the chunk to copy out, and begin and end
+ * are then offsets into that chunk. */
+struct vnet_record {
+    uint32_t begin, end;
+    uint16_t chunk, flags, gso_type, gso_size, csum_start, csum_offset;
+};
+
+enum {
+    VNET_HEADER = 12,      /* struct virtio_net_hdr with num_buffers: VERSION_1 or MRG_RXBUF (virtio 1.3 5.1.6) */
+    VNET_MIN_GSO = 48,     /* smallest gso_size taken: bounds the segments a guest can make us cut from 64 KiB */
+};
+
+/* What vnet_parse may accept: the offloads the driver acked, and whether to verify checksums itself. */
+enum {
+    VNET_CSUM = 1,
+    VNET_TSO4 = 2,
+    VNET_TSO6 = 4,
+    VNET_ECN = 8,
+    VNET_VERIFY = 16,
+};
+
+enum vnet_drop {
+    VNET_DROP_HEADER,       /* chain shorter than the header */
+    VNET_DROP_SHORT,        /* no whole Ethernet header */
+    VNET_DROP_LONG,         /* longer than the MTU (or than 64 KiB for a superframe) allows */
+    VNET_DROP_CSUM_REFUSED, /* NEEDS_CSUM without having negotiated CSUM */
+    VNET_DROP_CSUM_RANGE,   /* checksum field outside the frame */
+    VNET_DROP_GSO_TYPE,     /* unknown or not negotiated */
+    VNET_DROP_GSO_SIZE,     /* zero, tiny, or segments larger than the MTU */
+    VNET_DROP_GSO_CSUM,     /* superframe without NEEDS_CSUM */
+    VNET_DROP_GSO_HEADERS,  /* superframe that is no TCP segment of the family it claims */
+    VNET_DROP_CHECKSUM,     /* TCP or UDP checksum is wrong */
+    VNET_DROPS,
+};
+
+/* chains: n pairs (offset, length) into the slab. out has room for n records, chunks for n. drops[VNET_DROPS] is
+ * added to. Returns the number of records; *nchunks is the number of chunks. */
+size_t vnet_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains, size_t n, uint32_t accept,
+                  uint32_t mtu, struct vnet_record *out, struct chunk *chunks, size_t *nchunks, uint64_t *drops);
+
+/* Completes a checksum whose field holds the pseudo-header's sum. Returns 0, or -1 when the field lies outside. */
+int vnet_finish_checksum(uint8_t *frame, size_t length, uint32_t start, uint32_t offset);
+/* cdef end */
+
+#endif

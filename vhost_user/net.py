@@ -1,0 +1,461 @@
+"""The virtio-net device: virtio_net_hdr on one side, frames with offload facts on the other.
+
+Theory of operation
+-------------------
+Satisfies `stack.link.device.LinkDevice` by shape; neither side imports the other.
+
+*From the guest.* A burst of chains arrives in one slab (`Virtqueue.pop`). One call into C (`csrc/vnet.c`) judges every
+header and frame by virtio 1.3 section 5.1.6.2, verifies TCP and UDP checksums nobody else will verify, and leaves one
+packed record per good frame; one list comprehension makes `RxFrame` tuples of them. A bad frame is counted by reason
+and costs nobody else anything. Large frames are views of the slab; small ones are views of copies of at most 8 KiB
+(`csrc/chunk.h`), so that keeping 40 bytes never keeps half a megabyte.
+
+*To the guest.* A header is packed in front of the frame's parts and everything goes to the ring in a few calls. The
+stack may always leave checksums to us (`CSUM`): a guest that takes partial checksums gets them, for another one they
+are finished here, in C. Superframes are taken as far as the guest acknowledged GUEST_TSO4/6 and has buffers for them.
+
+*Control thread.* Features, MTU and RARP come from there. What the data path needs from features is computed in
+`on_features`, before any ring can run with them; what the owner sees (`carrier`, `offloads`, `mtu`) is computed in
+`on_refresh`, on the owner's thread, followed by `on_change`.
+
+*Several queue pairs.* All enabled ones are served. Frames to the guest are spread by a hash over addresses and ports,
+so a flow stays in one ring and in order. Transmit rings the guest has not enabled are emptied and discarded, as the
+specification wants, so that it never waits for them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+from zlib import crc32
+
+from vhost_user._vring import ffi, lib
+
+from .device import F_LOG_ALL, MAX_RING_SIZE, Device
+from .features import NET_OFFLOADS, NetFeature, without_orphans
+from .message import Protocol
+from .slab import slab_views
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .virtqueue import Virtqueue
+
+Buffer = bytes | bytearray | memoryview
+RxFrame = tuple[memoryview, int, int, int, int, int]
+TxFrame = tuple[tuple[Buffer, ...], int, int, int, int, int, int]
+
+NEEDS_CSUM: Final = 1
+DATA_VALID: Final = 2
+GSO_TCPV4: Final = 1
+GSO_TCPV6: Final = 4
+GSO_ECN: Final = 0x80
+
+#: `offloads` bits, as in stack.link.device.Offload.
+OFFLOAD_CSUM: Final = 1
+OFFLOAD_TSO4: Final = 2
+OFFLOAD_TSO6: Final = 4
+OFFLOAD_ECN: Final = 8
+
+#: struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers.
+_HEADER: Final = Struct("<BBHHHHH")
+_NUM_BUFFERS_AT: Final = 10
+#: struct vnet_record: begin, end, chunk, flags, gso_type, gso_size, csum_start, csum_offset.
+_RECORD: Final = Struct("=IIHHHHHH")
+
+ETHER_HEADER: Final = 14
+VLAN_TAG: Final = 4
+#: The shortest Ethernet frame without its FCS (IEEE 802.3: 64 bytes with it); drivers may rely on it.
+MIN_FRAME: Final = 60
+MAX_PACKET: Final = 65535
+MAX_SUPERFRAME: Final = ETHER_HEADER + MAX_PACKET
+_PADDING: Final = bytes(MIN_FRAME)
+
+#: Frames and bytes of one burst, either way; the figures of Linux vhost.
+BURST_FRAMES: Final = 256
+BURST_BYTES: Final = 512 << 10
+#: Frames go to the ring in portions of about this many bytes, so that the guest starts on the first ones while we
+#: copy the next. Measured in docs: one portion per burst leaves both sides waiting for each other.
+PORTION_BYTES: Final = 256 << 10
+
+#: Names of enum vnet_drop in csrc/vnet.h, in its order.
+RX_DROPS: Final = (
+    "header",
+    "short",
+    "long",
+    "csum-refused",
+    "csum-range",
+    "gso-type",
+    "gso-size",
+    "gso-csum",
+    "gso-headers",
+    "checksum",
+)
+
+#: Announcements waiting for the data thread; the front-end can send them as fast as it likes.
+_MAX_ANNOUNCEMENTS: Final = 16
+
+DEFAULT_MAC: Final = bytes.fromhex("525500000002")
+
+
+class NetDevice(Device):
+    """A guest's network card, seen from the host.
+
+    `mac`: hardware address suggested for *our* end of the link, 6 bytes (the guest's own comes from its QEMU).
+    `mtu`: largest layer-3 packet in bytes, 68..65535; NET_SET_MTU may change it. `queues`: pairs offered.
+
+    `offload=False` offers no checksum or segmentation offload in either direction; `disable` names single features
+    (bits of `NetFeature`) not to offer, and those that need them go with them. `verify_checksums=False` lets TCP and
+    UDP checksums of the guest through unseen.
+
+    Raises ValueError for arguments out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        mac: bytes = DEFAULT_MAC,
+        mtu: int = 1500,
+        queues: int = 1,
+        offload: bool = True,
+        disable: int = 0,
+        verify_checksums: bool = True,
+        max_ring_size: int = MAX_RING_SIZE,
+        name: str = "net",
+    ) -> None:
+        if len(mac) != 6 or mac[0] & 1:
+            raise ValueError(f"mac {mac.hex(':')!r} is not the address of one station: 6 bytes, first one even")
+        if not 68 <= mtu <= MAX_PACKET:
+            raise ValueError(f"mtu {mtu} is not within 68..{MAX_PACKET}")
+        if not 1 <= queues <= 128:
+            raise ValueError(f"{queues} queue pairs: 1 to 128 can be served")
+        if disable & NetFeature.VERSION_1:
+            raise ValueError("VERSION_1 cannot be disabled: legacy devices are not served")
+        offered = without_orphans(_offer(queues, offload) & ~NetFeature(disable))
+        protocol = Protocol.REPLY_ACK | Protocol.RARP | Protocol.NET_MTU | Protocol.LOG_SHMFD
+        protocol |= Protocol.CONFIGURE_MEM_SLOTS | Protocol.STATUS
+        if queues > 1:
+            protocol |= Protocol.MQ
+        super().__init__(
+            name=name,
+            device_features=offered | F_LOG_ALL,
+            protocol_features=protocol,
+            ring_count=2 * queues,
+            reported_queues=queues,
+            max_ring_size=max_ring_size,
+        )
+        self.mac = bytes(mac)
+        self.mtu = mtu
+        self.carrier = False
+        self.offloads = OFFLOAD_CSUM
+        self.max_superframe = ETHER_HEADER + mtu
+        self.frames_in = 0  #: from the guest
+        self.frames_out = 0  #: to the guest, accepted by its ring
+        self.announced: list[bytes] = []  #: MACs SEND_RARP named, oldest first, the last few
+        self._announcements: deque[bytes] = deque(maxlen=_MAX_ANNOUNCEMENTS)
+        self._wanted_mtu = mtu
+        self._verify = lib.VNET_VERIFY if verify_checksums else 0
+        self._records = ffi.new("struct vnet_record[]", BURST_FRAMES)
+        self._record_bytes = memoryview(ffi.buffer(self._records))
+        self._chunks = ffi.new("struct chunk[]", BURST_FRAMES)
+        self._chunk_count = ffi.new("size_t *")
+        self._bad = ffi.new("uint64_t[]", lib.VNET_DROPS)
+        self._tx_drops: dict[str, int] = {}
+        self._sources: list[Virtqueue] = []  # rings we take frames from
+        self._ignored: list[Virtqueue] = []  # started but not enabled: emptied
+        self._sinks: list[Virtqueue] = []  # rings we put frames into
+        self._turn = 0
+        self._blocked: Virtqueue | None = None  # the ring that had no room for the last frame
+        self._blocked_room = 0
+        self.on_features(0)
+        for ring in self.rings[1::2]:
+            ring.max_chain_bytes = lib.VNET_HEADER + MAX_SUPERFRAME + VLAN_TAG
+
+    # -- control thread -------------------------------------------------------------------------------------------
+
+    def on_features(self, features: int) -> None:
+        """What the data path goes by. Rings cannot run while features change, so none sees a mixture."""
+        accept = self._verify
+        for feature, bit in (
+            (NetFeature.CSUM, lib.VNET_CSUM),
+            (NetFeature.HOST_TSO4, lib.VNET_TSO4),
+            (NetFeature.HOST_TSO6, lib.VNET_TSO6),
+            (NetFeature.HOST_ECN, lib.VNET_ECN),
+        ):
+            if features & feature:
+                accept |= bit
+        self._accept: int = accept
+        self._guest_csum = bool(features & NetFeature.GUEST_CSUM)
+        self._fixup = _NUM_BUFFERS_AT if features & NetFeature.MRG_RXBUF else -1
+        types = set()
+        if features & NetFeature.GUEST_TSO4:
+            types.add(GSO_TCPV4)
+        if features & NetFeature.GUEST_TSO6:
+            types.add(GSO_TCPV6)
+        if features & NetFeature.GUEST_ECN:
+            types |= {gso_type | GSO_ECN for gso_type in types}
+        self._gso_types = frozenset(types)
+
+    def set_mtu(self, mtu: int) -> bool:
+        self._wanted_mtu = mtu
+        self.notify_change()
+        return True
+
+    def on_rarp(self, mac: bytes) -> None:
+        """The guest arrived here by migration: `receive` will deliver a RARP request in its name."""
+        self._announcements.append(bytes(mac))
+        self.notify_change()
+
+    # -- data thread ----------------------------------------------------------------------------------------------
+
+    def on_refresh(self) -> None:
+        rings = self.rings
+        self.mtu = self._wanted_mtu
+        self.carrier = not self.closed and rings[0].live and rings[1].live
+        self._sources = [ring for ring in rings[1::2] if ring.live]
+        self._ignored = [ring for ring in rings[1::2] if ring.started and not ring.enabled and ring.broken is None]
+        # A pair is used for sending only when both of its rings run: the guest reaps them together.
+        self._sinks = [ring for ring, back in zip(rings[0::2], rings[1::2], strict=True) if ring.live and back.live]
+        self._blocked = None
+        offloads = OFFLOAD_CSUM
+        if GSO_TCPV4 in self._gso_types:
+            offloads |= OFFLOAD_TSO4
+        if GSO_TCPV6 in self._gso_types:
+            offloads |= OFFLOAD_TSO6
+        if any(gso_type & GSO_ECN for gso_type in self._gso_types):
+            offloads |= OFFLOAD_ECN
+        self.offloads = offloads
+        self.max_superframe = MAX_SUPERFRAME if self._gso_types else ETHER_HEADER + self.mtu
+        for ring in self._sinks:
+            ring.suppress()  # its kicks say "more buffers", which only matters after a shortage
+
+    def receive(self, budget: int) -> list[RxFrame]:
+        """Up to `budget` frames from the guest and at most about 512 KiB. Never waits, never raises."""
+        if self._changed:
+            self.refresh()
+        sources = self._sources
+        if len(sources) == 1:
+            frames = self._take(sources[0], budget, BURST_BYTES)
+        else:
+            frames = self._take_from_all(budget)
+        if self._announcements:
+            frames.extend(self._announce())
+        return frames
+
+    def _take(self, ring: Virtqueue, budget: int, max_bytes: int) -> list[RxFrame]:
+        burst = ring.pop(min(budget, BURST_FRAMES), max_bytes)
+        if not burst.count:
+            return []
+        view = burst.view
+        count = lib.vnet_parse(
+            ffi.from_buffer(view),
+            len(view),
+            ffi.from_buffer("uint32_t[]", burst.records),
+            burst.count,
+            self._accept,
+            self._wanted_mtu,
+            self._records,
+            self._chunks,
+            self._chunk_count,
+            self._bad,
+        )
+        self.frames_in += count
+        views = slab_views(view, self._chunks, self._chunk_count[0])
+        return [
+            (views[chunk][begin:end], flags, gso_type, gso_size, start, offset)
+            for begin, end, chunk, flags, gso_type, gso_size, start, offset in _RECORD.iter_unpack(
+                self._record_bytes[: count * _RECORD.size]
+            )
+        ]
+
+    def _take_from_all(self, budget: int) -> list[RxFrame]:
+        """No pair or several: each in turn gets its share, and another one begins next time."""
+        sources = self._sources
+        for ring in self._ignored:
+            ring.discard(budget)
+        frames: list[RxFrame] = []
+        if sources:
+            self._turn = (self._turn + 1) % len(sources)
+            share = BURST_BYTES // len(sources)
+            for ring in sources[self._turn :] + sources[: self._turn]:
+                if budget > len(frames):
+                    frames += self._take(ring, budget - len(frames), share)
+        return frames
+
+    def _announce(self) -> list[RxFrame]:
+        frames: list[RxFrame] = []
+        while self._announcements:
+            mac = self._announcements.popleft()
+            self.announced = [*self.announced[1 - _MAX_ANNOUNCEMENTS :], mac]
+            frames.append((memoryview(_rarp(mac)), 0, 0, 0, 0, 0))
+        return frames
+
+    def transmit(self, burst: Sequence[TxFrame]) -> int:
+        """Frames to the guest, in order; returns how many were accepted (see `LinkDevice.transmit`)."""
+        sinks = self._sinks
+        if not sinks or not self.carrier:
+            self._drop("no-carrier", len(burst))
+            return len(burst)
+        done = 0
+        total = len(burst)
+        while done < total:
+            ring = sinks[0] if len(sinks) == 1 else sinks[_flow(burst[done][0]) % len(sinks)]
+            ready, reason = self._prepare(burst, done, ring)
+            if ready:
+                accepted = ring.push(ready, header_fixup=self._fixup)
+                done += accepted
+                self.frames_out += accepted
+                if accepted < len(ready):
+                    if ring.live:
+                        self._blocked = ring
+                        self._blocked_room = ring.room()
+                        return done
+                    # Broken or stopped meanwhile: there is nobody left to wait for.
+                    self._drop("no-carrier", total - done)
+                    self.notify_change()
+                    return total
+            if reason:
+                self._drop(reason, 1)
+                done += 1
+        self._blocked = None
+        return done
+
+    def _prepare(self, burst: Sequence[TxFrame], first: int, ring: Virtqueue) -> tuple[list[tuple[Buffer, ...]], str]:
+        """A portion of `burst` from `first` on, with headers, that all goes to `ring`.
+
+        Returns it and, when it ends before a frame that can never be sent, why that one cannot.
+        """
+        ready: list[tuple[Buffer, ...]] = []
+        append = ready.append
+        pack = _HEADER.pack
+        size = 0
+        several = len(self._sinks) > 1
+        longest = ETHER_HEADER + self.mtu
+        for index in range(first, min(first + BURST_FRAMES, len(burst))):
+            parts, flags, gso_type, hdr_len, gso_size, start, offset = burst[index]
+            length = 0
+            for part in parts:
+                length += len(part)
+            if several and self._sinks[_flow(parts) % len(self._sinks)] is not ring:
+                break
+            if gso_type:
+                if gso_type not in self._gso_types:
+                    return ready, "gso-type"
+                if not flags & NEEDS_CSUM or not gso_size:
+                    return ready, "gso-facts"
+                if length > MAX_SUPERFRAME:
+                    return ready, "long"
+            elif length > longest and (length > longest + VLAN_TAG or not _tagged(parts)):
+                return ready, "long"
+            elif length < ETHER_HEADER:
+                return ready, "short"
+            if flags & NEEDS_CSUM and start + offset + 2 > length:
+                return ready, "csum-range"
+            if flags and not self._guest_csum:
+                if flags & NEEDS_CSUM:
+                    parts = (_finished(parts, start, offset),)
+                flags = start = offset = 0
+            if length < MIN_FRAME:
+                parts = (*parts, _PADDING[length:])
+            append((pack(flags, gso_type, hdr_len, gso_size, start, offset, 1), *parts))
+            size += length
+            if size >= PORTION_BYTES:
+                break
+        return ready, ""
+
+    def suppress(self) -> None:
+        """No kicks until `arm`: we look by ourselves."""
+        for ring in self._sources:
+            ring.suppress()
+        for ring in self._ignored:
+            ring.suppress()
+
+    def arm(self) -> bool:
+        """Kicks again from now on. True: look once more (frames came, room came, or something changed)."""
+        self.clear_events()
+        work = self.refresh() or bool(self._announcements)
+        for ring in self._sources:
+            work |= ring.arm()
+        for ring in self._ignored:
+            work |= ring.arm()
+        if self._blocked is not None:
+            work |= self._blocked.arm(self._blocked_room)
+        if self.carrier and not (self.rings[0].live and self.rings[1].live):
+            self.notify_change()  # a ring broke: carrier is about to go
+            work = True
+        return work
+
+    def close(self) -> None:
+        """Idempotent. The front-end is hung up on, `carrier` is False from here on."""
+        super().close()
+        self.on_refresh()
+
+    # -- books ----------------------------------------------------------------------------------------------------
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Frames dropped, by reason; ``rx-`` from the guest, ``tx-`` to it. Reasons that never occurred are absent."""
+        counted = {f"rx-{name}": int(self._bad[i]) for i, name in enumerate(RX_DROPS)}
+        counted["rx-chain"] = sum(ring.counters.dropped_long for ring in self.rings[1::2])
+        counted["rx-disabled"] = sum(ring.counters.discarded for ring in self.rings[1::2])
+        counted["tx-buffer"] = sum(ring.counters.dropped_no_fit for ring in self.rings[0::2])
+        counted.update({f"tx-{name}": count for name, count in self._tx_drops.items()})
+        return {name: count for name, count in counted.items() if count}
+
+    def _drop(self, reason: str, count: int) -> None:
+        if count:
+            self._tx_drops[reason] = self._tx_drops.get(reason, 0) + count
+
+
+def _offer(queues: int, offload: bool) -> NetFeature:
+    features = (
+        NetFeature.MRG_RXBUF
+        | NetFeature.EVENT_IDX
+        | NetFeature.INDIRECT_DESC
+        | NetFeature.GUEST_ANNOUNCE
+        | NetFeature.MTU
+        | NetFeature.VERSION_1
+    )
+    if offload:
+        features |= NET_OFFLOADS
+    if queues > 1:
+        features |= NetFeature.MQ
+    return features
+
+
+def _finished(parts: tuple[Buffer, ...], start: int, offset: int) -> bytearray:
+    """One buffer of the frame with its checksum complete. The field lies inside, that was checked."""
+    frame = bytearray().join(parts)
+    lib.vnet_finish_checksum(ffi.from_buffer(frame), len(frame), start, offset)
+    return frame
+
+
+def _first_bytes(parts: tuple[Buffer, ...], size: int) -> bytes:
+    head = bytes(parts[0][:size])
+    for part in parts[1:]:
+        if len(head) >= size:
+            break
+        head += part[: size - len(head)]
+    return head
+
+
+def _tagged(parts: tuple[Buffer, ...]) -> bool:
+    """The frame carries a VLAN tag, which does not count against the MTU."""
+    return _first_bytes(parts, ETHER_HEADER)[12:14] in (b"\x81\x00", b"\x88\xa8")
+
+
+def _flow(parts: tuple[Buffer, ...]) -> int:
+    """The same number for all frames of a flow: over addresses and ports of IPv4 and IPv6, else over the MACs."""
+    head = _first_bytes(parts, 58)
+    if head[12:14] == b"\x08\x00":
+        return crc32(head[26:38])
+    if head[12:14] == b"\x86\xdd":
+        return crc32(head[22:58])
+    return crc32(head[:12])
+
+
+def _rarp(mac: bytes) -> bytes:
+    """A reverse ARP request (RFC 903) as the owner of `mac` would broadcast it: switches learn where it is now."""
+    body = b"\x00\x01\x08\x00\x06\x04\x00\x03" + (mac + bytes(4)) * 2
+    return (b"\xff" * 6 + mac + b"\x80\x35" + body).ljust(MIN_FRAME, b"\0")

@@ -1,0 +1,306 @@
+"""The virtio-vsock device: packets between one guest and whoever keeps the connections.
+
+Theory of operation
+-------------------
+Satisfies `stack.vsock.transport.VsockTransport` by shape. It knows packets, not connections: structure and the
+guest's own CID are checked here (`csrc/vvsock.c`), meaning is the engine's business, RSTs included.
+
+Payloads to the guest are cut into its receive buffers (about 4 KiB each under Linux) by the ring code, with a header
+in each; a packet goes out whole or not at all. When the ring has no room `transmit` accepts less, and `arm` asks for a
+kick when buffers come back. The transmit ring is emptied regardless of the receive ring's state, so the two directions
+cannot lock each other up.
+
+`generation` tells the engine which connections are dead. A driver that resets its device starts its rings over at
+index 0; a guest that was paused goes on where it stopped. So rings that start anywhere but where they stopped, and
+every new front-end, begin a new generation.
+
+Of the three queues the driver has, the event queue never reaches a vhost-user back-end under QEMU: two rings here.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from vhost_user._vring import ffi, lib
+
+from .device import MAX_RING_SIZE, Device
+from .features import VsockFeature
+from .message import Protocol
+from .slab import slab_views
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Buffer = bytes | bytearray | memoryview
+VsockRx = tuple[int, int, int, int, int, int, int, int, int, memoryview]
+VsockTx = tuple[int, int, int, int, int, int, int, int, int, Buffer]
+
+#: struct virtio_vsock_hdr (virtio 1.3 section 5.10.6): src_cid, dst_cid, src_port, dst_port, len, type, op, flags,
+#: buf_alloc, fwd_cnt; packed.
+_HEADER: Final = Struct("<QQIIIHHIII")
+_LENGTH_AT: Final = 24
+#: struct vvsock_record: the same without len, then begin, end, chunk, padding.
+_RECORD: Final = Struct("=QQIIHHIIIIII4x")
+
+RX, TX = 0, 1  #: ring numbers: device to guest, guest to device
+
+MAX_PAYLOAD: Final = 64 << 10
+MIN_GUEST_CID: Final = 3  #: 0, 1 and 2 are reserved (5.10.4) ...
+MAX_GUEST_CID: Final = 0xFFFF_FFFE  #: ... and so is VMADDR_CID_ANY; upper 32 bits must be 0
+
+#: Payload we expect a receive buffer to take at least on average; Linux posts 4 KiB.
+MIN_BUFFER: Final = 512
+
+BURST_PACKETS: Final = 256
+BURST_BYTES: Final = 512 << 10
+
+#: Names of enum vvsock_drop in csrc/vvsock.h, in its order.
+RX_DROPS: Final = ("header", "long", "payload", "src-cid")
+
+_EMPTY: Final = memoryview(b"")
+
+
+class VsockDevice(Device):
+    """A guest's vsock, seen from the host.
+
+    `guest_cid`: the CID the guest learns from the device, 3..0xfffffffe. `seqpacket=True` offers SEQPACKET too; the
+    engine behind must then know it. `disable` names features (bits of
+    `VsockFeature`) not to offer. Raises ValueError for a reserved CID.
+    """
+
+    def __init__(
+        self,
+        guest_cid: int,
+        *,
+        seqpacket: bool = False,
+        disable: int = 0,
+        max_ring_size: int = MAX_RING_SIZE,
+        name: str = "vsock",
+    ) -> None:
+        if not MIN_GUEST_CID <= guest_cid <= MAX_GUEST_CID:
+            raise ValueError(f"guest CID {guest_cid} is reserved: use {MIN_GUEST_CID}..{MAX_GUEST_CID}")
+        if disable & VsockFeature.VERSION_1:
+            raise ValueError("VERSION_1 cannot be disabled: legacy devices are not served")
+        offered = VsockFeature.STREAM | VsockFeature.INDIRECT_DESC | VsockFeature.EVENT_IDX | VsockFeature.VERSION_1
+        if seqpacket:
+            offered |= VsockFeature.SEQPACKET
+        super().__init__(
+            name=name,
+            device_features=offered & ~disable,
+            protocol_features=Protocol.REPLY_ACK | Protocol.CONFIG | Protocol.CONFIGURE_MEM_SLOTS | Protocol.STATUS,
+            ring_count=2,
+            reported_queues=2,
+            config=guest_cid.to_bytes(8, "little"),
+            max_ring_size=max_ring_size,
+        )
+        self.guest_cid = guest_cid
+        self.carrier = False
+        self.generation = 0
+        self.packets_in = 0  #: from the guest
+        self.packets_out = 0  #: to the guest, accepted by its ring
+        self._generation = 0  # as the control thread counts
+        self._begun = False  # this start has been counted
+        self._was_started = [False, False]
+        self._stopped_at: list[int | None] = [None, None]  # bases; None: nothing to go on from
+        self._records = ffi.new("struct vvsock_record[]", BURST_PACKETS)
+        self._record_bytes = memoryview(ffi.buffer(self._records))
+        self._chunks = ffi.new("struct chunk[]", BURST_PACKETS)
+        self._chunk_count = ffi.new("size_t *")
+        self._bad = ffi.new("uint64_t[]", lib.VVSOCK_DROPS)
+        self._tx_drops: dict[str, int] = {}
+        self._blocked = False
+        self._blocked_room = 0
+        self._rest: VsockTx | None = None  # of a packet that left in part
+        self._portion = MAX_PAYLOAD
+        self.rings[TX].max_chain_bytes = lib.VVSOCK_HEADER + MAX_PAYLOAD
+
+    # -- control thread -------------------------------------------------------------------------------------------
+
+    def on_connect(self) -> None:
+        self._stopped_at = [None, None]
+        self._was_started = [False, False]
+        self._begun = False
+
+    def on_rings_changed(self) -> None:
+        for index, ring in enumerate(self.rings):
+            if ring.started == self._was_started[index]:
+                continue
+            self._was_started[index] = ring.started
+            if not ring.started:
+                self._stopped_at[index] = ring.base
+                self._begun = False
+            elif ring.base != self._stopped_at[index] and not self._begun:
+                self._generation += 1
+                self._begun = True
+
+    # -- data thread ----------------------------------------------------------------------------------------------
+
+    def on_refresh(self) -> None:
+        self.carrier = not self.closed and self.rings[RX].live and self.rings[TX].live
+        self._blocked = False
+        if self.generation != self._generation:
+            self._rest = None
+        self.generation = self._generation
+        # A packet that needs more buffers than half the ring is sent in portions, lest it never fits.
+        self._portion = min(MAX_PAYLOAD, max(1, self.rings[RX].num // 2) * MIN_BUFFER)
+        if self.carrier:
+            self.rings[RX].suppress()  # its kicks say "more buffers", which only matters after a shortage
+
+    def receive(self, budget: int) -> list[VsockRx]:
+        """Up to `budget` packets from the guest, structure and source checked. Never waits, never raises."""
+        if self._changed:
+            self.refresh()
+        if not self.carrier:
+            self._discard(budget)
+            return []
+        if self._rest is not None:
+            self._send_rest()
+        burst = self.rings[TX].pop(min(budget, BURST_PACKETS), BURST_BYTES)
+        if not burst.count:
+            return []
+        view = burst.view
+        count = lib.vvsock_parse(
+            ffi.from_buffer(view),
+            len(view),
+            ffi.from_buffer("uint32_t[]", burst.records),
+            burst.count,
+            self.guest_cid,
+            self._records,
+            self._chunks,
+            self._chunk_count,
+            self._bad,
+        )
+        self.packets_in += count
+        views = slab_views(view, self._chunks, self._chunk_count[0])
+        records = _RECORD.iter_unpack(self._record_bytes[: count * _RECORD.size])
+        return [
+            (src, dst, sport, dport, kind, op, flags, alloc, fwd, views[chunk][begin:end] if end else _EMPTY)
+            for src, dst, sport, dport, kind, op, flags, alloc, fwd, begin, end, chunk in records
+        ]
+
+    def _discard(self, budget: int) -> None:
+        """A transmit ring that is started but not enabled must not keep the guest waiting."""
+        ring = self.rings[TX]
+        if ring.started and not ring.enabled:
+            ring.discard(budget)
+
+    def transmit(self, burst: Sequence[VsockTx]) -> int:
+        """Packets to the guest, in order; returns how many were accepted. Without carrier all are, and dropped.
+
+        A large RW packet may leave in portions; its rest is kept here and leaves before anything else.
+        """
+        if not self.carrier:
+            self._drop("no-carrier", len(burst))
+            return len(burst)
+        if self._rest is not None and not self._send_rest():
+            return 0
+        limit = self._portion
+        pack = _HEADER.pack
+        done, total = 0, len(burst)
+        while done < total:
+            ready: list[tuple[Buffer, ...]] = []
+            large: VsockTx | None = None
+            for packet in burst[done:]:
+                src, dst, sport, dport, kind, op, flags, alloc, fwd, payload = packet
+                length = len(payload)
+                if length > limit:
+                    large = packet
+                    break
+                header = pack(src, dst, sport, dport, length, kind, op, flags, alloc, fwd)
+                ready.append((header, payload) if length else (header,))
+            if ready:
+                accepted = self._push(ready)
+                done += accepted
+                self.packets_out += accepted
+                if accepted < len(ready):
+                    return done if self._blocked else self._lost(total - done) + done
+            if large is not None:
+                if len(large[-1]) > MAX_PAYLOAD:
+                    self._drop("long", 1)
+                elif not self._send_large(large):
+                    return done if self._blocked else self._lost(total - done) + done
+                else:
+                    self.packets_out += 1
+                done += 1
+                if self._rest is not None:
+                    return done
+        self._blocked = False
+        return done
+
+    def _push(self, frames: list[tuple[Buffer, ...]]) -> int:
+        """To the ring; sets `_blocked` if it took less because it ran out of buffers."""
+        ring = self.rings[RX]
+        accepted = ring.push_split(frames, header_size=_HEADER.size, length_at=_LENGTH_AT)
+        self._blocked = accepted < len(frames) and ring.live
+        if self._blocked:
+            self._blocked_room = ring.room()
+        return accepted
+
+    def _send_large(self, packet: VsockTx) -> bool:
+        """A packet of more than one portion. False: nothing of it left; otherwise the rest, if any, is kept."""
+        *fields, payload = packet
+        src, dst, sport, dport, kind, op, flags, alloc, fwd = fields
+        limit = self._portion
+        view = memoryview(payload)
+        pieces = [view[at : at + limit] for at in range(0, len(view), limit)]
+        frames: list[tuple[Buffer, ...]] = [
+            (_HEADER.pack(src, dst, sport, dport, len(piece), kind, op, flags, alloc, fwd), piece) for piece in pieces
+        ]
+        sent = self._push(frames)
+        if not sent:
+            return False
+        if sent < len(frames):
+            rest = view[sent * limit :]
+            self._rest = (src, dst, sport, dport, kind, op, flags, alloc, fwd, bytes(rest))
+        return True
+
+    def _send_rest(self) -> bool:
+        """Try to get rid of what is left of a large packet. True: nothing is left."""
+        rest, self._rest = self._rest, None
+        if rest is not None and not self._send_large(rest) and self._blocked:
+            self._rest = rest  # unless the ring is gone, and the connection with it
+        return self._rest is None
+
+    def _lost(self, left: int) -> int:
+        """The ring broke or stopped meanwhile: there is nobody left to wait for. All `left` packets are dropped."""
+        self._drop("no-carrier", left)
+        self.notify_change()
+        return left
+
+    def suppress(self) -> None:
+        """No kicks until `arm`: we look by ourselves."""
+        self.rings[TX].suppress()
+
+    def arm(self) -> bool:
+        """Kicks again from now on. True: look once more (packets came, room came, or something changed)."""
+        self.clear_events()
+        work = self.refresh()
+        work |= self.rings[TX].arm()
+        if self._blocked:
+            work |= self.rings[RX].arm(self._blocked_room)
+        if self.carrier and not (self.rings[RX].live and self.rings[TX].live):
+            self.notify_change()  # a ring broke: carrier is about to go
+            work = True
+        return work
+
+    def close(self) -> None:
+        """Idempotent. The front-end is hung up on, `carrier` is False from here on."""
+        super().close()
+        self.on_refresh()
+
+    # -- books ----------------------------------------------------------------------------------------------------
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Packets dropped, by reason; ``rx-`` from the guest, ``tx-`` to it. Reasons that never occurred are absent."""
+        counted = {f"rx-{name}": int(self._bad[i]) for i, name in enumerate(RX_DROPS)}
+        counted["rx-chain"] = self.rings[TX].counters.dropped_long
+        counted["rx-disabled"] = self.rings[TX].counters.discarded
+        counted["tx-buffer"] = self.rings[RX].counters.dropped_no_fit
+        counted.update({f"tx-{name}": count for name, count in self._tx_drops.items()})
+        return {name: count for name, count in counted.items() if count}
+
+    def _drop(self, reason: str, count: int) -> None:
+        if count:
+            self._tx_drops[reason] = self._tx_drops.get(reason, 0) + count
