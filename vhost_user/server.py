@@ -121,7 +121,8 @@ class Server:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._stats = ServerStats()
         self._listeners: dict[int, _Listener] = {}
-        self._resting: list[_Listener] = []
+        self._resting: list[_Listener] = []  # out of the epoll until `_rest_until`, or until a connection ends
+        self._rest_until = 0.0
         self._channels: dict[int, _Channel] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()  # guards `_commands` against the end of the thread
@@ -218,8 +219,7 @@ class Server:
     def _run(self) -> None:
         try:
             while self._running:
-                events = self._epoll.poll(_ACCEPT_PAUSE if self._resting else -1)
-                self._wake_listeners()
+                events = self._epoll.poll(max(0.0, self._rest_until - time.monotonic()) if self._resting else -1)
                 # Connections first: the end of an old one must be seen before its successor is accepted.
                 for fd, _ in events:
                     channel = self._channels.get(fd)
@@ -232,6 +232,8 @@ class Server:
                     if listener is not None:
                         self._accept(listener)
                 self._run_commands()
+                if self._resting and time.monotonic() >= self._rest_until:
+                    self._wake_listeners()
         finally:
             with self._lock:
                 self._running = False
@@ -278,25 +280,33 @@ class Server:
             del self._listeners[entry.fd]
             self._epoll.unregister(entry.fd)
             self._resting.append(entry)
+            self._rest_until = time.monotonic() + _ACCEPT_PAUSE
             return
-        self._add_channel(entry.device, sock, entry)
+        try:
+            self._add_channel(entry.device, sock, entry)
+        except Exception:  # a peer check that failed must not take the control thread with it
+            logger.exception("%s: internal error while accepting a front-end", entry.device.name)
 
     def _add_channel(self, device: Device, sock: socket.socket, listener: _Listener | None) -> None:
         channel = _Channel(device, sock, listener)
-        if not self._running or device.closed:
-            channel.connection.close()
-            raise ListenError("the server or the device is closed")
-        channel.pid, uid, gid = channel.connection.peer()
-        self._stats.accepted += 1
-        silent = [other for other in self._channels.values() if other.device is device and other.session is None]
-        if listener is not None and listener.accept_peer and not listener.accept_peer(channel.pid, uid, gid):
-            self._refuse(channel, f"process {channel.pid} of user {uid} is not the expected one")
-        elif len(silent) >= _MAX_SILENT:
-            self._refuse(channel, f"{len(silent)} connections wait already without having said anything")
-        else:
+        try:
+            if not self._running or device.closed:
+                raise ListenError("the server or the device is closed")
+            self._stats.accepted += 1
+            channel.pid, uid, gid = channel.connection.peer()
+            silent = [other for other in self._channels.values() if other.device is device and other.session is None]
+            if listener is not None and listener.accept_peer and not listener.accept_peer(channel.pid, uid, gid):
+                self._refuse(channel, f"process {channel.pid} of user {uid} is not the expected one")
+                return
+            if len(silent) >= _MAX_SILENT:
+                self._refuse(channel, f"{len(silent)} connections wait already without having said anything")
+                return
             device.on_closed = lambda: self._call(lambda: self._drop_device(device))
             self._channels[channel.fd] = channel
             self._epoll.register(channel.fd, select.EPOLLIN)
+        except BaseException:
+            self._forget(channel)
+            raise
 
     def _serve(self, channel: _Channel) -> None:
         """Handle what has arrived on a connection, a bounded amount of it."""
@@ -377,6 +387,7 @@ class Server:
             with channel.device.control_lock:
                 session.close()
         channel.connection.close()
+        self._rest_until = 0.0  # descriptors came back: a listener that ran out of them may go on
 
     def _drop_device(self, device: Device) -> None:
         for channel in list(self._channels.values()):
