@@ -9,7 +9,6 @@ _Bytes: TypeAlias = bytes | CData
 class _Lib:
     GW_REGIONS_MAX: Final[int]
     GW_PART_EXTERNAL: Final[int]
-    GW_PART_LAST: Final[int]
     GW_PART_LENGTH: Final[int]
     GW_SPLIT_HEADER_MAX: Final[int]
     GW_PUSH_ONE: Final[int]
@@ -58,9 +57,9 @@ class _Lib:
         mode: int,
         at: int,
         header_size: int,
+        words: Sequence[int] | CData,
         frames: int,
-        parts: Sequence[int] | CData,
-        part_count: int,
+        parts: int,
         blob: _Bytes,
         blob_size: int,
         external: Sequence[CData] | CData,

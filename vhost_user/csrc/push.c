@@ -11,7 +11,9 @@
 struct push {
     int mode;
     uint32_t at, header_size;
-    const uint32_t *part, *end;
+    const uint32_t *counts; /* parts of each frame */
+    uint32_t frames;
+    const uint32_t *parts;
     const uint8_t *blob;
     const void *const *external;
 };
@@ -157,15 +159,13 @@ static int push(struct gw_vring *ring, void *arguments) {
     if (waiting < 0)
         return waiting;
     uint64_t smallest = asked->mode == GW_PUSH_MERGE ? asked->at + 2u : asked->header_size;
-    struct source source = {asked->part, asked->blob, asked->external, NULL, 0};
-    uint32_t taken = 0;
-    int accepted = 0;
-    while (source.part < asked->end) {
+    struct source source = {asked->parts, asked->blob, asked->external, NULL, 0};
+    uint32_t taken = 0, accepted = 0;
+    for (; accepted < asked->frames; accepted++) {
+        const uint32_t *end = source.part + asked->counts[accepted];
         uint64_t bytes = 0;
-        const uint32_t *part = source.part;
-        do
+        for (const uint32_t *part = source.part; part < end; part++)
             bytes += *part & GW_PART_LENGTH;
-        while (!(*part++ & GW_PART_LAST));
         int count = NO_FIT;
         if (bytes >= smallest)
             count = gather(ring, asked, bytes, taken, (uint32_t)waiting);
@@ -175,9 +175,6 @@ static int push(struct gw_vring *ring, void *arguments) {
         }
         if (count == NO_FIT) {
             ring->counters.dropped_no_fit++;
-            while (source.part < part)
-                next_part(&source);
-            source.left = 0;
         } else if (count < 0) {
             if (accepted == 0)
                 return count;
@@ -187,41 +184,39 @@ static int push(struct gw_vring *ring, void *arguments) {
                 fill_split(ring, asked, &source, bytes, taken, (uint32_t)count);
             else
                 fill(ring, asked, &source, bytes, taken, (uint32_t)count);
-            while (source.part < part) /* empty parts at the end of the frame */
-                next_part(&source);
             taken += (uint32_t)count;
             ring->counters.bytes += bytes;
         }
-        accepted++;
+        while (source.part < end) /* a dropped frame, or empty parts at the end of one */
+            next_part(&source);
+        source.left = 0;
     }
     gw_publish(ring, taken);
-    return accepted;
+    return (int)accepted;
 }
 
-/* The parts must account for every byte and pointer given, no more: a wrong length is the caller's bug, not a read beyond. */
-static bool complete(const uint32_t *parts, uint32_t count, uint32_t frames, uint64_t blob_size,
-                     uint32_t external_count) {
-    uint64_t inline_bytes = 0;
-    uint32_t externals = 0, last = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        if (parts[i] & GW_PART_EXTERNAL)
+/* The parts must account for every byte and pointer given: a wrong length is the caller's bug, not a read beyond. */
+static bool complete(const struct push *asked, uint32_t part_count, uint64_t blob_size, uint32_t external_count) {
+    uint64_t inline_bytes = 0, parts = 0;
+    uint32_t externals = 0;
+    for (uint32_t i = 0; i < part_count; i++) {
+        if (asked->parts[i] & GW_PART_EXTERNAL)
             externals++;
         else
-            inline_bytes += parts[i] & GW_PART_LENGTH;
-        last += parts[i] >> 30 & 1;
+            inline_bytes += asked->parts[i] & GW_PART_LENGTH;
     }
-    return count > 0 && parts[count - 1] & GW_PART_LAST && last == frames && inline_bytes == blob_size &&
-           externals == external_count;
+    for (uint32_t i = 0; i < asked->frames; i++)
+        parts += asked->counts[i];
+    return parts == part_count && inline_bytes == blob_size && externals == external_count;
 }
 
-int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_size, uint32_t frames,
-                  const uint32_t *parts, uint32_t part_count, const uint8_t *blob, uint64_t blob_size,
+int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_size, const uint32_t *words,
+                  uint32_t frames, uint32_t parts, const uint8_t *blob, uint64_t blob_size,
                   const void *const *external, uint32_t external_count) {
-    if (!complete(parts, part_count, frames, blob_size, external_count))
+    struct push asked = {mode, at, header_size, words, frames, words + frames, blob, external};
+    if (!complete(&asked, parts, blob_size, external_count) || frames > INT32_MAX)
         return GW_BAD_ARGUMENT;
     if (at > UINT16_MAX || header_size > GW_SPLIT_HEADER_MAX || (mode == GW_PUSH_SPLIT && at + 4 > header_size))
         return GW_BAD_ARGUMENT;
-    struct push asked = {mode, at, header_size, parts, parts + part_count, blob, external};
     return gw_run(ring, push, &asked);
 }
-

@@ -11,8 +11,7 @@
 
 /* cdef begin */
 #define GW_PART_EXTERNAL 0x80000000 /* the next of `external`, not of `blob` */
-#define GW_PART_LAST 0x40000000     /* the frame ends with this part */
-#define GW_PART_LENGTH 0x3fffffff
+#define GW_PART_LENGTH 0x7fffffff
 
 #define GW_SPLIT_HEADER_MAX 64
 
@@ -96,10 +95,11 @@ int gw_vring_room(struct gw_vring *ring);
 int gw_vring_pop(struct gw_vring *ring, uint32_t budget, uint64_t max_bytes, uint64_t max_chain, struct gw_burst *burst);
 void gw_slab_free(void *slab);
 
-/* Copy `frames` frames into a device-writable queue; how many were accepted (dropped ones included), or a gw_result.
- * Each of the part_count words of parts is a length with flags; bytes come from blob and external in order. */
-int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_size, uint32_t frames,
-                  const uint32_t *parts, uint32_t part_count, const uint8_t *blob, uint64_t blob_size,
+/* Copy frames into a device-writable queue; how many were accepted (dropped ones included), or a gw_result. words begins
+ * with the number of parts of each frame; then, for each of the `parts` parts, comes its length: its bytes are the next
+ * ones of blob or, with GW_PART_EXTERNAL, at the next pointer of external. */
+int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_size, const uint32_t *words,
+                  uint32_t frames, uint32_t parts, const uint8_t *blob, uint64_t blob_size,
                   const void *const *external, uint32_t external_count);
 
 /* Return up to budget chains without looking at them; how many, or a gw_result. */
