@@ -25,8 +25,8 @@ class IpPacket:
 
     __slots__ = (
         "csum_ok",
-        "datagram",
         "dst",
+        "frame",
         "gso_size",
         "header_length",
         "iface",
@@ -34,7 +34,9 @@ class IpPacket:
         "payload",
         "proto",
         "src",
+        "start",
         "tos",
+        "total_length",
         "ttl",
         "version",
     )
@@ -51,8 +53,10 @@ class IpPacket:
         csum_ok: bool,
         gso_size: int,
         iface: Interface,
-        datagram: memoryview,
+        frame: memoryview,
+        start: int,
         header_length: int,
+        total_length: int,
         kind: PacketKind,
     ) -> None:
         self.version = version  #: 4 or 6
@@ -65,14 +69,21 @@ class IpPacket:
         self.csum_ok = csum_ok  #: TCP/UDP checksum: the link vouches for it or it was summed here
         self.gso_size = gso_size  #: > 0: a superframe that stands for segments of this many payload bytes
         self.iface = iface  #: the interface it came in through
-        self.datagram = datagram  #: whole packet from the IP header on
+        self.frame = frame  #: what it arrived in; the IP header is at ``start``
+        self.start = start
         self.header_length = header_length  #: of the IP header with options or extension headers, bytes
+        self.total_length = total_length  #: of header and payload
         self.kind = kind
+
+    @property
+    def datagram(self) -> memoryview:
+        """The whole packet from the IP header on."""
+        return self.frame[self.start : self.start + self.total_length]
 
     @property
     def header(self) -> memoryview:
         """The IP header with its options or extension headers."""
-        return self.datagram[: self.header_length]
+        return self.frame[self.start : self.start + self.header_length]
 
 
 class IcmpError:

@@ -268,6 +268,14 @@ class NeighbourCache:
         entry._release_pending()  # noqa: SLF001
         return entry
 
+    def fixed(self, address: bytes, mac: bytes) -> Neighbour:
+        """An entry outside the cache whose MAC follows from its address: broadcast, multicast, loopback."""
+        entry = Neighbour(self, address)
+        entry.mac = mac
+        entry.state = _PERMANENT
+        entry.header = mac + self.mac
+        return entry
+
     def remove(self, address: bytes) -> bool:
         """Forget a neighbour; packets held for it are dropped and counted. False if it was not there."""
         entry = self._entries.pop(address, None)

@@ -1,0 +1,59 @@
+"""What changed in a network namespace: records for those above who tell others (netlink groups, kernel events).
+
+Lower layers never call upward. They append here; readers keep a cursor and drain from it. The log is bounded: a reader
+that was away too long learns how many records it lost, as a netlink socket does with ENOBUFS.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+MAX_RECORDS: Final = 1024
+
+
+class ChangeKind(StrEnum):
+    NEW_LINK = "new-link"  #: also: flags, carrier, MTU or MAC of a link changed
+    DEL_LINK = "del-link"
+    NEW_ADDRESS = "new-address"
+    DEL_ADDRESS = "del-address"
+    NEW_ROUTE = "new-route"
+    DEL_ROUTE = "del-route"
+    NEW_NEIGHBOUR = "new-neighbour"  #: also: its state changed
+    DEL_NEIGHBOUR = "del-neighbour"
+
+
+@dataclass(slots=True)
+class Change:
+    """One record. `subject` is the Interface, InterfaceAddress, RouteEntry or Neighbour concerned."""
+
+    kind: ChangeKind
+    subject: Any
+    ifindex: int  #: 0 if no interface is concerned
+    detail: str = ""  #: for links: what changed, in words
+
+
+class ChangeLog:
+    """Append-only, bounded, read through cursors."""
+
+    def __init__(self, limit: int = MAX_RECORDS) -> None:
+        self._records: deque[Change] = deque(maxlen=limit)
+        self.end = 0  #: the cursor after the newest record
+        #: Set by the one layer above that distributes records; called at each append, may only note the work.
+        self.on_append: Callable[[], None] | None = None
+
+    def append(self, kind: ChangeKind, subject: Any, ifindex: int, detail: str = "") -> None:
+        self._records.append(Change(kind, subject, ifindex, detail))
+        self.end += 1
+        if self.on_append is not None:
+            self.on_append()
+
+    def since(self, cursor: int) -> tuple[list[Change], int]:
+        """(records after `cursor`, how many were lost before them). Continue from ``end``."""
+        wanted = self.end - cursor
+        kept = min(wanted, len(self._records))
+        records = list(self._records)[len(self._records) - kept :] if kept else []
+        return records, wanted - kept

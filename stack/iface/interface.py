@@ -1,0 +1,427 @@
+"""One network interface: a link device with a name, addresses and neighbours, and a bounded transmit queue.
+
+Theory of operation
+-------------------
+In: `service` takes one burst from the device, reads 14 bytes of each frame and calls the handler registered for the
+ethertype. Out: the layers above append whole frames with `enqueue`; the first one of a turn asks the Scheduler to run
+`flush` at the end of the turn, so that everything queued meanwhile leaves in one `transmit`. What the device does not
+accept stays in order at the head of the queue and is retried at the next `service`, which the device's descriptor (or
+`on_change`) brings about. The queue is bounded in frames and bytes and drops at the tail, counted.
+
+A queued frame carries the offload facts its sender likes; before `transmit` the burst passes `stack.link.offload`
+if the device lacks something. Frames made ready for one set of offloads are looked at again if the device changes
+them (a guest's driver was reset) before they leave.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from stack.errors import DropReason, Drops, NetError
+from stack.iface.arp import Arp
+from stack.iface.changes import ChangeKind, ChangeLog
+from stack.link.device import LinkDevice, RxFrame, TxFrame
+from stack.link.neighbour import Neighbour, NeighbourCache, NeighbourState
+from stack.link.offload import ALL_OFFLOADS, prepare, wire_length
+from stack.wire import ethernet
+from stack.wire.ipv4 import MIN_MTU
+
+if TYPE_CHECKING:
+    from stack.iface.address import InterfaceAddress
+    from stack.scheduler import Scheduler
+
+TX_QUEUE_FRAMES: Final = 1000  # Linux: txqueuelen of an Ethernet device
+TX_QUEUE_BYTES: Final = 16 << 20  # a few receive windows of a 6 MiB autotuned peer
+MAX_SUPERFRAME: Final = 65549  # bytes: 14 + 65535, see LinkDevice.max_superframe
+
+#: ifi_type of <linux/if_arp.h> (IF-01, IF-02).
+ARPHRD_ETHER: Final = 1
+ARPHRD_LOOPBACK: Final = 772
+
+#: How the link addressed a frame; the values are those of `stack.ip.packet.PacketKind`.
+TO_US: Final = 0
+TO_ALL: Final = 1
+TO_GROUP: Final = 2
+
+#: destination, ethertype
+_DESTINATION: Final = struct.Struct("!6s6xH")
+_ETHERTYPE: Final = struct.Struct("!H")
+
+#: What an ethertype's handler is called with: interface, whole frame, TO_*, offload flags, gso_size (0: no superframe).
+FrameHandler: TypeAlias = Callable[["Interface", memoryview, int, int, int], None]
+
+
+class InterfaceFlags(IntFlag):
+    """IFF_* of <net/if.h>."""
+
+    UP = 0x1
+    BROADCAST = 0x2
+    LOOPBACK = 0x8
+    RUNNING = 0x40
+    NOARP = 0x80
+    PROMISC = 0x100
+    ALLMULTI = 0x200
+    MULTICAST = 0x1000
+    LOWER_UP = 0x10000
+
+
+class Tap(Protocol):
+    """Sees every frame of an interface as it passes: packet sockets, captures."""
+
+    def received(self, burst: Sequence[RxFrame]) -> None: ...
+    def transmitted(self, burst: Sequence[TxFrame]) -> None: ...
+
+
+@dataclass(slots=True)
+class InterfaceStats:
+    """Counters since creation; a superframe counts as one packet."""
+
+    rx_packets: int = 0
+    rx_bytes: int = 0
+    tx_packets: int = 0
+    tx_bytes: int = 0
+
+
+class Interface:
+    """A link of one network namespace. Implements `stack.iface.source.Source`."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        device: LinkDevice,
+        *,
+        name: str,
+        index: int,
+        changes: ChangeLog,
+        mac: bytes | None = None,
+        mtu: int | None = None,
+        loopback: bool = False,
+    ) -> None:
+        """`mac` (6 bytes) and `mtu` replace what the device suggests. Raises ValueError for values no link can have."""
+        self.scheduler = scheduler
+        self.device = device
+        self.name = name
+        self.index = index
+        self.loopback = loopback
+        self.mac = device.mac if mac is None else mac
+        if len(self.mac) != ethernet.MAC_LENGTH or ethernet.is_group(self.mac):
+            raise ValueError(f"{name}: not the MAC address of a host: {self.mac.hex(':')!r}")
+        self._mtu_set = mtu is not None
+        self.mtu = device.mtu if mtu is None else mtu  #: largest layer-3 packet, bytes
+        if self.mtu < MIN_MTU or self.mtu > device.mtu:
+            raise ValueError(f"{name}: MTU {self.mtu} is not within {MIN_MTU}..{device.mtu}, what the device carries")
+        self.up = True  #: administratively; see `set_up`
+        self.carrier = device.carrier
+        self.offloads = device.offloads  #: of the device, as last seen
+        self.max_superframe = device.max_superframe
+        self.addresses: list[InterfaceAddress] = []
+        self.promiscuous = 0  #: how many want frames for others too
+        self.stats = InterfaceStats()
+        self.drops = Drops()
+        self.taps: list[Tap] = []
+        self.on_ready: Callable[[], None] | None = None
+        #: Called with (interface, what) after flags, carrier, MTU or MAC changed; set by the network layer.
+        self.on_link_change: Callable[[Interface, str], None] | None = None
+        #: Gets frames whose neighbour never answered; set by the network layer.
+        self.on_unreachable: Callable[[Interface, list[TxFrame]], None] | None = None
+        self.handlers: dict[int, FrameHandler] = {}
+        #: Asks for a 16-byte address's MAC (neighbour solicitation); set by the network layer.
+        self.solicit6: Callable[[Interface, Neighbour], None] | None = None
+        self._changes = changes
+        self.neighbours = NeighbourCache(
+            scheduler,
+            mac=self.mac,
+            solicit=self._solicit,
+            on_resolved=self._resolved,
+            on_failed=self._neighbour_failed,
+            on_change=self._neighbour_changed,
+        )
+        self.arp = Arp(self)
+        if not loopback:
+            self.handlers[ethernet.ETHERTYPE_ARP] = self.arp.receive
+        self._queue: list[TxFrame] = []  # not yet looked at for offloads
+        self._ready: list[TxFrame] = []  # good for `offloads`, refused by the device so far
+        self._queued_bytes = 0
+        self._flush_asked = False
+        self._closed = False
+        device.on_change = self._device_changed
+
+    # --- Source -------------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        return -1 if self._closed else self.device.fileno()
+
+    def suppress(self) -> None:
+        self.device.suppress()
+
+    def arm(self) -> bool:
+        return self.device.arm()
+
+    def service(self, budget: int) -> int:
+        """Retry what the device refused, then take and handle one burst of up to `budget` frames."""
+        if self._ready:
+            self.flush()
+        burst = self.device.receive(budget)
+        if not burst:
+            return 0
+        if self.taps:
+            for tap in self.taps:
+                tap.received(burst)
+        if not self.up:
+            self.drops.count(DropReason.LINK_DOWN, len(burst))
+            return len(burst)
+        mac = self.mac
+        handlers = self.handlers
+        size = 0
+        for frame, flags, gso_type, gso_size, _, _ in burst:
+            length = len(frame)
+            size += length
+            if length < ethernet.HEADER_LENGTH:
+                self.drops.count(DropReason.TOO_SHORT)
+                continue
+            dst, ethertype = _DESTINATION.unpack_from(frame)
+            if dst == mac:
+                kind = TO_US
+            elif dst[0] & 1:
+                kind = TO_ALL if dst == ethernet.BROADCAST else TO_GROUP
+            else:
+                self.drops.count(DropReason.OTHER_HOST)
+                continue
+            handler = handlers.get(ethertype)
+            if handler is None:
+                self.drops.count(DropReason.UNKNOWN_ETHERTYPE)
+                continue
+            handler(self, frame, kind, flags, gso_size if gso_type else 0)
+        stats = self.stats
+        stats.rx_packets += len(burst)
+        stats.rx_bytes += size
+        return len(burst)
+
+    # --- transmitting -------------------------------------------------------------------------------------------
+
+    def enqueue(self, frame: TxFrame, length: int) -> None:
+        """Queue a whole frame of `length` bytes; it leaves at the end of the turn. Drops at the tail when full."""
+        queue = self._queue
+        queued = self._queued_bytes + length
+        if queued > TX_QUEUE_BYTES or len(queue) + len(self._ready) >= TX_QUEUE_FRAMES:
+            self.drops.count(DropReason.QUEUE_FULL)
+            return
+        self._queued_bytes = queued
+        queue.append(frame)
+        if not self._flush_asked:
+            self._ask_flush()
+
+    def send_frame(self, dst: bytes, ethertype: int, payload: bytes) -> None:
+        """Queue one frame made of plain bytes."""
+        if self.up:
+            head = dst + self.mac + _ETHERTYPE.pack(ethertype)
+            self.enqueue(((head, payload), 0, 0, 0, 0, 0, 0), len(head) + len(payload))
+
+    def send_unresolved(self, neighbour: Neighbour, frame: TxFrame, length: int) -> None:
+        """Send, or hold until `neighbour` answers, a frame whose first 12 bytes (the MACs) are still blank."""
+        header = neighbour.header or neighbour.resolve()
+        if header is None:
+            neighbour.hold((frame, length), length)
+        else:
+            self.enqueue(_addressed(frame, header), length)
+
+    @property
+    def queued(self) -> int:
+        """Frames waiting for the end of the turn or for the device."""
+        return len(self._queue) + len(self._ready)
+
+    def flush(self) -> None:
+        """Hand what is queued to the device: the end of a turn, or the device has room again."""
+        self._flush_asked = False
+        burst = self._ready
+        fresh = self._queue
+        if fresh:
+            self._queue = []
+            prepared: Sequence[TxFrame] = fresh
+            if self.offloads & ALL_OFFLOADS != ALL_OFFLOADS or self.max_superframe < MAX_SUPERFRAME:
+                refused: list[TxFrame] = []
+                prepared = prepare(fresh, self.offloads, self.max_superframe, refused)
+                if refused:
+                    self.drops.count(DropReason.DEVICE_ERROR, len(refused))
+            if burst:
+                burst.extend(prepared)
+            else:
+                burst = self._ready = prepared if isinstance(prepared, list) else list(prepared)
+        if not burst:
+            self._queued_bytes = 0
+            return
+        self._ready = []
+        offloads = self.offloads
+        accepted = self.device.transmit(burst)
+        stats = self.stats
+        stats.tx_packets += accepted
+        done = burst
+        if accepted < len(burst):
+            done = burst[:accepted]
+            if self.offloads is offloads or self.offloads == offloads:
+                self._ready = burst[accepted:]
+            else:  # the device changed its mind meanwhile: look at them again
+                self._queue[:0] = burst[accepted:]
+                self._ask_flush()
+        if self._ready or self._queue:
+            # Software segmentation changes the number of bytes: count what is really there.
+            stats.tx_bytes += sum(map(wire_length, done))
+            self._queued_bytes = sum(map(wire_length, self._ready)) + sum(map(wire_length, self._queue))
+        else:
+            stats.tx_bytes += self._queued_bytes
+            self._queued_bytes = 0
+        if self.taps and done:
+            for tap in self.taps:
+                tap.transmitted(done)
+
+    # --- configuration ------------------------------------------------------------------------------------------
+
+    @property
+    def flags(self) -> InterfaceFlags:
+        """IFF_* as Linux shows them (IF-01, IF-02)."""
+        flags = InterfaceFlags.LOOPBACK if self.loopback else InterfaceFlags.BROADCAST | InterfaceFlags.MULTICAST
+        if self.up:
+            flags |= InterfaceFlags.UP
+            if self.carrier:
+                flags |= InterfaceFlags.RUNNING | InterfaceFlags.LOWER_UP
+        if self.promiscuous:
+            flags |= InterfaceFlags.PROMISC
+        return flags
+
+    @property
+    def link_type(self) -> int:
+        """ARPHRD_*"""
+        return ARPHRD_LOOPBACK if self.loopback else ARPHRD_ETHER
+
+    @property
+    def broadcast_mac(self) -> bytes:
+        return ethernet.NULL_MAC if self.loopback else ethernet.BROADCAST
+
+    def has_address(self, address: bytes) -> bool:
+        return any(each.address == address for each in self.addresses)
+
+    def source_for(self, address: bytes) -> bytes | None:
+        """Our address to talk to `address` from: on its subnet if there is one, else the first of its family."""
+        first = None
+        for each in self.addresses:
+            if len(each.address) == len(address):
+                if each.covers(address):
+                    return each.address
+                if first is None:
+                    first = each.address
+        return first
+
+    def set_up(self, up: bool) -> None:
+        """Take the interface up or down. Going down forgets neighbours and drops what is queued."""
+        if up == self.up:
+            return
+        self.up = up
+        if not up:
+            self.neighbours.flush()
+            self._drop_queue()
+        self._link_changed("up" if up else "down")
+
+    def set_mtu(self, mtu: int) -> None:
+        """Raises NetError(EINVAL) outside of 68..device.mtu."""
+        if not MIN_MTU <= mtu <= self.device.mtu:
+            raise NetError(errno.EINVAL, f"{self.name}: MTU {mtu} is not within {MIN_MTU}..{self.device.mtu}")
+        self._mtu_set = True
+        if mtu != self.mtu:
+            self.mtu = mtu
+            self._link_changed("mtu")
+
+    def set_mac(self, mac: bytes) -> None:
+        """Change the hardware address (6 bytes). Raises NetError(EADDRNOTAVAIL) for one no host can have."""
+        if len(mac) != ethernet.MAC_LENGTH or ethernet.is_group(mac) or self.loopback:
+            raise NetError(errno.EADDRNOTAVAIL, f"{self.name}: not the MAC address of a host: {mac.hex(':')!r}")
+        if mac != self.mac:
+            self.mac = mac
+            self.neighbours.set_mac(mac)
+            self._link_changed("mac")
+
+    def close(self) -> None:
+        """Let go of the device (which stays open: it is its maker's). Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self.up = False
+            self.neighbours.flush(keep_permanent=False)
+            self._drop_queue()
+            self.device.on_change = None
+
+    def _ask_flush(self) -> None:
+        self._flush_asked = True
+        self.scheduler.defer(self.flush)
+
+    def _drop_queue(self) -> None:
+        if self._queue or self._ready:
+            self.drops.count(DropReason.LINK_DOWN, len(self._queue) + len(self._ready))
+        self._queue = []
+        self._ready = []
+        self._queued_bytes = 0
+
+    def _link_changed(self, what: str) -> None:
+        self._changes.append(ChangeKind.NEW_LINK, self, self.index, what)
+        if self.on_link_change is not None:
+            self.on_link_change(self, what)
+
+    # --- called by the device and the neighbour cache -------------------------------------------------------------
+
+    def _device_changed(self) -> None:
+        """Carrier, offloads, MTU or pending work changed."""
+        device = self.device
+        what = []
+        if device.offloads != self.offloads or device.max_superframe != self.max_superframe:
+            self.offloads = device.offloads
+            self.max_superframe = device.max_superframe
+            self._queue = self._ready + self._queue
+            self._ready = []
+            if self._queue:
+                self._ask_flush()
+            what.append("offloads")
+        mtu = min(self.mtu, device.mtu) if self._mtu_set else device.mtu
+        if mtu != self.mtu and mtu >= MIN_MTU:
+            self.mtu = mtu
+            what.append("mtu")
+        if device.carrier != self.carrier:
+            self.carrier = device.carrier
+            what.append("carrier" if self.carrier else "no carrier")
+            if not self.carrier:
+                self.neighbours.flush()
+        if what:
+            self._link_changed(", ".join(what))
+        if self.on_ready is not None:
+            self.on_ready()
+
+    def _solicit(self, entry: Neighbour) -> None:
+        if len(entry.address) == 4:
+            self.arp.solicit(entry)
+        elif self.solicit6 is not None:
+            self.solicit6(self, entry)
+
+    def _resolved(self, entry: Neighbour, waiting: list[Any]) -> None:
+        header = entry.header or entry.resolve()
+        if header is not None:
+            for frame, length in waiting:
+                self.enqueue(_addressed(frame, header), length)
+
+    def _neighbour_failed(self, _entry: Neighbour, waiting: list[Any]) -> None:
+        if self.on_unreachable is not None:
+            self.on_unreachable(self, [frame for frame, _ in waiting])
+
+    def _neighbour_changed(self, entry: Neighbour) -> None:
+        dead = entry.state == NeighbourState.DEAD
+        self._changes.append(ChangeKind.DEL_NEIGHBOUR if dead else ChangeKind.NEW_NEIGHBOUR, entry, self.index)
+
+    def __repr__(self) -> str:
+        return f"Interface({self.index}: {self.name} {self.mac.hex(':')} mtu {self.mtu})"
+
+
+def _addressed(frame: TxFrame, macs: bytes) -> TxFrame:
+    """`frame` with its blank MACs filled in."""
+    parts, *facts = frame
+    return ((macs + bytes(parts[0][12:]), *parts[1:]), *facts)  # type: ignore[return-value]  # same arity

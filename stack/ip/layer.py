@@ -1,0 +1,397 @@
+"""`IpLayer`: IPv4 and IPv6 of one network namespace, as transports and the namespace see it.
+
+Theory of operation
+-------------------
+The layer owns what both directions need: the interfaces, which addresses are ours, the routing tables, who handles
+which protocol, the port tables. The work is done by its parts: `Ipv4Input`, `Ipv6Input`, `IpOutput`, `Icmp4`, `Icmp6`.
+
+Anything that may change where a packet goes (an address, a route, a link, a path MTU) bumps ``generation``. A caller
+keeps the `Route` it got and compares ``route.generation`` with ``ip.generation`` before each use: one integer
+comparison instead of a lookup.
+
+Delivery follows the weak host model, as Linux does: a packet for any of our addresses is ours, whichever interface it
+came in through; packets to our own addresses go through `lo`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from stack.errors import Drops, NetError
+from stack.iface.address import SCOPE_HOST, SCOPE_LINK, SCOPE_UNIVERSE
+from stack.ip.icmp4 import Icmp4
+from stack.ip.icmp6 import Icmp6
+from stack.ip.input4 import Ipv4Input
+from stack.ip.input6 import Ipv6Input
+from stack.ip.output import IpOutput
+from stack.ip.packet import IcmpError, IpPacket, PacketKind
+from stack.ip.ports import PortTable
+from stack.ip.ratelimit import IcmpRateLimit
+from stack.ip.route import Route, RouteEntry, RouteKind, RouteTable
+from stack.link.device import Offload, TxFrame
+from stack.scheduler import NS_PER_S
+from stack.wire import icmp, icmpv6, ipv4, ipv6
+from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
+from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
+
+if TYPE_CHECKING:
+    from stack.iface.interface import Interface
+    from stack.scheduler import Scheduler
+
+MAX_CACHED_ROUTES: Final = 4096
+MAX_PATH_MTUS: Final = 4096
+PATH_MTU_EXPIRY: Final = 600 * NS_PER_S  # Linux: net.ipv4.route.mtu_expires
+MIN_PATH_MTU: Final = 552  # Linux: net.ipv4.route.min_pmtu; nobody talks us into smaller packets
+
+_REFUSALS: Final = {
+    RouteKind.BLACKHOLE: errno.EINVAL,
+    RouteKind.UNREACHABLE: errno.EHOSTUNREACH,
+    RouteKind.PROHIBIT: errno.EACCES,
+}
+_ERROR_HOST_UNREACHABLE: Final = (icmp.UNREACHABLE, icmp.HOST_UNREACHABLE)
+_ERROR_ADDRESS_UNREACHABLE: Final = (icmpv6.UNREACHABLE, icmpv6.ADDRESS_UNREACHABLE)
+
+
+class IpLayer:
+    """One per `NetNamespace`. Addresses are 4 or 16 raw bytes, which also tells the family."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.generation = 1  #: bumped by whatever may change a route
+        self.drops = Drops()
+        self.interfaces: dict[int, Interface] = {}  #: by index
+        self.loopback: Interface  # the first interface added
+        #: Every address a packet may have to be ours, and as what. Broadcasts of IPv4 also stand in `broadcasts`.
+        self.local: dict[bytes, PacketKind] = {}
+        self.broadcasts: set[bytes] = set()
+        self.routes4 = RouteTable(4)
+        self.routes6 = RouteTable(16)
+        self.handlers4: dict[int, Callable[[IpPacket], None]] = {}
+        self.handlers6: dict[int, Callable[[IpPacket], None]] = {}
+        self._error_handlers: dict[int, Callable[[IcmpError], None]] = {}
+        #: Local ports in use, by protocol number.
+        self.ports = {
+            proto: PortTable(scheduler.rng, is_local=self.is_local) for proto in (ipv4.PROTO_TCP, ipv4.PROTO_UDP)
+        }
+        self._groups: dict[tuple[bytes, int], int] = {}  # (group, ifindex) -> how many joined
+        self._cache: dict[tuple[bytes, bytes | None, int], Route] = {}
+        self._path_mtus: dict[bytes, tuple[int, int]] = {}  # destination -> (MTU, expiry in ns)
+        self.icmp_limit = IcmpRateLimit(scheduler)
+        self.icmp4 = Icmp4(self)
+        self.icmp6 = Icmp6(self)
+        self.input4 = Ipv4Input(self)
+        self.input6 = Ipv6Input(self)
+        #: Send a transport datagram: see `IpOutput.send`. An attribute, because a call saved is worth it here.
+        self.output = IpOutput(self).send
+        self.handlers4[ipv4.PROTO_ICMP] = self.icmp4.receive
+        self.handlers6[ipv6.ICMPV6] = self.icmp6.receive
+
+    # --- for transports -----------------------------------------------------------------------------------------
+
+    def register(self, proto: int, handler: Callable[[IpPacket], None], on_error: Callable[[IcmpError], None]) -> None:
+        """Hand packets of `proto`, of both families, to `handler`, and errors about packets we sent to `on_error`."""
+        self.handlers4[proto] = self.handlers6[proto] = handler
+        self._error_handlers[proto] = on_error
+
+    def route(self, dst: bytes, *, src: bytes | None = None, oif: int = 0) -> Route:
+        """Where packets to `dst` go, from `src` if that is settled, through interface `oif` if not 0.
+
+        The unspecified address stands for the loopback address, as on Linux. Raises NetError: ENETUNREACH (no route),
+        EHOSTUNREACH, EACCES, EINVAL (a route says so), EADDRNOTAVAIL (no address to send from), ENODEV (no such oif).
+        """
+        key = (dst, src, oif)
+        route = self._cache.get(key)
+        if route is None or route.generation != self.generation:
+            if len(self._cache) >= MAX_CACHED_ROUTES:
+                self._cache.clear()
+            route = self._cache[key] = self._find_route(dst, src, oif)
+        return route
+
+    def mtu_for(self, route: Route) -> int:
+        """Largest IP packet towards the route's destination, bytes."""
+        return route.mtu
+
+    def offloads_for(self, route: Route) -> tuple[Offload, int]:
+        """(what the link takes over, largest transport datagram of one superframe in bytes, its header included).
+
+        Superframes may be handed down in any case: a link without TSO has them cut in software.
+        """
+        iface = route.iface
+        header = 20 if len(route.dst) == 4 else 40
+        limit = 65535 if header == 40 else 65515
+        tso = Offload.TSO4 if header == 20 else Offload.TSO6
+        if iface.offloads & tso:
+            limit = min(limit, iface.max_superframe - ETHERNET_LENGTH - header)
+        return iface.offloads, limit
+
+    def confirm(self, route: Route) -> None:
+        """The transport made progress towards the route's destination: its next hop is alive (RFC 4861 7.3.1)."""
+        neighbour = route.neighbour
+        if neighbour is not None:
+            neighbour.confirm()
+
+    def update_path_mtu(self, dst: bytes, mtu: int) -> None:
+        """Believe an ICMP error's MTU for `dst`. For transports, once they recognised the quoted packet as theirs."""
+        minimum = MIN_PATH_MTU if len(dst) == 4 else ipv6.MIN_MTU
+        mtu = max(mtu, minimum)
+        if mtu >= self.route(dst).mtu:
+            return
+        if len(self._path_mtus) >= MAX_PATH_MTUS:
+            del self._path_mtus[next(iter(self._path_mtus))]
+        self._path_mtus[dst] = (mtu, self.scheduler.now + PATH_MTU_EXPIRY)
+        self.invalidate()
+
+    def send_port_unreachable(self, packet: IpPacket) -> None:
+        """Nobody has the port (RFC 1122 4.1.3.1, RFC 4443 3.1)."""
+        if packet.version == 4:
+            self.icmp4.send_error(packet, icmp.UNREACHABLE, icmp.PORT_UNREACHABLE)
+        else:
+            self.icmp6.send_error(packet, icmpv6.UNREACHABLE, icmpv6.PORT_UNREACHABLE)
+
+    def deliver_error(self, error: IcmpError) -> None:
+        """Hand an error to the transport it is about."""
+        handler = self._error_handlers.get(error.proto)
+        if handler is not None:
+            handler(error)
+
+    def is_local(self, address: bytes) -> bool:
+        """May a socket bind to `address`? Ours, a broadcast address or group of ours, or in 127/8."""
+        if len(address) == 4 and ipv4.is_loopback(address):
+            return True
+        return address in self.local or address in self.broadcasts or _is_group(address)
+
+    def is_own_unicast(self, address: bytes) -> bool:
+        """Is `address` one that packets from us carry as source?"""
+        if len(address) == 4 and ipv4.is_loopback(address):
+            return True
+        return self.local.get(address) is PacketKind.UNICAST
+
+    # --- for the namespace --------------------------------------------------------------------------------------
+
+    def add_interface(self, iface: Interface) -> None:
+        """The first one is `lo`."""
+        if not self.interfaces:
+            self.loopback = iface
+        self.interfaces[iface.index] = iface
+        iface.handlers[ETHERTYPE_IPV4] = self.input4.receive
+        iface.handlers[ETHERTYPE_IPV6] = self.input6.receive
+        iface.solicit6 = self.icmp6.ndp.solicit
+        iface.on_unreachable = self._unreachable
+        iface.on_link_change = self._link_changed
+        self.refresh()
+
+    def remove_interface(self, iface: Interface) -> list[RouteEntry]:
+        """Forget an interface; returns the routes that went with it."""
+        del self.interfaces[iface.index]
+        gone = [entry for table in (self.routes4, self.routes6) for entry in table if entry.iface is iface]
+        for entry in gone:
+            self.remove_route(entry)
+        for group, index in [key for key in self._groups if key[1] == iface.index]:
+            del self._groups[group, index]
+        iface.on_unreachable = iface.on_link_change = iface.solicit6 = None
+        self.refresh()
+        return gone
+
+    def add_route(self, entry: RouteEntry) -> bool:
+        """False if the same line is there already."""
+        added = self._table(entry.network).add(entry)
+        self.invalidate()
+        return added
+
+    def remove_route(self, entry: RouteEntry) -> bool:
+        """False if it is not there."""
+        removed = self._table(entry.network).remove(entry)
+        self.invalidate()
+        return removed
+
+    def join_group(self, group: bytes, iface: Interface) -> None:
+        """Receive packets to `group` (counted: leave as often as joined)."""
+        key = (group, iface.index)
+        self._groups[key] = self._groups.get(key, 0) + 1
+        self.refresh()
+
+    def leave_group(self, group: bytes, iface: Interface) -> None:
+        """Raises NetError(EADDRNOTAVAIL) if nobody joined."""
+        key = (group, iface.index)
+        count = self._groups.get(key, 0)
+        if not count:
+            raise NetError(errno.EADDRNOTAVAIL)
+        if count == 1:
+            del self._groups[key]
+        else:
+            self._groups[key] = count - 1
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Addresses or interfaces changed: work out anew which destinations are ours."""
+        local: dict[bytes, PacketKind] = {
+            ipv4.LIMITED_BROADCAST: PacketKind.BROADCAST,
+            ipv4.ALL_SYSTEMS: PacketKind.MULTICAST,
+            ipv6.ALL_NODES: PacketKind.MULTICAST,
+        }
+        for group, _ in self._groups:
+            local[group] = PacketKind.MULTICAST
+        unicasts: list[bytes] = []
+        for iface in self.interfaces.values():
+            for each in iface.addresses:
+                unicasts.append(each.address)
+                if len(each.address) == 16:
+                    local[ipv6.solicited_node(each.address)] = PacketKind.MULTICAST
+                elif each.broadcast is not None:
+                    local[each.broadcast] = PacketKind.BROADCAST
+                    local[each.network] = PacketKind.BROADCAST  # RFC 1122 3.3.6: the old form, all zeros
+        for address in unicasts:
+            local[address] = PacketKind.UNICAST
+        self.local.clear()  # the parts hold on to this very dict
+        self.local.update(local)
+        self.broadcasts.clear()
+        self.broadcasts.update(address for address, kind in local.items() if kind is PacketKind.BROADCAST)
+        self.invalidate()
+
+    def invalidate(self) -> None:
+        """Every Route handed out is to be asked for again."""
+        self.generation += 1
+        self._cache.clear()
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _table(self, address: bytes) -> RouteTable:
+        return self.routes4 if len(address) == 4 else self.routes6
+
+    def _link_changed(self, _iface: Interface, _what: str) -> None:
+        self.invalidate()
+
+    def _find_route(self, dst: bytes, src: bytes | None, oif: int) -> Route:
+        if oif and oif not in self.interfaces:
+            raise NetError(errno.ENODEV)
+        width = len(dst)
+        if not any(dst):
+            dst = ipv4.LOOPBACK if width == 4 else ipv6.LOOPBACK
+        kind = self.local.get(dst)
+        if kind is PacketKind.UNICAST or (width == 4 and ipv4.is_loopback(dst)):
+            if not self.loopback.up:
+                raise NetError(errno.ENETUNREACH)
+            return self._make(self.loopback, src or dst, dst, dst, RouteKind.LOCAL)
+        if kind is PacketKind.BROADCAST or dst == ipv4.LIMITED_BROADCAST:
+            iface = self._broadcast_interface(dst, src, oif)
+            return self._make(iface, src or self._source(iface, dst), dst, dst, RouteKind.BROADCAST)
+        group = _is_group(dst)
+        if group and oif:
+            iface = self.interfaces[oif]
+            return self._make(iface, src or self._source(iface, dst), dst, dst, RouteKind.MULTICAST)
+        entry = self._table(dst).lookup(dst, oif)
+        if entry is None:
+            raise NetError(errno.ENETUNREACH)
+        if entry.iface is None:
+            raise NetError(_REFUSALS.get(entry.kind, errno.ENETUNREACH))
+        next_hop = dst if group or entry.gateway is None else entry.gateway
+        route_kind = RouteKind.MULTICAST if group else RouteKind.UNICAST
+        source = src or entry.src or self._source(entry.iface, next_hop)
+        return self._make(entry.iface, source, dst, next_hop, route_kind)
+
+    def _make(self, iface: Interface, src: bytes, dst: bytes, next_hop: bytes, kind: RouteKind) -> Route:
+        mtu = iface.mtu
+        known = self._path_mtus.get(dst)
+        if known is not None:
+            if known[1] > self.scheduler.now:
+                mtu = min(mtu, known[0])
+            else:
+                del self._path_mtus[dst]
+        return Route(iface, src, dst, next_hop, mtu, kind, self.generation)
+
+    def _broadcast_interface(self, dst: bytes, src: bytes | None, oif: int) -> Interface:
+        """Whose subnet `dst` is the broadcast of; for 255.255.255.255 the source's or the default route's."""
+        if oif:
+            return self.interfaces[oif]
+        for iface in self.interfaces.values():
+            for each in iface.addresses:
+                ours = dst in (each.broadcast, each.network) or each.address == src
+                if iface.up and ours and each.broadcast is not None:
+                    return iface
+        entry = self.routes4.lookup(dst)
+        if entry is None or entry.iface is None:
+            raise NetError(errno.ENETUNREACH)
+        return entry.iface
+
+    def _source(self, iface: Interface, target: bytes) -> bytes:
+        """The address to send from (RFC 6724 in the small: same subnet, then same scope, then longest prefix)."""
+        width = len(target)
+        best: tuple[int, int, int] | None = None
+        source: bytes | None = None
+        scope = _scope(target)
+        for candidate in (iface, *self.interfaces.values()):
+            for each in candidate.addresses:
+                if len(each.address) != width or (each.scope == SCOPE_HOST and not candidate.loopback):
+                    continue
+                if candidate.loopback and not iface.loopback:
+                    continue
+                rank = (
+                    candidate is iface,
+                    (each.covers(target) << 1) + (each.scope == scope),
+                    _common_bits(each.address, target) if width == 16 else 0,
+                )
+                if best is None or rank > best:
+                    best, source = rank, each.address
+            if source is not None:
+                break
+        if source is not None:
+            return source
+        if width == 4:
+            return ipv4.ANY  # an interface not yet configured may still ask for an address
+        raise NetError(errno.EADDRNOTAVAIL)
+
+    def _unreachable(self, _iface: Interface, frames: list[TxFrame]) -> None:
+        """Packets whose next hop never answered: their transports are told as by a router (EHOSTUNREACH)."""
+        for frame in frames:
+            datagram = memoryview(b"".join(frame[0]))[ETHERNET_LENGTH:]
+            if datagram[0] >> 4 == 4:
+                _, _, _, _, fragment, _, proto, _, src, dst = ipv4.HEADER.unpack_from(datagram)
+                payload = datagram[ipv4.HEADER_LENGTH :]
+                kind, code = _ERROR_HOST_UNREACHABLE
+                first = not fragment & ipv4.OFFSET_MASK
+            else:
+                _, _, proto, _, src, dst = ipv6.HEADER.unpack_from(datagram)
+                payload = datagram[ipv6.HEADER_LENGTH :]
+                kind, code = _ERROR_ADDRESS_UNREACHABLE
+                first = True
+                if proto == ipv6.FRAGMENT_HEADER:
+                    header, payload = ipv6.parse_fragment(payload)
+                    proto, first = header.next_header, not header.offset
+            if first:
+                self.deliver_error(
+                    IcmpError(
+                        version=4 if len(src) == 4 else 6,
+                        type=kind,
+                        code=code,
+                        errno=errno.EHOSTUNREACH,
+                        hard=False,
+                        mtu=0,
+                        info=0,
+                        src=src,
+                        local=src,
+                        remote=dst,
+                        proto=proto,
+                        payload=payload,
+                    )
+                )
+
+
+def _is_group(address: bytes) -> bool:
+    return 224 <= address[0] <= 239 if len(address) == 4 else address[0] == 0xFF
+
+
+def _scope(address: bytes) -> int:
+    """rtnetlink scope of a destination, for choosing a source of the same."""
+    if len(address) == 16:
+        link = ipv6.is_link_local(address) or (address[0] == 0xFF and address[1] & 0x0F == 2)
+    else:
+        link = address[0] == 169 and address[1] == 254
+    return SCOPE_LINK if link else SCOPE_UNIVERSE
+
+
+def _common_bits(one: bytes, other: bytes) -> int:
+    """Length of the longest prefix both share, bits."""
+    difference = int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
+    return len(one) * 8 - difference.bit_length()

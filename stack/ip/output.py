@@ -1,0 +1,241 @@
+"""IP packets on their way out: headers, fragmentation, link-layer addressing.
+
+Theory of operation
+-------------------
+A caller holds a `Route`; the Route holds the neighbour, the neighbour the finished MACs. So the common packet costs one
+`Struct.pack` for Ethernet and IP headers together and one append to the interface's queue, for a superframe of
+64 KiB as for an ACK. Everything else (unresolved neighbours, fragments, our copies of broadcasts) branches off.
+
+The IPv4 header checksum is arithmetic on numbers we have at hand: the words of a header are ver/ihl/tos, total length,
+identification, flags, ttl/protocol and the addresses, whose sum the Route keeps.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING, Final
+
+from stack.errors import NetError
+from stack.ip.route import Route, RouteKind
+from stack.link.device import NEEDS_CSUM, Buffer, TxFrame
+from stack.link.neighbour import Neighbour, NeighbourState
+from stack.wire import ethernet, ipv4, ipv6
+from stack.wire.checksum import sum_parts
+
+if TYPE_CHECKING:
+    from stack.ip.layer import IpLayer
+
+#: MACs (blank while unresolved), ethertype; then the IPv4 header's ten fields
+_FRAME4: Final = struct.Struct("!12sHBBHHHBBH4s4s")
+#: MACs, ethertype; then the IPv6 header's six
+_FRAME6: Final = struct.Struct("!12sHIHBB16s16s")
+_BLANK_MACS: Final = bytes(12)
+_START4: Final = 34  # bytes: Ethernet header and IPv4 header
+_START6: Final = 54  # bytes: Ethernet header and IPv6 header
+_MAX4: Final = ipv4.MAX_TOTAL_LENGTH - ipv4.HEADER_LENGTH
+
+
+class IpOutput:
+    """The sending half of one network namespace."""
+
+    def __init__(self, ip: IpLayer) -> None:
+        self._ip = ip
+        self._secret = ip.scheduler.rng.getrandbits(64)
+        self._idents = [ip.scheduler.rng.getrandbits(16) for _ in range(256)]
+        self._ident6 = ip.scheduler.rng.getrandbits(32)
+
+    def send(
+        self,
+        route: Route,
+        src: bytes,
+        dst: bytes,
+        proto: int,
+        parts: tuple[Buffer, ...],
+        length: int,
+        *,
+        ttl: int = 64,
+        tos: int = 0,
+        dont_fragment: bool = True,
+        csum_start_offset: int | None = None,
+        gso_type: int = 0,
+        gso_size: int = 0,
+        header_length: int = 0,
+    ) -> None:
+        """Send the transport datagram made of `parts` (`length` bytes together); it leaves at the end of the turn.
+
+        `csum_start_offset`: offset in ``parts[0]`` of a checksum field that holds the pseudo-header's partial sum and
+        is to be finished by the link; None: nothing is to be done. `gso_type`/`gso_size`/`header_length` (of the
+        transport header) make it a superframe. Without `dont_fragment` it is cut into fragments if it must.
+        Raises NetError: EMSGSIZE (too long), ENETDOWN.
+        """
+        iface = route.iface
+        if not iface.up:
+            raise NetError(errno.ENETDOWN)
+        neighbour = route.neighbour
+        if neighbour is None or neighbour.header is None:
+            neighbour = self._neighbour(route)
+        if len(dst) == 4:
+            total = length + 20
+            if (total > route.mtu and not gso_type) or total > 65535:
+                self._fragment4(route, src, dst, proto, parts, length, ttl, tos, dont_fragment, csum_start_offset)
+                return
+            if dont_fragment:
+                ident = 0  # RFC 6864 4.1: an atomic datagram's means nothing
+                flags = ipv4.FLAG_DF
+            else:
+                ident = self._next_ident(src, dst, proto)
+                flags = 0
+            addresses = route.address_sum
+            if src != route.src or dst != route.dst:
+                addresses = int.from_bytes(src, "big") + int.from_bytes(dst, "big")
+            first = _FRAME4.pack(
+                neighbour.header or _BLANK_MACS,
+                0x0800,
+                0x45,
+                tos,
+                total,
+                ident,
+                flags,
+                ttl,
+                proto,
+                (0x4500 + tos + total + ident + flags + (ttl << 8) + proto + addresses) % 0xFFFF ^ 0xFFFF,
+                src,
+                dst,
+            )
+            start = _START4
+        else:
+            if (length + 40 > route.mtu and not gso_type) or length > 65535:
+                self._fragment6(route, src, dst, proto, parts, length, ttl, tos, dont_fragment, csum_start_offset)
+                return
+            total = length + 40
+            first = _FRAME6.pack(
+                neighbour.header or _BLANK_MACS, 0x86DD, 0x60000000 | tos << 20, length, proto, ttl, src, dst
+            )
+            start = _START6
+        frame: TxFrame
+        if csum_start_offset is None:
+            frame = ((first, *parts), 0, 0, 0, 0, 0, 0)
+        else:
+            frame = (
+                (first, *parts),
+                NEEDS_CSUM,
+                gso_type,
+                start + header_length,
+                gso_size,
+                start,
+                csum_start_offset,
+            )
+        if neighbour.header is None:
+            iface.send_unresolved(neighbour, frame, total + 14)
+        else:
+            iface.enqueue(frame, total + 14)
+        if route.kind != RouteKind.UNICAST and route.kind != RouteKind.LOCAL:
+            self._copy_to_us(route, frame, total + 14)
+
+    def _neighbour(self, route: Route) -> Neighbour:
+        """The link-layer side of `route`, looked up again if the cache has buried the one it knew."""
+        neighbour = route.neighbour
+        if neighbour is None or neighbour.state == NeighbourState.DEAD:
+            iface = route.iface
+            hop = route.next_hop
+            if iface.loopback:
+                neighbour = iface.neighbours.fixed(hop, ethernet.NULL_MAC)
+            elif route.kind == RouteKind.BROADCAST:
+                neighbour = iface.neighbours.fixed(hop, ethernet.BROADCAST)
+            elif route.kind == RouteKind.MULTICAST:
+                mac = ethernet.multicast_mac4(hop) if len(hop) == 4 else ethernet.multicast_mac6(hop)
+                neighbour = iface.neighbours.fixed(hop, mac)
+            else:
+                neighbour = iface.neighbours.lookup(hop)
+            route.neighbour = neighbour
+        if neighbour.header is None:
+            neighbour.resolve()
+        return neighbour
+
+    def _next_ident(self, src: bytes, dst: bytes, proto: int) -> int:
+        """Identification of a datagram that may be cut: unique per (src, dst, protocol) as long as 16 bits allow."""
+        idents = self._idents
+        bucket = hash((self._secret, src, dst, proto)) & 0xFF
+        ident = idents[bucket] = (idents[bucket] + 1) & 0xFFFF
+        return ident
+
+    def _copy_to_us(self, route: Route, frame: TxFrame, length: int) -> None:
+        """Broadcasts reach our own sockets too (IF-13), multicasts if we are in the group: through `lo`."""
+        ip = self._ip
+        if ip.loopback.up and not route.iface.loopback and route.dst in ip.local:
+            parts, *facts = frame
+            first = ethernet.NULL_MAC * 2 + bytes(parts[0][12:])
+            ip.loopback.enqueue(((first, *parts[1:]), *facts), length)  # type: ignore[arg-type]  # same arity
+
+    # --- fragments ------------------------------------------------------------------------------------------------
+
+    def _fragment4(
+        self,
+        route: Route,
+        src: bytes,
+        dst: bytes,
+        proto: int,
+        parts: tuple[Buffer, ...],
+        length: int,
+        ttl: int,
+        tos: int,
+        dont_fragment: bool,
+        csum_start_offset: int | None,
+    ) -> None:
+        """RFC 791 3.2, "an example fragmentation procedure"."""
+        if dont_fragment or length > _MAX4:
+            raise NetError(errno.EMSGSIZE)
+        data = memoryview(_finished(parts, csum_start_offset))
+        step = (route.mtu - ipv4.HEADER_LENGTH) & ~7
+        ident = self._next_ident(src, dst, proto)
+        for offset in range(0, length, step):
+            piece = data[offset : offset + step]
+            more = offset + step < length
+            fragment = offset >> 3 | (ipv4.FLAG_MF if more else 0)
+            header = ipv4.Ipv4Header(src, dst, proto, len(piece) + 20, ident, fragment, ttl, tos).emit()
+            self._send_piece(route, _BLANK_MACS + b"\x08\x00" + header, piece)
+
+    def _fragment6(
+        self,
+        route: Route,
+        src: bytes,
+        dst: bytes,
+        proto: int,
+        parts: tuple[Buffer, ...],
+        length: int,
+        hop_limit: int,
+        traffic_class: int,
+        dont_fragment: bool,
+        csum_start_offset: int | None,
+    ) -> None:
+        """RFC 8200 4.5; only the source of a packet may do this."""
+        if dont_fragment or length > ipv6.MAX_PAYLOAD_LENGTH:
+            raise NetError(errno.EMSGSIZE)
+        data = memoryview(_finished(parts, csum_start_offset))
+        step = (route.mtu - ipv6.HEADER_LENGTH - ipv6.FRAGMENT_HEADER_LENGTH) & ~7
+        self._ident6 = (self._ident6 + 1) & 0xFFFFFFFF
+        for offset in range(0, length, step):
+            piece = data[offset : offset + step]
+            more = offset + step < length
+            fragment = ipv6.FragmentHeader(proto, offset, more, self._ident6).emit()
+            header = ipv6.Ipv6Header(
+                src, dst, ipv6.FRAGMENT_HEADER, len(fragment) + len(piece), hop_limit, traffic_class
+            ).emit()
+            self._send_piece(route, _BLANK_MACS + b"\x86\xdd" + header + fragment, piece)
+
+    def _send_piece(self, route: Route, head: bytes, piece: memoryview) -> None:
+        frame: TxFrame = ((head, piece), 0, 0, 0, 0, 0, 0)
+        length = len(head) + len(piece)
+        route.iface.send_unresolved(self._neighbour(route), frame, length)
+        if route.kind not in (RouteKind.UNICAST, RouteKind.LOCAL):
+            self._copy_to_us(route, frame, length)
+
+
+def _finished(parts: tuple[Buffer, ...], csum_start_offset: int | None) -> bytes:
+    """The whole transport datagram with its checksum complete: fragments leave nothing for a device to finish."""
+    whole = b"".join(parts)
+    if csum_start_offset is None:
+        return whole
+    value = sum_parts((whole,)) ^ 0xFFFF or 0xFFFF  # RFC 768: computed zero is sent as all ones
+    return whole[:csum_start_offset] + value.to_bytes(2, "big") + whole[csum_start_offset + 2 :]
