@@ -1,0 +1,256 @@
+"""One network namespace: interfaces, addresses, routes, ports, and the transports on top of them.
+
+Every change to links, addresses and routes is made here, or, for what a device or a neighbour does by itself, recorded
+in the same `ChangeLog`, so that those above can tell others.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from stack.errors import NetError
+from stack.iface.address import (
+    SCOPE_LINK,
+    InterfaceAddress,
+    network_of,
+    parse_address,
+    parse_prefix,
+)
+from stack.iface.changes import ChangeKind, ChangeLog
+from stack.iface.interface import Interface
+from stack.ip.layer import IpLayer
+from stack.ip.route import RouteEntry, RouteKind
+from stack.link.loopback import Loopback
+from stack.tcp.layer import TcpLayer
+from stack.udp import UdpLayer
+from stack.wire.ipv6 import link_local_from_mac
+
+if TYPE_CHECKING:
+    from stack.link.device import LinkDevice
+    from stack.scheduler import Scheduler
+    from stack.tcp.options import TcpConfig
+
+MAX_NAME_LENGTH: Final = 15  # IFNAMSIZ less the final zero
+PROTOCOL_KERNEL: Final = 2  # RTPROT_KERNEL: routes that follow from addresses
+PROTOCOL_STATIC: Final = 4  # RTPROT_STATIC
+#: Metric of IPv6 routes that follow from addresses (IP6_RT_PRIO_ADDRCONF) and of others (IP6_RT_PRIO_USER).
+METRIC6_KERNEL: Final = 256
+METRIC6_USER: Final = 1024
+
+
+class NetNamespace:
+    """Made with `lo` up: index 1, 127.0.0.1/8, ::1/128, MTU 65536 (IF-01)."""
+
+    def __init__(self, scheduler: Scheduler, *, name: str = "", tcp_config: TcpConfig | None = None) -> None:
+        self.scheduler = scheduler
+        self.name = name
+        self.changes = ChangeLog()
+        self._by_name: dict[str, Interface] = {}
+        self._next_index = itertools.count(1)
+        self.ip = IpLayer(scheduler)
+        self.lo = self._add(Loopback(), "lo", None, None, loopback=True)
+        self.add_address(self.lo, "127.0.0.1/8")
+        self.add_address(self.lo, "::1/128")
+        self.udp = UdpLayer(scheduler, self.ip)
+        self.tcp = TcpLayer(scheduler, self.ip, ports=self.ip.ports[6], config=tcp_config)
+
+    # --- interfaces -----------------------------------------------------------------------------------------------
+
+    @property
+    def interfaces(self) -> dict[str, Interface]:
+        """By name, in order of their indexes."""
+        return dict(self._by_name)
+
+    def interface(self, which: str | int) -> Interface:
+        """By name or index. Raises NetError(ENODEV)."""
+        found = self._by_name.get(which) if isinstance(which, str) else self.ip.interfaces.get(which)
+        if found is None:
+            raise NetError(errno.ENODEV, f"no interface {which!r} here; there are: {', '.join(self._by_name)}")
+        return found
+
+    def add_interface(
+        self,
+        device: LinkDevice,
+        name: str | None = None,
+        addresses: Iterable[str] = (),
+        mac: bytes | None = None,
+        mtu: int | None = None,
+    ) -> Interface:
+        """An Ethernet interface on `device`, up, with `addresses` like ``10.0.2.2/24`` and an IPv6 link-local one.
+
+        Without `name` the first free of eth0, eth1... Raises ValueError for a bad name, address, MAC or MTU,
+        NetError(EEXIST) for a name that is taken; nothing is left behind then.
+        """
+        parsed = [InterfaceAddress.parse(text) for text in addresses]
+        if name is None:
+            name = next(each for each in map("eth{}".format, itertools.count()) if each not in self._by_name)
+        iface = self._add(device, name, mac, mtu, loopback=False)
+        link_local = InterfaceAddress(link_local_from_mac(iface.mac), 64, scope=SCOPE_LINK)
+        for address in (*parsed, link_local):
+            if not iface.has_address(address.address):
+                self._add_address(iface, address)
+        return iface
+
+    def _add(self, device: LinkDevice, name: str, mac: bytes | None, mtu: int | None, *, loopback: bool) -> Interface:
+        if (
+            not name
+            or len(name) > MAX_NAME_LENGTH
+            or "/" in name
+            or ":" in name
+            or not name.isprintable()
+            or " " in name
+        ):
+            raise ValueError(f"not an interface name (1..{MAX_NAME_LENGTH} characters, no blank, '/' or ':'): {name!r}")
+        if name in self._by_name:
+            raise NetError(errno.EEXIST, f"there is an interface {name!r} already")
+        iface = Interface(
+            self.scheduler,
+            device,
+            name=name,
+            index=next(self._next_index),
+            changes=self.changes,
+            mac=mac,
+            mtu=mtu,
+            loopback=loopback,
+        )
+        self._by_name[name] = iface
+        self.ip.add_interface(iface)
+        self.changes.append(ChangeKind.NEW_LINK, iface, iface.index, "new")
+        return iface
+
+    def remove_interface(self, which: Interface | str) -> None:
+        """Take an interface away with its addresses and routes; its device stays open.
+
+        Raises NetError: ENODEV, EOPNOTSUPP for `lo`, which stays.
+        """
+        iface = self.interface(which if isinstance(which, str) else which.name)
+        if iface is self.lo:
+            raise NetError(errno.EOPNOTSUPP, "lo cannot be removed")
+        for address in list(iface.addresses):
+            self.remove_address(iface, address.address)
+        for entry in self.ip.remove_interface(iface):
+            self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index)
+        del self._by_name[iface.name]
+        iface.close()
+        self.changes.append(ChangeKind.DEL_LINK, iface, iface.index)
+
+    def close(self) -> None:
+        """Remove every interface. Idempotent."""
+        for iface in list(self._by_name.values()):
+            if iface is not self.lo:
+                self.remove_interface(iface)
+        self.lo.device.close()
+
+    # --- addresses ------------------------------------------------------------------------------------------------
+
+    def add_address(self, iface: Interface, text: str) -> InterfaceAddress:
+        """Give `iface` an address like ``10.0.2.2/24``. Raises ValueError naming `text`, NetError(EEXIST)."""
+        address = InterfaceAddress.parse(text)
+        self._add_address(iface, address)
+        return address
+
+    def _add_address(self, iface: Interface, address: InterfaceAddress) -> None:
+        if iface.has_address(address.address):
+            raise NetError(errno.EEXIST, f"{iface.name} has {address} already")
+        iface.addresses.append(address)
+        self.ip.refresh()
+        self.changes.append(ChangeKind.NEW_ADDRESS, address, iface.index)
+        connected = self._connected_route(iface, address)
+        if connected is not None and self.ip.add_route(connected):
+            self.changes.append(ChangeKind.NEW_ROUTE, connected, iface.index)
+        if not iface.loopback and len(address.address) == 4:
+            iface.arp.announce(address.address)
+
+    def remove_address(self, iface: Interface, address: bytes) -> None:
+        """Raises NetError(EADDRNOTAVAIL) if `iface` does not have it."""
+        found = next((each for each in iface.addresses if each.address == address), None)
+        if found is None:
+            raise NetError(errno.EADDRNOTAVAIL)
+        iface.addresses.remove(found)
+        connected = self._connected_route(iface, found)
+        still_needed = any(
+            each.network == found.network and each.prefix_length == found.prefix_length for each in iface.addresses
+        )
+        if connected is not None and not still_needed:
+            for entry in list(self._table(connected.network)):
+                if entry.same_as(connected):
+                    self.remove_route(entry)
+        self.ip.refresh()
+        self.changes.append(ChangeKind.DEL_ADDRESS, found, iface.index)
+
+    @staticmethod
+    def _connected_route(iface: Interface, address: InterfaceAddress) -> RouteEntry | None:
+        """The route to an address's own subnet, as the kernel makes it; None for a lone host address or on lo."""
+        width = len(address.address)
+        if iface.loopback or address.prefix_length == width * 8:
+            return None
+        return RouteEntry(
+            address.network,
+            address.prefix_length,
+            iface,
+            metric=0 if width == 4 else METRIC6_KERNEL,
+            src=address.address if width == 4 else None,
+            protocol=PROTOCOL_KERNEL,
+            scope=SCOPE_LINK if width == 4 else 0,
+        )
+
+    # --- routes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def routes(self) -> list[RouteEntry]:
+        """Both families, longest prefixes first."""
+        return [*self.ip.routes4, *self.ip.routes6]
+
+    def add_route(
+        self,
+        dst: str,
+        gateway: str | None = None,
+        dev: str | Interface | None = None,
+        metric: int | None = None,
+        *,
+        src: str | None = None,
+        kind: RouteKind = RouteKind.UNICAST,
+        protocol: int = PROTOCOL_STATIC,
+    ) -> RouteEntry:
+        """A route to `dst` (``10.1.0.0/16``, ``default``) by way of `gateway`, interface `dev`, or both (IF-15).
+
+        Raises ValueError for text that is no address or a prefix with host bits set, NetError: EEXIST, ENODEV (no such
+        interface, or neither gateway nor dev), ENETUNREACH (the gateway is on no subnet of ours).
+        """
+        via = None if gateway is None else parse_address(gateway)
+        if dst == "default":
+            width = 4 if via is None else len(via)
+            network, length = bytes(width), 0
+        else:
+            network, length = parse_prefix(dst)
+            if network_of(network, length) != network:
+                raise ValueError(f"host bits are set in {dst!r}")
+        iface = self.interface(dev) if isinstance(dev, str) else dev
+        if kind == RouteKind.UNICAST and iface is None:
+            if via is None:
+                raise NetError(errno.ENODEV, f"a route to {dst} needs a gateway or a device")
+            iface = next(
+                (each for each in self._by_name.values() if any(one.covers(via) for one in each.addresses)), None
+            )
+            if iface is None:
+                raise NetError(errno.ENETUNREACH, f"gateway {gateway} is on no subnet of ours")
+        if metric is None:
+            metric = 0 if len(network) == 4 else METRIC6_USER
+        source = None if src is None else parse_address(src)
+        entry = RouteEntry(network, length, iface, gateway=via, metric=metric, src=source, kind=kind, protocol=protocol)
+        if not self.ip.add_route(entry):
+            raise NetError(errno.EEXIST, f"there is a route to {dst} like this already")
+        self.changes.append(ChangeKind.NEW_ROUTE, entry, iface.index if iface else 0)
+        return entry
+
+    def remove_route(self, entry: RouteEntry) -> None:
+        """Raises NetError(ESRCH) if it is not there."""
+        if not self.ip.remove_route(entry):
+            raise NetError(errno.ESRCH, f"no such route: {entry}")
+        self.changes.append(ChangeKind.DEL_ROUTE, entry, entry.iface.index if entry.iface else 0)
+
+    def _table(self, address: bytes) -> Iterable[RouteEntry]:
+        return self.ip.routes4 if len(address) == 4 else self.ip.routes6
