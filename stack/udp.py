@@ -37,6 +37,12 @@ MAX_PAYLOAD4: Final = 65535 - 20 - HEADER_LENGTH  # 65507, row UDP-04
 MAX_PAYLOAD6: Final = 65535 - HEADER_LENGTH
 
 
+#: Looking a member up in its enum costs more than the comparison.
+_UNICAST: Final = PacketKind.UNICAST
+_BROADCAST_ROUTE: Final = RouteKind.BROADCAST
+_MULTICAST_ROUTE: Final = RouteKind.MULTICAST
+
+
 class Datagram:
     """One received datagram."""
 
@@ -165,7 +171,7 @@ class UdpEndpoint:
             partial = pseudo_sum(source, address, PROTO, length)
         header = HEADER.pack(self._bound.port, port, length, partial)
         if ttl is None:
-            ttl = self.multicast_ttl if route.kind is RouteKind.MULTICAST else self.ttl
+            ttl = self.multicast_ttl if route.kind is _MULTICAST_ROUTE else self.ttl
         self._ip.output(
             route,
             source,
@@ -193,7 +199,7 @@ class UdpEndpoint:
         return self._ip.route(address, src=src, oif=oif)
 
     def _check_broadcast(self, route: Route) -> None:
-        if route.kind is RouteKind.BROADCAST and not self.broadcast:
+        if route.kind is _BROADCAST_ROUTE and not self.broadcast:
             raise NetError(errno.EACCES)
 
     # --- receiving ----------------------------------------------------------------------------------------------
@@ -244,7 +250,7 @@ class UdpEndpoint:
         if remote is not None:
             if remote[1] != src_port or remote[0] != packet.src:
                 return 0
-            if self.connected_from is not None and packet.kind is PacketKind.UNICAST and self.connected_from != dst:
+            if self.connected_from is not None and packet.kind is _UNICAST and self.connected_from != dst:
                 return 0
             score += 4
         return score
@@ -350,7 +356,7 @@ class UdpLayer:
             packet.tos,
             packet.kind,
         )
-        if packet.kind is not PacketKind.UNICAST:
+        if packet.kind is not _UNICAST:
             delivered = False
             for endpoint in list(endpoints):
                 if endpoint.accepts(packet, src_port, dst):
@@ -387,7 +393,7 @@ class UdpLayer:
     def _nobody(self, packet: IpPacket) -> None:
         """RFC 1122 4.1.3.1, row IF-10."""
         self.drops.count(DropReason.NO_SOCKET)
-        if packet.kind is PacketKind.UNICAST:
+        if packet.kind is _UNICAST:
             self.ip.send_port_unreachable(packet)
 
     def _error(self, error: IcmpError) -> None:

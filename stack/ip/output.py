@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _FRAME4: Final = struct.Struct("!12sHBBHHHBBH4s4s")
 #: MACs, ethertype; then the IPv6 header's six
 _FRAME6: Final = struct.Struct("!12sHIHBB16s16s")
+#: Looking a member up in its enum costs more than the comparison.
+_UNICAST: Final = RouteKind.UNICAST
+_LOCAL: Final = RouteKind.LOCAL
 _BLANK_MACS: Final = bytes(12)
 _START4: Final = 34  # bytes: Ethernet header and IPv4 header
 _START6: Final = 54  # bytes: Ethernet header and IPv6 header
@@ -130,7 +133,8 @@ class IpOutput:
             iface.send_unresolved(neighbour, frame, total + 14)
         else:
             iface.enqueue(frame, total + 14)
-        if route.kind != RouteKind.UNICAST and route.kind != RouteKind.LOCAL:
+        kind = route.kind
+        if kind is not _UNICAST and kind is not _LOCAL:
             self._copy_to_us(route, frame, total + 14)
 
     def _neighbour(self, route: Route) -> Neighbour:
@@ -228,7 +232,7 @@ class IpOutput:
         frame: TxFrame = ((head, piece), 0, 0, 0, 0, 0, 0)
         length = len(head) + len(piece)
         route.iface.send_unresolved(self._neighbour(route), frame, length)
-        if route.kind not in (RouteKind.UNICAST, RouteKind.LOCAL):
+        if route.kind not in (_UNICAST, _LOCAL):
             self._copy_to_us(route, frame, length)
 
 
