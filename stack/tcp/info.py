@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from stack.scheduler import NS_PER_MS, NS_PER_US
 from stack.tcp.transitions import TcpState
+
+if TYPE_CHECKING:
+    from stack.tcp.connection import Connection
+
+OPT_TIMESTAMPS = 1  # TCPI_OPT_*
+OPT_SACK = 2
+OPT_WINDOW_SCALE = 4
 
 
 class TcpInfo(NamedTuple):
@@ -13,9 +21,9 @@ class TcpInfo(NamedTuple):
     state: TcpState
     ca_state: int  #: 0 open, 1 disorder, 3 recovery, 4 loss
     retransmits: int  #: RTOs in a row so far
-    probes: int  #: unanswered window or keep-alive probes
+    probes: int  #: keep-alive probes unanswered
     backoff: int
-    options: int  #: 1 timestamps, 2 SACK, 4 window scaling
+    options: int  #: OPT_* bits
     snd_wscale: int
     rcv_wscale: int
     rto: int
@@ -24,8 +32,8 @@ class TcpInfo(NamedTuple):
     rcv_mss: int
     unacked: int  #: segments in flight
     lost: int
-    retrans: int  #: segments retransmitted and in flight
-    last_data_sent: int  #: milliseconds ago, as the three below
+    retrans: int
+    last_data_sent: int  #: milliseconds ago, as the two below
     last_data_recv: int
     last_ack_recv: int
     pmtu: int
@@ -40,8 +48,51 @@ class TcpInfo(NamedTuple):
     total_retrans: int  #: segments retransmitted in all
     bytes_acked: int
     bytes_received: int
-    segs_out: int
-    segs_in: int
     notsent_bytes: int
     min_rtt: int
     snd_wnd: int
+
+
+def collect(connection: Connection) -> TcpInfo:
+    sender = connection.sender
+    receiver = connection.receiver
+    recovery = sender.recovery
+    rtt = sender.rtt
+    mss = sender.mss
+    now = connection.scheduler.now
+    options = (OPT_TIMESTAMPS if connection.timestamps else 0) | (OPT_WINDOW_SCALE if connection.window_scaling else 0)
+    return TcpInfo(
+        state=connection.state,
+        ca_state=int(recovery.phase) or (1 if recovery.duplicates else 0),
+        retransmits=sender.retries,
+        probes=connection.timers.probes,
+        backoff=sender.backoff,
+        options=options,
+        snd_wscale=sender.shift,
+        rcv_wscale=receiver.shift,
+        rto=rtt.backed_off(sender.backoff) // NS_PER_US,
+        ato=connection.layer.config.delayed_ack // NS_PER_US,
+        snd_mss=mss,
+        rcv_mss=receiver.mss,
+        unacked=-(-sender.flight // mss),
+        lost=-(-(sender.snd_max - sender.snd_nxt) // mss),
+        retrans=1 if recovery.phase else 0,
+        last_data_sent=(now - sender.last_sent) // NS_PER_MS,
+        last_data_recv=(now - receiver.last_data) // NS_PER_MS,
+        last_ack_recv=(now - connection.last_heard) // NS_PER_MS,
+        pmtu=connection.path_mtu,
+        rcv_ssthresh=receiver.space,
+        rtt=rtt.srtt // NS_PER_US,
+        rttvar=rtt.variance // NS_PER_US,
+        snd_ssthresh=min(sender.congestion.ssthresh // mss, 0x7FFFFFFF),
+        snd_cwnd=sender.congestion.cwnd // mss,
+        advmss=connection.advmss,
+        rcv_rtt=0,
+        rcv_space=receiver.space,
+        total_retrans=sender.retransmitted,
+        bytes_acked=sender.bytes_acked,
+        bytes_received=receiver.received,
+        notsent_bytes=sender.unsent,
+        min_rtt=rtt.minimum // NS_PER_US,
+        snd_wnd=sender.snd_wnd,
+    )

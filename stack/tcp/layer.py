@@ -1,25 +1,85 @@
-"""TCP of one network namespace."""
+"""TCP of one network namespace: segments to connections, resets for the rest, ICMP errors, new connections.
+
+Theory of operation
+-------------------
+`input` is the hot entry. One `unpack_from` reads the header together with the place where the timestamp option sits in
+practically every segment of an established connection; one dictionary look-up finds the connection; `Connection.fast`
+takes it from there. Whatever does not fit goes through `_slow`: exact checks, a `Segment`, the state's ladder.
+
+No segment, however malformed, makes `input` raise; what cannot be used is counted in `drops`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
+from stack.errors import DropReason, Drops, NetError
+from stack.ip.packet import PacketKind
+from stack.scheduler import NS_PER_S
 from stack.tcp.connection import Connection
+from stack.tcp.demux import Demux, Key
+from stack.tcp.isn import SequenceSource
 from stack.tcp.listener import Listener
 from stack.tcp.options import TcpConfig, TcpOptions
+from stack.tcp.output import PLAIN, PLAIN_LENGTH
+from stack.tcp.segment import Segment
+from stack.tcp.seqnum import HALF, MASK, unwrap
+from stack.tcp.transitions import TcpState
+from stack.wire.checksum import partial_sum, pseudo_sum
+from stack.wire.tcp import ACK, CHECKSUM_OFFSET, HEADER, HEADER_LENGTH, PROTO, RST, TIMESTAMPS_WORD, parse_options
 
 if TYPE_CHECKING:
-    from stack.ip import IpLayer
+    from stack.ip.layer import IpLayer
+    from stack.ip.packet import IcmpError, IpPacket
     from stack.ip.ports import BoundPort, PortTable
+    from stack.ip.route import Route
     from stack.scheduler import Scheduler
+
+#: both ports, seq, ack, data offset, flags, window, checksum, urgent, first option word, TSval, TSecr
+_STAMPED: Final = struct.Struct("!IIIBBHHHIII")
+_QUOTED: Final = struct.Struct("!II")  # what an ICMP error quotes at least: ports and sequence number
+_PSH_OFF: Final = 0xF7
+_RST_IN_TIME_WAIT: Final = 1 << 16  # how far behind an old incarnation the new ISN starts at least
+
+
+@dataclass(slots=True)
+class TcpStats:
+    """Counted over the layer's life; named after RFC 4022 where that has them."""
+
+    segments_in: int = 0
+    segments_out: int = 0
+    retransmitted: int = 0
+    active_opens: int = 0
+    passive_opens: int = 0
+    resets_sent: int = 0
+    fast_in: int = 0  #: segments that took the header-prediction path
 
 
 class TcpLayer:
+    """`drops` counts by reason, `stats` the rest."""
+
     def __init__(
         self, scheduler: Scheduler, ip: IpLayer, *, ports: PortTable | None = None, config: TcpConfig | None = None
     ) -> None:
-        """`ports` is the namespace's TCP port table; without one the layer makes its own (`self.ports`)."""
-        raise NotImplementedError
+        """`ports`: the namespace's TCP ports; `ip`'s own if not given."""
+        self.scheduler = scheduler
+        self.ip = ip
+        self.ports = ip.ports[PROTO] if ports is None else ports
+        self.config = TcpConfig() if config is None else config
+        self.drops = Drops()
+        self.stats = TcpStats()
+        self.demux = Demux()
+        self.connections = self.demux.connections
+        self._sequence = SequenceSource(scheduler.rng)
+        self._time_wait: dict[Connection, None] = {}  # oldest first
+        self._challenge_second = -1
+        self._challenges = 0
+        ip.register(PROTO, self.input, self.icmp_error)
+
+    # --- for users -----------------------------------------------------------------------------------------------
 
     def connect(
         self,
@@ -28,14 +88,240 @@ class TcpLayer:
         remote: tuple[bytes, int],
         *,
         options: TcpOptions | None = None,
+        oif: int = 0,
     ) -> Connection:
         """A connection in SYN-SENT; the outcome comes through on_event (`connected` or `error`).
 
-        Without `bound` an ephemeral port is taken. Raises NetError: ENETUNREACH..., EADDRNOTAVAIL (4-tuple in use,
-        no port free).
+        Takes over `bound` (released when the connection is CLOSED); without it an ephemeral port is taken. On an
+        error `bound` stays the caller's. Raises NetError: what routing says (ENETUNREACH ...), EADDRNOTAVAIL (4-tuple
+        in use, or no port free).
         """
-        raise NotImplementedError
+        if src is None and bound is not None and any(bound.addr):
+            src = bound.addr
+        route = self.ip.route(remote[0], src=src, oif=oif)
+        if route.kind not in _CONNECTABLE:
+            raise NetError(errno.ENETUNREACH)
+        source = route.src if src is None else src
+        remote = (route.dst, remote[1])
+        held = self._ephemeral(source) if bound is None else bound
+        local = (source, held.port)
+        if (remote[0], source, remote[1] << 16 | local[1]) in self.connections:
+            if bound is None:
+                held.release()
+            raise NetError(errno.EADDRNOTAVAIL, "a connection between these two ports exists")
+        iss, offset = self._sequence.draw(local, remote, self.scheduler.now)
+        options = TcpOptions() if options is None else options
+        connection = Connection(self, local, remote, route, options, held, iss, offset)
+        self.connections[connection.key] = connection
+        self.stats.active_opens += 1
+        connection.enter(TcpState.SYN_SENT)
+        connection.send_syn()
+        return connection
 
     def listen(self, bound: BoundPort, backlog: int, *, options: TcpOptions | None = None) -> Listener:
-        """Takes over `bound`'s release."""
-        raise NotImplementedError
+        """Accept connections on `bound`, which is taken over. Raises NetError(EADDRINUSE): someone listens there."""
+        bound.listen()
+        listener = Listener(self, bound, backlog, TcpOptions() if options is None else options)
+        self.demux.add_listener(listener)
+        return listener
+
+    def _ephemeral(self, source: bytes) -> BoundPort:
+        try:
+            return self.ports.bind(source, 0)
+        except NetError as failure:
+            if failure.errno == errno.EADDRINUSE:
+                raise NetError(errno.EADDRNOTAVAIL, failure.message) from None  # as connect() says it, row TCP-02
+            raise
+
+    # --- segments in ---------------------------------------------------------------------------------------------
+
+    def input(self, packet: IpPacket) -> None:
+        """One received segment or superframe. Never raises."""
+        data = packet.payload
+        self.stats.segments_in += 1
+        if len(data) < 32:
+            self._slow(packet, data)
+            return
+        ports, seq, ack, offset, flags, window, _, _, option, value, echo = _STAMPED.unpack_from(data)
+        connection = self.connections.get((packet.src, packet.dst, ports))
+        if (
+            connection is not None
+            and connection.fast_state
+            and option == TIMESTAMPS_WORD
+            and offset == 0x80
+            and flags & _PSH_OFF == ACK
+            and packet.csum_ok
+            and connection.fast(data, seq, ack, window, value, echo, packet.gso_size)
+        ):
+            self.stats.fast_in += 1
+            return
+        self._slow(packet, data)
+
+    def _slow(self, packet: IpPacket, data: memoryview) -> None:
+        length = len(data)
+        if length < HEADER_LENGTH:
+            self.drops.count(DropReason.TOO_SHORT)
+            return
+        _, _, seq, ack, offset, flags, window, _, _ = HEADER.unpack_from(data)
+        start = offset >> 4 << 2
+        if not HEADER_LENGTH <= start <= length:
+            self.drops.count(DropReason.BAD_HEADER)
+            return
+        if not packet.csum_ok and partial_sum(data, pseudo_sum(packet.src, packet.dst, PROTO, length)) != 0xFFFF:
+            self.drops.count(DropReason.BAD_CHECKSUM)
+            return
+        options = parse_options(data[HEADER_LENGTH:start])
+        seg = Segment(seq, ack, flags, window, data[start:], options, packet)
+        key: Key = (packet.src, packet.dst, int.from_bytes(data[:4], "big"))
+        connection = self.connections.get(key)
+        if connection is not None:
+            connection.segment(seg)
+            return
+        listener = self.demux.listener(key)
+        if listener is not None:
+            listener.segment(seg)
+        else:
+            self.drops.count(DropReason.NO_SOCKET)
+            self.refuse(seg)
+
+    def refuse(self, seg: Segment) -> None:
+        """RFC 9293 section 3.10.7.1: a reset in reply to a segment that fits nothing, unless it is one itself."""
+        packet = seg.packet
+        if seg.flags & RST or packet.kind != PacketKind.UNICAST:
+            return
+        if seg.flags & ACK:
+            # <SEQ=SEG.ACK><CTL=RST>
+            seq, ack, flags = seg.ack, 0, RST
+        else:
+            # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
+            seq, ack, flags = 0, seg.end, RST | ACK
+        ports = int.from_bytes(packet.payload[2:4], "big") << 16 | int.from_bytes(packet.payload[:2], "big")
+        check = pseudo_sum(packet.dst, packet.src, PROTO, PLAIN_LENGTH)
+        header = PLAIN.pack(ports, seq & MASK, ack & MASK, 0x5000 | flags, 0, check, 0)
+        try:
+            route = self.ip.route(packet.src, src=packet.dst)
+            self.ip.output(
+                route, packet.dst, packet.src, PROTO, (header,), PLAIN_LENGTH, csum_start_offset=CHECKSUM_OFFSET
+            )
+        except NetError:
+            self.drops.count("output-failed")
+            return
+        self.stats.resets_sent += 1
+        self.stats.segments_out += 1
+
+    def icmp_error(self, error: IcmpError) -> None:
+        """Something we sent did not arrive. Believed only if it quotes data in flight (RFC 5927 section 4)."""
+        if len(error.payload) < _QUOTED.size:
+            return
+        ports, seq = _QUOTED.unpack_from(error.payload)
+        swapped = (ports & 0xFFFF) << 16 | ports >> 16
+        connection = self.connections.get((error.remote, error.local, swapped))
+        if connection is None:
+            return
+        sender = connection.sender
+        seq = unwrap(seq, sender.snd_una)
+        if not sender.snd_una <= seq <= sender.snd_max:
+            self.drops.count("icmp-out-of-window")
+            return
+        if error.mtu:
+            self._path_mtu(connection, error.mtu)
+        elif connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
+            # As Linux: while the connection is being set up any error ends the attempt.
+            connection.fail(error.errno)
+        else:
+            # RFC 5927 section 5.2: hard errors are soft ones in a synchronized state.
+            connection.soft_error = error.errno
+
+    def _path_mtu(self, connection: Connection, mtu: int) -> None:
+        """RFC 1191 section 6.4: smaller segments from now on, and what was too big again, without congestion."""
+        if mtu >= connection.path_mtu:
+            return
+        try:
+            self.ip.update_path_mtu(connection.remote[0], mtu)
+            self.reroute(connection)
+        except NetError as failure:
+            connection.soft_error = failure.errno
+            return
+        sender = connection.sender
+        if sender.snd_una > sender.iss:
+            sender.karn = sender.snd_max
+            sender.flights.clear()
+            sender.snd_nxt = sender.snd_una
+            connection.schedule()
+
+    # --- for connections and listeners ---------------------------------------------------------------------------
+
+    def pseudo_sum(self, src: bytes, dst: bytes) -> int:
+        """The pseudo-header's partial sum without the length."""
+        return pseudo_sum(src, dst, PROTO, 0)
+
+    def reroute(self, connection: Connection) -> Route:
+        """The connection's route anew, after the routing changed. Raises NetError."""
+        route = self.ip.route(connection.remote[0], src=connection.local[0])
+        connection.route = route
+        if route.mtu != connection.path_mtu:
+            connection.path_mtu = route.mtu
+        connection.resegment()
+        return route
+
+    def may_challenge(self) -> bool:
+        """One challenge ACK more this second? RFC 5961 section 7."""
+        second = self.scheduler.now // NS_PER_S
+        if second != self._challenge_second:
+            self._challenge_second = second
+            self._challenges = 0
+        self._challenges += 1
+        if self._challenges > self.config.challenge_acks:
+            self.drops.count("challenge-limit")
+            return False
+        return True
+
+    def spawn(self, listener: Listener, seg: Segment, options: TcpOptions, iss_after: int | None) -> Connection | None:
+        """A connection for a SYN that `listener` takes; None if there is no way back to the peer."""
+        packet = seg.packet
+        data = packet.payload
+        local = (packet.dst, int.from_bytes(data[2:4], "big"))
+        remote = (packet.src, int.from_bytes(data[:2], "big"))
+        try:
+            route = self.ip.route(remote[0], src=local[0])
+        except NetError:
+            self.drops.count(DropReason.NO_ROUTE)
+            return None
+        iss, offset = self._sequence.draw(local, remote, self.scheduler.now)
+        if iss_after is not None and (iss - iss_after) & MASK >= HALF:
+            iss = (iss_after + _RST_IN_TIME_WAIT) & MASK
+        connection = Connection(self, local, remote, route, options, listener.bound.retain(), iss, offset)
+        self.connections[connection.key] = connection
+        self.stats.passive_opens += 1
+        return connection
+
+    def forget(self, connection: Connection) -> None:
+        """`connection` is CLOSED."""
+        if self.connections.get(connection.key) is connection:
+            del self.connections[connection.key]
+        self._time_wait.pop(connection, None)
+
+    def unlisten(self, listener: Listener) -> None:
+        self.demux.remove_listener(listener)
+
+    def time_waits(self, connection: Connection) -> None:
+        """`connection` entered TIME-WAIT; the oldest one goes if there are too many."""
+        self._time_wait[connection] = None
+        if len(self._time_wait) > self.config.time_wait_max:
+            self.drops.count("time-wait-overflow")
+            next(iter(self._time_wait)).enter(TcpState.CLOSED)
+
+    def reopen(self, connection: Connection, seg: Segment) -> None:
+        """A new SYN for a connection in TIME-WAIT (RFC 6191): to the listener, if there is one."""
+        listener = self.demux.listener(connection.key)
+        if listener is None:
+            connection.answer()
+            return
+        last = connection.sender.snd_nxt
+        connection.enter(TcpState.CLOSED)
+        seg.seq &= MASK
+        seg.ack &= MASK
+        listener.segment(seg, iss_after=last & MASK)
+
+
+_CONNECTABLE: Final = frozenset((1, 2))  # RouteKind.UNICAST and LOCAL

@@ -1,0 +1,124 @@
+"""Payload that arrived ahead of a gap (RFC 9293 section 3.10.7.4, seventh step: "segments with higher beginning
+sequence numbers SHOULD be held for later processing").
+
+Held as sorted, disjoint ranges. Where a newcomer overlaps what is held, what is held stays: the same bytes anyhow, and
+a peer that sends different ones gains nothing. Memory is accounted and bounded as in `buffers.ReceiveQueue`; above the
+limit ranges are copied out of their slabs, and if their sheer number is the problem the farthest ones go (the peer
+still has them: nothing out of order was ever acknowledged).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from stack.tcp.buffers import CHUNK_OVERHEAD, COPY_BREAK, pinned_bytes
+
+
+class Reassembly:
+    """Ranges beyond RCV.NXT, by endless sequence number."""
+
+    __slots__ = ("_charge", "_data", "_ends", "_starts", "length", "newest")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._data: list[memoryview] = []
+        self._charge = 0
+        self.length = 0  #: bytes held
+        self.newest = 0  #: start of the range that grew last: the first SACK block (RFC 2018 section 4)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def insert(self, start: int, view: memoryview) -> bool:
+        """Hold `view`, which begins at sequence number `start`. False if every byte of it was held already."""
+        starts, ends, data = self._starts, self._ends, self._data
+        end = start + len(view)
+        index = bisect_right(starts, start)
+        if index and ends[index - 1] > start:
+            start = ends[index - 1]
+            if start >= end:
+                return False
+        base = end - len(view)
+        added = False
+        # Fill the gaps between the ranges held, up to our end. Usually one gap, all of it.
+        at = start
+        while at < end:
+            gap_end = end if index >= len(starts) or starts[index] >= end else starts[index]
+            if gap_end > at:
+                piece = view[at - base : gap_end - base]
+                starts.insert(index, at)
+                ends.insert(index, gap_end)
+                data.insert(index, self._hold(piece))
+                self.length += gap_end - at
+                self.newest = at
+                added = True
+                index += 1
+            if gap_end == end:
+                break
+            at = ends[index]
+            index += 1
+        return added
+
+    def _hold(self, view: memoryview) -> memoryview:
+        size = len(view)
+        if size < COPY_BREAK:
+            view = memoryview(bytes(view))
+            self._charge += size + CHUNK_OVERHEAD
+        else:
+            self._charge += memoryview(view.obj).nbytes + CHUNK_OVERHEAD
+        return view
+
+    def take(self, seq: int) -> list[memoryview]:
+        """Remove and return what continues at `seq`; what lies before it is dropped."""
+        starts, ends, data = self._starts, self._ends, self._data
+        taken: list[memoryview] = []
+        count = 0
+        for start, end, view in zip(starts, ends, data, strict=True):
+            if start > seq:
+                break
+            count += 1
+            self.length -= end - start
+            if end > seq:
+                taken.append(view[seq - start :] if start < seq else view)
+                seq = end
+        if count:
+            del starts[:count], ends[:count], data[:count]
+            if not starts:
+                self._charge = 0
+        return taken
+
+    def limit(self, most: int) -> int:
+        """Bring the memory pinned below `most`; returns the payload bytes that had to be dropped for it."""
+        if self._charge <= most:
+            return 0
+        self._charge = pinned_bytes(self._data)
+        if self._charge <= most:
+            return 0
+        self._data = [memoryview(bytes(view)) for view in self._data]
+        self._charge = self.length + len(self._data) * CHUNK_OVERHEAD
+        dropped = 0
+        while self._charge > most and self._data:
+            size = self._ends.pop() - self._starts.pop()
+            self._data.pop()
+            self._charge -= size + CHUNK_OVERHEAD
+            self.length -= size
+            dropped += size
+        return dropped
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """Contiguous (left, right) edges, lowest first."""
+        merged: list[tuple[int, int]] = []
+        for start, end in zip(self._starts, self._ends, strict=True):
+            if merged and merged[-1][1] == start:
+                merged[-1] = (merged[-1][0], end)
+            else:
+                merged.append((start, end))
+        return merged
+
+    def clear(self) -> None:
+        self._starts.clear()
+        self._ends.clear()
+        self._data.clear()
+        self._charge = 0
+        self.length = 0

@@ -1,0 +1,234 @@
+"""The receiving half of a connection: what arrived, what was acknowledged, which window was promised.
+
+Theory of operation
+-------------------
+Segments only move RCV.NXT and fill queues; nothing is sent for them on the spot. Once per turn the connection's flush
+asks `ack_due`, and whichever segment leaves (data or a bare ACK) calls `advertise`, the one place where a promise is
+made. So a burst of forty segments costs one ACK, except where RFC 5681 section 4.2 wants one each: segments out of
+order, whose duplicate ACKs the peer counts (`acks_owed`).
+
+ACK policy: at once after two full-sized segments (RFC 9293 section 3.8.6.3), at once for the first few segments of a
+connection so that the peer's slow start is not held up (Linux's quick ACKs), else by a timer of 40 ms. A connection
+whose own data carries its ACKs (request and response) leaves quick mode.
+
+Window: never shrunk, not advanced by less than a segment or half the buffer (silly window avoidance, RFC 9293 section
+3.8.6.2.2). The buffer is auto-tuned: it starts small and doubles, up to `rcvbuf_max`, each time the peer came near the
+window's edge during a window's worth of data while the reader kept the queue empty. A reader that does not read
+therefore never gets more than the initial buffer, however many such sockets there are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stack.tcp.buffers import ReceiveQueue
+from stack.tcp.reassembly import Reassembly
+from stack.tcp.seqnum import MASK
+
+if TYPE_CHECKING:
+    from stack.tcp.connection import Connection
+
+QUICK_ACKS: Final = 16  # segments acknowledged at once at the start; Linux TCP_MAX_QUICKACKS
+MAX_WINDOW_FIELD: Final = 65535
+MAX_SHIFT: Final = 14  # RFC 7323 section 2.3
+DUPLICATE_ACKS_PER_TURN: Final = 64  # more tell the peer nothing new
+
+
+def window_shift(buffer: int) -> int:
+    """The smallest shift count with which a window of `buffer` bytes can be said (RFC 7323 section 2.2)."""
+    shift = 0
+    while shift < MAX_SHIFT and buffer >> shift > MAX_WINDOW_FIELD:
+        shift += 1
+    return shift
+
+
+class Receiver:
+    __slots__ = (
+        "acks_owed",
+        "connection",
+        "drained",
+        "fin_seq",
+        "last_ack_sent",
+        "last_data",
+        "mark",
+        "mss",
+        "pressed",
+        "queue",
+        "quick",
+        "rcv_adv",
+        "rcv_nxt",
+        "rcvbuf",
+        "reassembly",
+        "received",
+        "shift",
+        "space",
+        "ts_recent",
+        "ts_recent_at",
+        "update_due",
+    )
+
+    def __init__(self, connection: Connection, rcvbuf: int) -> None:
+        self.connection = connection
+        self.rcv_nxt = 0  #: RCV.NXT
+        self.rcv_adv = 0  #: right edge of the window promised: RCV.NXT + RCV.WND
+        self.last_ack_sent = 0  #: Last.ACK.sent of RFC 7323
+        self.shift = 0  #: Rcv.Wind.Shift, ours
+        self.queue = ReceiveQueue()
+        self.reassembly = Reassembly()
+        self.fin_seq: int | None = None  #: sequence number of the peer's FIN once it was seen
+        self.rcvbuf = rcvbuf
+        self.space = rcvbuf  #: rcvbuf, clamped to what the window may ever be
+        self.mss = 536  #: estimate of the peer's segment size (SendMSS of the peer), for the ACK policy
+        self.ts_recent = 0  #: TS.Recent of RFC 7323
+        self.ts_recent_at = 0  #: when it was set, ns
+        self.acks_owed = 0  #: ACKs to send whatever the policy says
+        self.update_due = False  #: the window opened enough to tell the peer
+        self.quick = QUICK_ACKS
+        self.received = 0  #: bytes in order, all in all
+        self.last_data = 0  #: when payload arrived last, ns
+        self.mark = 0  #: auto-tuning: RCV.NXT at which the current round ends
+        self.drained = False  #: ... the queue was read empty in this round
+        self.pressed = False  #: ... the peer used more than half the window in this round
+
+    def begin(self, irs: int) -> None:
+        """The peer's SYN with sequence number `irs`."""
+        self.rcv_nxt = self.last_ack_sent = self.rcv_adv = irs + 1
+        self.mark = self.rcv_nxt + self.space
+
+    @property
+    def window(self) -> int:
+        """RCV.WND as promised to the peer, bytes."""
+        return self.rcv_adv - self.rcv_nxt
+
+    def resize(self, rcvbuf: int, clamp: int) -> None:
+        """Set the buffer (and the clamp, 0 for none) in bytes; promises already made stay."""
+        self.rcvbuf = rcvbuf
+        space = min(rcvbuf, MAX_WINDOW_FIELD << self.shift)
+        self.space = min(space, clamp) if clamp else space
+
+    # --- segments coming in -------------------------------------------------------------------------------------
+
+    def accept(self, view: memoryview, gso_size: int) -> None:
+        """Payload that begins at RCV.NXT and lies inside the window."""
+        size = len(view)
+        self.rcv_nxt += size
+        self.received += size
+        unit = gso_size or size
+        if unit > self.mss:
+            self.mss = unit
+        queue = self.queue
+        queue.append(view)
+        if queue.charge > 2 * self.rcvbuf:
+            queue.limit(2 * self.rcvbuf)
+        self.last_data = self.connection.scheduler.now
+
+    def text(self, seq: int, view: memoryview, gso_size: int) -> bool:
+        """Seventh step of RFC 9293 section 3.10.7.4 for payload trimmed to the window. True if RCV.NXT advanced."""
+        if seq > self.rcv_nxt:
+            # RFC 5681 section 4.2: an immediate duplicate ACK for every segment out of order.
+            self.reassembly.insert(seq, view)
+            self.reassembly.limit(2 * self.rcvbuf)
+            self.owe_ack()
+            return False
+        if seq < self.rcv_nxt:
+            view = view[self.rcv_nxt - seq :]
+            gso_size = 0
+        if not view:
+            return False
+        self.accept(view, gso_size)
+        if self.reassembly.length:
+            for piece in self.reassembly.take(self.rcv_nxt):
+                self.accept(piece, 1)
+            # ... and one for a segment that fills all or part of a gap.
+            self.owe_ack()
+        return True
+
+    def owe_ack(self) -> None:
+        if self.acks_owed < DUPLICATE_ACKS_PER_TURN:
+            self.acks_owed += 1
+
+    def note_timestamp(self, value: int, seq: int) -> None:
+        """RFC 7323 section 4.3 (2): remember TSval of the segment that spans Last.ACK.sent."""
+        if seq <= self.last_ack_sent and (value - self.ts_recent) & MASK < 0x80000000:
+            self.ts_recent = value
+            self.ts_recent_at = self.connection.scheduler.now
+
+    # --- what goes out ------------------------------------------------------------------------------------------
+
+    def ack_due(self) -> int:
+        """How many bare ACKs to send now, if nothing else carries the acknowledgment. Arms the delayed-ACK timer."""
+        if self.acks_owed:
+            return self.acks_owed
+        if self.update_due:
+            return 1
+        waiting = self.rcv_nxt - self.last_ack_sent
+        if waiting <= 0:
+            return 0
+        if waiting >= 2 * self.mss:
+            if self.quick:
+                self.quick -= 1
+            return 1
+        if self.quick:
+            self.quick -= 1
+            return 1
+        timer = self.connection.timers.delayed_ack
+        if timer.deadline is None:
+            timer.arm_in(self.connection.layer.config.delayed_ack)
+        return 0
+
+    def advertise(self) -> int:
+        """The window field of a segment about to leave. Everything up to RCV.NXT is acknowledged by it."""
+        nxt = self.rcv_nxt
+        promised = self.rcv_adv
+        space = self.space
+        edge = nxt + space - self.queue.length
+        gain = edge - promised
+        if gain < self.mss and gain < space >> 1:
+            edge = promised
+        if (promised - nxt) * 2 < space:
+            self.pressed = True
+        field = (edge - nxt) >> self.shift
+        if field > MAX_WINDOW_FIELD:
+            field = MAX_WINDOW_FIELD
+        elif field < 0:
+            field = 0
+        # Rounding down may say less than was promised before: that is a matter of the notation (RFC 7323 section
+        # 2.4), the larger promise is kept.
+        edge = nxt + (field << self.shift)
+        if edge > promised:
+            self.rcv_adv = edge
+        self.last_ack_sent = nxt
+        self.acks_owed = 0
+        self.update_due = False
+        self.connection.timers.delayed_ack.deadline = None
+        return field
+
+    def was_read(self) -> bool:
+        """After the user took bytes. True: the window should be told to the peer now."""
+        length = self.queue.length
+        if not length:
+            self.drained = True
+        if self.rcv_nxt >= self.mark:
+            self._end_round()
+        window = self.rcv_adv - self.rcv_nxt
+        space = self.space
+        if window * 2 > space:
+            return False  # plenty left: the next ACK will tell
+        gain = space - length - window
+        if gain < self.mss and gain < space >> 1:
+            return False
+        # As Linux's tcp_cleanup_rbuf: only if it at least doubles what the peer may send.
+        if gain >= window:
+            self.update_due = True
+            return True
+        return False
+
+    def _end_round(self) -> None:
+        """A window's worth of data has arrived since the last round: grow if the buffer was what limited the peer."""
+        connection = self.connection
+        if self.drained and self.pressed and not connection.options.rcvbuf:
+            grown = min(2 * self.rcvbuf, connection.layer.config.rcvbuf_max)
+            if grown > self.rcvbuf:
+                self.resize(grown, connection.options.window_clamp)
+        self.drained = self.pressed = False
+        self.mark = self.rcv_nxt + self.space

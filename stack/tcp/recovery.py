@@ -1,0 +1,101 @@
+"""Loss recovery without SACK: fast retransmit, NewReno (RFC 5681 section 3.2, RFC 6582), limited transmit (RFC 3042).
+
+Theory of operation
+-------------------
+`LossRecovery` is told about duplicate ACKs, new ACKs and time-outs; it answers with two things the sender looks at
+whenever it sends: ``retransmit_due`` (send the first unacknowledged segment again) and ``extra`` (bytes that may be in
+flight beyond cwnd: segments that have left the network as duplicate ACKs tell). The congestion-control object keeps
+the plain cwnd; the window inflation of RFC 6582 lives here, so that an algorithm never sees it.
+
+Phases: OPEN (with up to two duplicate ACKs counted), RECOVERY after the third until everything outstanding at that
+time is acknowledged, LOSS after a time-out until the same. ``recover`` keeps one loss event from being answered twice.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from stack.tcp.sender import Sender
+
+DUPLICATE_THRESHOLD: Final = 3  # DupThresh of RFC 5681 section 3.2
+
+
+class RecoveryPhase(IntEnum):
+    """Numbered as TCP_INFO's ca_state."""
+
+    OPEN = 0
+    RECOVERY = 3
+    LOSS = 4
+
+
+class LossRecovery:
+    __slots__ = ("duplicates", "extra", "phase", "recover", "retransmit_due", "sender")
+
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
+        self.phase = RecoveryPhase.OPEN
+        self.duplicates = 0  #: duplicate ACKs in a row
+        self.recover = sender.iss  #: RFC 6582: SND.MAX when the last loss event began
+        self.extra = 0  #: bytes allowed in flight beyond cwnd
+        self.retransmit_due = False
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is suspected: the fast path may take an ACK."""
+        return self.phase == 0 and self.duplicates == 0
+
+    def on_duplicate_ack(self) -> None:
+        sender = self.sender
+        self.duplicates += 1
+        mss = sender.mss
+        if self.phase is RecoveryPhase.RECOVERY:
+            # RFC 5681 section 3.2 (4): each further one means that another segment has left the network.
+            self.extra += mss
+        elif self.duplicates < DUPLICATE_THRESHOLD:
+            if self.phase is RecoveryPhase.OPEN:
+                # RFC 3042: new data on the first two, cwnd unchanged.
+                self.extra = self.duplicates * mss
+        elif self.duplicates == DUPLICATE_THRESHOLD:
+            self.extra = 0
+            if sender.snd_una > self.recover:
+                self._enter()
+
+    def _enter(self) -> None:
+        """RFC 6582 section 3.2 step 2: a new loss event."""
+        sender = self.sender
+        self.phase = RecoveryPhase.RECOVERY
+        self.recover = sender.snd_max
+        sender.congestion.on_loss(sender.flight, sender.connection.scheduler.now)
+        self.extra = DUPLICATE_THRESHOLD * sender.mss
+        self.retransmit_due = True
+
+    def on_ack(self, acked: int) -> None:
+        """SND.UNA just moved forward by `acked`; called while not `quiet`."""
+        sender = self.sender
+        self.duplicates = 0
+        if self.phase is RecoveryPhase.RECOVERY:
+            mss = sender.mss
+            if sender.snd_una >= self.recover:
+                # Full acknowledgment: leave, without the burst that cwnd = ssthresh could allow at once.
+                congestion = sender.congestion
+                congestion.cwnd = min(congestion.ssthresh, max(sender.flight, mss) + mss)
+                self.extra = 0
+                self.phase = RecoveryPhase.OPEN
+            else:
+                # Partial: the next segment is lost too. Deflate by what was acknowledged, less one segment.
+                self.retransmit_due = True
+                self.extra = max(self.extra - acked + mss, 0)
+            return
+        self.extra = 0
+        if self.phase is RecoveryPhase.LOSS and sender.snd_una >= self.recover:
+            self.phase = RecoveryPhase.OPEN
+
+    def on_timeout(self) -> None:
+        """RFC 6582 section 4: remember how far had been sent, leave fast recovery."""
+        self.phase = RecoveryPhase.LOSS
+        self.recover = self.sender.snd_max
+        self.duplicates = 0
+        self.extra = 0
+        self.retransmit_due = False

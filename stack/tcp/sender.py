@@ -1,0 +1,388 @@
+"""The sending half of a connection: send queue, window, what is in flight, when it is sent again.
+
+Theory of operation
+-------------------
+The user's writes and the peer's ACKs only change what `output` will find; it runs once per turn, from the connection's
+flush. It cuts the queue into superframes: as many full segments as queue, peer's window, congestion window and the
+link's largest superframe allow, handed down as one header and views of the queue with ``gso_size`` = MSS. Only the
+last piece may be shorter than a multiple of the MSS, and only if Nagle's algorithm lets it (with Minshall's variant:
+a short segment waits only for an earlier *short* segment, so that bulk writes end without a delay).
+
+``flights`` remembers (end, time) of each superframe sent, for round-trip times. SND.NXT goes back after a
+time-out (the peer may have dropped everything), SND.MAX never does. Bytes below ``karn`` were sent more than once,
+and give no RTT sample except by timestamp.
+
+One timer serves all that can be waited for: the RTO while something is in flight; otherwise, with data that may not be
+sent, zero-window probing (RFC 9293 section 3.8.6.1), which is also the ceiling on how long corked data stays.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from stack.scheduler import NS_PER_MS
+from stack.tcp.buffers import SendQueue
+from stack.tcp.congestion import CongestionControl
+from stack.tcp.recovery import LossRecovery
+from stack.tcp.rtt import RTO_MIN, RttEstimator
+from stack.tcp.seqnum import MASK
+from stack.wire.tcp import ACK, FIN, PSH, SYN
+
+if TYPE_CHECKING:
+    from stack.tcp.connection import Connection
+    from stack.tcp.segment import Segment
+
+CORK_CEILING: Final = 200 * NS_PER_MS  # ns; tcp(7), TCP_CORK
+
+
+class Sender:
+    __slots__ = (
+        "backoff",
+        "bytes_acked",
+        "congestion",
+        "connection",
+        "cwnd_limited",
+        "fin_queued",
+        "flights",
+        "iss",
+        "karn",
+        "last_sent",
+        "max_window",
+        "more",
+        "mss",
+        "progress_at",
+        "push",
+        "queue",
+        "raw_window",
+        "recovery",
+        "retransmitted",
+        "retries",
+        "rtt",
+        "shift",
+        "small_end",
+        "snd_max",
+        "snd_nxt",
+        "snd_una",
+        "snd_wl1",
+        "snd_wl2",
+        "snd_wnd",
+        "sndbuf",
+        "superframe",
+    )
+
+    def __init__(self, connection: Connection, iss: int, mss: int, congestion: CongestionControl, sndbuf: int) -> None:
+        self.connection = connection
+        self.iss = iss  #: initial send sequence number
+        self.snd_una = iss  #: SND.UNA
+        self.snd_nxt = iss  #: SND.NXT
+        self.snd_max = iss  #: one past the highest sequence number ever sent
+        self.snd_wnd = 0  #: SND.WND, bytes
+        self.snd_wl1 = 0  #: SEG.SEQ of the last window update
+        self.snd_wl2 = 0  #: SEG.ACK of it
+        self.raw_window = 0  #: its window field as it was on the wire
+        self.max_window = 0  #: largest SND.WND seen (Max(SND.WND) of RFC 9293 section 3.8.6.2.1)
+        self.shift = 0  #: Snd.Wind.Shift, the peer's
+        self.mss = mss  #: payload of a full-sized segment
+        self.superframe = mss  #: payload of the largest superframe, a multiple of mss
+        self.queue = SendQueue(iss + 1)
+        self.sndbuf = sndbuf
+        self.fin_queued = False  #: FIN goes out behind the last byte of the queue
+        self.push = False  #: send what is there whatever Nagle and cork say, once
+        self.more = False  #: the last write said MSG_MORE
+        self.small_end = iss  #: end of the last short segment sent (Minshall)
+        self.flights: deque[tuple[int, int]] = deque()  #: (end, sent at ns), oldest first
+        self.karn = iss  #: end of the highest range ever retransmitted
+        self.rtt = RttEstimator()
+        self.congestion = congestion
+        self.recovery = LossRecovery(self)
+        self.cwnd_limited = False  #: the congestion window held the last output back
+        self.backoff = 0  #: doublings of the timer
+        self.retries = 0  #: expiries in a row without news from the peer
+        self.progress_at = 0  #: when the oldest unacknowledged byte began to wait, ns
+        self.last_sent = 0  #: ns
+        self.bytes_acked = 0
+        self.retransmitted = 0  #: segments, all in all
+
+    @property
+    def flight(self) -> int:
+        """FlightSize: sequence numbers sent and not acknowledged."""
+        return self.snd_nxt - self.snd_una
+
+    @property
+    def writable(self) -> int:
+        return max(0, self.sndbuf - (self.queue.end - self.queue.start))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes in the queue that were never sent."""
+        return max(0, self.queue.end - self.snd_max)
+
+    @property
+    def fin_sent(self) -> bool:
+        return self.snd_max > self.queue.end
+
+    @property
+    def fin_acked(self) -> bool:
+        return self.snd_una > self.queue.end
+
+    def syn_sent(self) -> None:
+        """SND.NXT passes the SYN."""
+        self.snd_nxt = self.snd_max = self.iss + 1
+        self.progress_at = self.connection.scheduler.now
+
+    def handshake_done(self, seg: Segment) -> None:
+        """`seg` acknowledges our SYN."""
+        connection = self.connection
+        now = connection.scheduler.now
+        if self.retries == 0:
+            self.rtt.sample(now - self.progress_at)
+        else:
+            self.rtt.syn_was_lost()
+            if self.retries > 1:
+                # RFC 6928 section 2 leaves this to the sender; as Linux: one loss may be chance, two are congestion.
+                self.congestion.cwnd = self.mss
+        self.snd_una = self.iss + 1
+        self.retries = self.backoff = 0
+        self.progress_at = now
+        connection.timers.retransmit.deadline = None
+        # RFC 7323 section 2.2: the window of a SYN is never scaled.
+        self.raw_window = seg.window
+        self.snd_wnd = self.max_window = seg.window if seg.flags & SYN else seg.window << self.shift
+        self.snd_wl1 = connection.receiver.rcv_nxt - 1
+        self.snd_wl2 = self.snd_una
+
+    def set_mss(self, mss: int, superframe: int) -> None:
+        """A full-sized segment carries `mss` bytes, a superframe up to `superframe`."""
+        self.mss = mss
+        self.superframe = max(superframe // mss, 1) * mss
+        self.congestion.set_mss(mss)
+
+    # --- what the peer says -------------------------------------------------------------------------------------
+
+    def acknowledge(self, ack: int, echo: int | None) -> None:
+        """SND.UNA < `ack` <= SND.MAX. `echo`: TSecr of the segment, None without timestamps."""
+        connection = self.connection
+        now = connection.scheduler.now
+        una = self.snd_una
+        acked = ack - una
+        sent_at = 0
+        flights = self.flights
+        while flights and flights[0][0] <= ack:
+            sent_at = flights.popleft()[1]
+        if una >= self.karn:
+            if sent_at:
+                self.rtt.sample(now - sent_at)
+        elif echo:
+            # RFC 7323 section 4.1: the echo tells which transmission was meant. In milliseconds, though.
+            age = (connection.timestamp() - echo) & MASK
+            if age < 0x7FFFFFFF // 2:
+                self.rtt.sample(age * NS_PER_MS)
+        self.snd_una = ack
+        if self.snd_nxt < ack:
+            self.snd_nxt = ack
+        queue = self.queue
+        queue.release(min(ack, queue.end))
+        self.bytes_acked += acked
+        self.retries = self.backoff = 0
+        self.progress_at = now
+        recovery = self.recovery
+        congestion = self.congestion
+        if recovery.phase or recovery.duplicates:
+            recovery.on_ack(acked)
+        if self.cwnd_limited and recovery.phase != 3:
+            congestion.on_ack(acked, now, self.rtt.srtt)
+            want = 2 * congestion.cwnd
+            if want > self.sndbuf and not connection.options.sndbuf:
+                self.sndbuf = min(want, connection.layer.config.sndbuf_max)
+        # RFC 6298 section 5: (5.2) all acknowledged: off; (5.3) something new acknowledged: restart.
+        timer = connection.timers.retransmit
+        if ack >= self.snd_max:
+            timer.deadline = None
+        else:
+            timer.arm(now + self.rtt.rto)
+
+    def update_window(self, window: int, seq: int, ack: int) -> bool:
+        """RFC 9293 section 3.10.7.4, fifth step: SND.WND from the field `window`. True if it changed."""
+        if self.snd_wl1 < seq or (self.snd_wl1 == seq and self.snd_wl2 <= ack):
+            self.snd_wl1 = seq
+            self.snd_wl2 = ack
+            self.raw_window = window
+            window <<= self.shift
+            if window != self.snd_wnd:
+                self.snd_wnd = window
+                if window > self.max_window:
+                    self.max_window = window
+                return True
+        return False
+
+    # --- what is sent -------------------------------------------------------------------------------------------
+
+    def output(self) -> bool:
+        """Send what may be sent now. True if any segment left (it carried the acknowledgment)."""
+        connection = self.connection
+        now = connection.scheduler.now
+        sent = False
+        recovery = self.recovery
+        if recovery.retransmit_due:
+            recovery.retransmit_due = False
+            sent = self.retransmit_first()
+        queue = self.queue
+        una = self.snd_una
+        nxt = self.snd_nxt
+        idle = self.snd_max == una
+        if idle and nxt < queue.end and now - self.last_sent > self.rtt.rto:
+            self.congestion.on_idle()
+        window_end = una + self.snd_wnd
+        cwnd_end = una + self.congestion.cwnd + recovery.extra
+        self.cwnd_limited = False
+        while (unsent := queue.end - nxt) > 0:
+            size = self.superframe
+            if unsent <= size or nxt + size > window_end or nxt + size > cwnd_end:
+                size = self._fit(nxt, unsent, window_end, cwnd_end)
+                if not size:
+                    break
+            flags = ACK
+            end = nxt + size
+            if size == unsent:
+                flags = ACK | PSH
+                if self.fin_queued:
+                    flags = ACK | PSH | FIN
+                    end += 1
+            connection.transmit(nxt, flags, queue.slice(nxt, size), size)
+            self._sent(nxt, end, now)
+            nxt = end
+            sent = True
+        if unsent == 0 and self.fin_queued:
+            connection.transmit(nxt, ACK | FIN, (), 0)
+            self._sent(nxt, nxt + 1, now)
+            sent = True
+        if sent:
+            if idle:
+                self.progress_at = now
+                connection.timers.retransmit.deadline = None  # it was waiting for a window or a cork
+            self.last_sent = now
+            self.push = False
+        if connection.timers.retransmit.deadline is None:
+            self._arm(now)
+        return sent
+
+    def _fit(self, nxt: int, unsent: int, window_end: int, cwnd_end: int) -> int:
+        """How much of the `unsent` bytes from `nxt` on may go now, if it is not a whole superframe."""
+        mss = self.mss
+        size = min(unsent, self.superframe)
+        room = min(window_end, cwnd_end) - nxt
+        if size > room:
+            if cwnd_end <= window_end:
+                self.cwnd_limited = True
+            if room >= mss:
+                return room - room % mss
+            # Less than a segment fits. RFC 9293 section 3.8.6.2.1: half of the largest window at least, and only if
+            # nothing is in flight whose ACK could open the window further.
+            if room <= 0 or nxt > self.snd_una or nxt + room != window_end:
+                return 0
+            return room if room * 2 >= self.max_window or self.push else 0
+        if size == unsent:
+            tail = size % mss
+            if tail:
+                if self._may_send_short(nxt):
+                    self.small_end = nxt + size
+                else:
+                    size -= tail
+        return size
+
+    def _may_send_short(self, nxt: int) -> bool:
+        """Nagle (RFC 9293 section 3.7.4, RFC 896) and cork, for a last piece shorter than a segment."""
+        if nxt < self.snd_max or self.fin_queued or self.push:
+            return True
+        options = self.connection.options
+        if options.cork or self.more:
+            return False
+        return options.nodelay or self.small_end <= self.snd_una
+
+    def _sent(self, start: int, end: int, now: int) -> None:
+        """[start, end) just left."""
+        if start < self.snd_max:
+            self._sent_again(start, end)
+        self.flights.append((end, now))
+        self.snd_nxt = end
+        if end > self.snd_max:
+            self.snd_max = end
+
+    def retransmit_first(self) -> bool:
+        """Send the first unacknowledged segment again, whatever the windows say."""
+        una = self.snd_una
+        queue = self.queue
+        size = min(self.mss, queue.end - una, self.snd_max - una)
+        flags = ACK
+        end = una + max(size, 0)
+        if end == queue.end and self.fin_sent:
+            flags = ACK | FIN
+            end += 1
+        if end == una:
+            return False
+        self.connection.transmit(una, flags, queue.slice(una, size) if size > 0 else (), max(size, 0))
+        self._sent_again(una, end)
+        if self.snd_nxt < end:
+            self.snd_nxt = end
+        self.last_sent = self.connection.scheduler.now
+        return True
+
+    def _sent_again(self, start: int, end: int) -> None:
+        if end > self.karn:
+            self.karn = end
+        segments = max(1, -(-(end - start) // self.mss))
+        self.retransmitted += segments
+        self.connection.layer.stats.retransmitted += segments
+
+    def _arm(self, now: int) -> None:
+        """Something in flight: RTO. Something that may not be sent: probe the window, or uncork in the end."""
+        timer = self.connection.timers.retransmit
+        if self.snd_una < self.snd_max:
+            timer.arm(now + self._bounded(self.rtt.backed_off(self.backoff), now))
+        elif self.queue.end > self.snd_nxt:
+            if self.snd_wnd >= self.mss or self.snd_wnd >= self.queue.end - self.snd_nxt:
+                timer.arm(now + CORK_CEILING)
+            else:
+                timer.arm(now + max(self.rtt.backed_off(self.backoff), RTO_MIN))
+
+    def _bounded(self, delay: int, now: int) -> int:
+        """`delay`, but not past the end of the user's patience (RFC 5482)."""
+        patience = self.connection.options.user_timeout
+        if patience:
+            left = self.progress_at + patience - now
+            if left < delay:
+                return max(left, 1)
+        return delay
+
+    # --- the timer ----------------------------------------------------------------------------------------------
+
+    def timed_out(self) -> None:
+        """RFC 6298 section 5.4 to 5.6: the oldest segment again, timer doubled, everything after it forgotten."""
+        connection = self.connection
+        now = connection.scheduler.now
+        self.congestion.on_timeout(self.flight, now, first=self.backoff == 0)
+        self.recovery.on_timeout()
+        self.flights.clear()
+        self.karn = self.snd_max
+        self.snd_nxt = self.snd_una
+        self.retries += 1
+        self.backoff += 1
+        self.retransmit_first()
+        self.cwnd_limited = True  # slow start from one segment: every ACK counts
+        self._arm(now)
+
+    def probe(self) -> None:
+        """Nothing in flight, something to send: corked data goes, a closed window is probed.
+
+        The probe is an old sequence number without data, as Linux sends it: never acceptable, so that the peer
+        answers with its window (RFC 9293 section 3.10.7.4, first step), and nothing needs to be undone.
+        """
+        connection = self.connection
+        self.push = True
+        if self.output():
+            return
+        self.retries += 1
+        self.backoff += 1
+        connection.transmit(self.snd_una - 1, ACK, (), 0)
+        self._arm(connection.scheduler.now)
