@@ -292,7 +292,7 @@ class IpLayer:
         return self._make(entry.iface, source, dst, next_hop, route_kind)
 
     def _make(self, iface: Interface, src: bytes, dst: bytes, next_hop: bytes, kind: RouteKind) -> Route:
-        mtu = iface.mtu
+        mtu = iface.mtu if len(dst) == 16 else min(iface.mtu, 65535)  # lo's 65536 is more than IPv4 can say
         known = self._path_mtus.get(dst)
         if known is not None:
             if known[1] > self.scheduler.now:

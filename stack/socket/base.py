@@ -16,7 +16,6 @@ Internal addresses are the family's own plain tuples ((bytes, port) for IP, (cid
 `address_out` translate from and to what Python users pass and get.
 """
 
-# ruff: noqa: ARG002 - the defaults of Phase refuse whatever they are given
 from __future__ import annotations
 
 import errno
@@ -57,24 +56,20 @@ class Waiting(Protocol):
 
     marks: list[Pollee]  #: pollees to settle at the end of the turn
 
-    def enter(self) -> None:
-        """Take the lock and bring the turn's time up to date. Raises NetError if the Network is closed."""
+    def call(self, attempt: Callable[..., T], args: tuple[Any, ...]) -> T:
+        """Run `attempt` under the lock at the present time, then send what it deferred and wake whom it concerns.
+
+        Raises NetError(ENETDOWN) once the Network is closed, and whatever `attempt` raises.
+        """
         ...
 
-    def leave(self) -> None:
-        """Send what was deferred, wake whom it concerns, release the lock."""
-        ...
+    def block_on(
+        self, pollee: Pollee, events: int, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]
+    ) -> T | Again:
+        """`call` again and again until it is not AGAIN, waiting for `events`, ERR or HUP of `pollee` in between.
 
-    def look(self) -> None:
-        """Lock held: one turn, so that a call that may not wait sees what has arrived."""
-        ...
-
-    def deadline(self, timeout: int) -> int:
-        """The absolute time (ns) that is `timeout` ns from now."""
-        ...
-
-    def wait(self, pollee: Pollee, events: int, deadline: int | None) -> bool:
-        """Lock held, given up meanwhile: until one of `events`, ERR or HUP is there. False: `deadline` came first."""
+        AGAIN is the answer when `timeout` is over.
+        """
         ...
 
 
@@ -97,6 +92,7 @@ class Phase:
     """One stage of a socket's life. Methods are attempts: lock held, no waiting, NetError for errors."""
 
     __slots__ = ()
+    listening: ClassVar[bool] = False  #: SO_ACCEPTCONN
 
     def bind(self, address: Address) -> None:
         raise NetError(errno.EOPNOTSUPP)
@@ -184,7 +180,7 @@ class Socket:
     Subclasses set `family`, `options_table`, make the first phase and translate addresses.
     """
 
-    family: ClassVar[int]
+    family: int
     options_table: ClassVar[OptionTable]
 
     def __init__(self, host: Host, kind: int, protocol: int, phase: Phase | None = None) -> None:
@@ -214,13 +210,8 @@ class Socket:
 
     def call(self, attempt: Callable[..., T], *args: Any) -> T:
         """Run something that never waits, under the lock; NetError becomes OSError."""
-        waiting = self.waiting
         try:
-            waiting.enter()
-            try:
-                return attempt(*args)
-            finally:
-                waiting.leave()
+            return self.waiting.call(attempt, args)
         except NetError as error:
             raise os_error(error) from None
 
@@ -230,42 +221,18 @@ class Socket:
         `timeout` is in ns. 0: one attempt, then BlockingIOError(EAGAIN). Positive: TimeoutError once due. None: the
         socket's own SO_RCVTIMEO or SO_SNDTIMEO decides, whose end is BlockingIOError(EAGAIN).
         """
-        waiting = self.waiting
-        try:
-            waiting.enter()
-            try:
-                result = attempt(*args)
-                if result is AGAIN:
-                    result = self._persist(events, timeout, attempt, args)
-                return result
-            finally:
-                waiting.leave()
-        except NetError as error:
-            raise os_error(error) from None
-
-    def _persist(self, events: int, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]) -> T:
-        """The rest of `block_on` after a first attempt in vain."""
-        waiting = self.waiting
         limit = timeout
         if timeout is None:
             limit = self.send_timeout if events & OUT else self.receive_timeout
-        if limit == 0:
-            waiting.look()
-            result = attempt(*args)
-            if result is AGAIN:
-                raise NetError(errno.EAGAIN)
+        try:
+            result = self.waiting.block_on(self.pollee, events, limit, attempt, args)
+        except NetError as error:
+            raise os_error(error) from None
+        if result is not AGAIN:
             return result
-        deadline = None if limit is None else waiting.deadline(limit)
-        pollee = self.pollee
-        in_time = True
-        while in_time:
-            in_time = waiting.wait(pollee, events, deadline)
-            result = attempt(*args)
-            if result is not AGAIN:
-                return result
-        if timeout is None:
-            raise NetError(errno.EAGAIN)
-        raise TimeoutError("timed out")
+        if timeout:
+            raise TimeoutError("timed out")
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     # -- operations ---------------------------------------------------------------------------------------------------
 
@@ -425,18 +392,15 @@ class Socket:
         self._holders -= 1
         if self._holders:
             return
-        waiting = self.waiting
         try:
-            waiting.enter()
+            self.waiting.call(self._let_go, ())
         except NetError:  # the Network is closed: what the phase held is gone already
             self.phase = CLOSED
-            return
-        try:
-            phase, self.phase = self.phase, CLOSED
-            phase.close()
-            self.pollee.notify()
-        finally:
-            waiting.leave()
+
+    def _let_go(self) -> None:
+        phase, self.phase = self.phase, CLOSED
+        phase.close()
+        self.pollee.notify()
 
 
 def os_error(error: NetError) -> OSError:

@@ -8,8 +8,9 @@ understands; `OptionValues` is what one socket has been told. get/setsockopt, th
 driven by the same rows.
 
 The kinds of value are those of the C interface: `INT` and `BOOL` are a C int (any non-zero BOOL reads as 1), `U64`
-eight bytes, `TIMEVAL` two longs, `LINGER` two ints, `NAME` a NUL-padded string. A getter may compute the value instead of
-looking it up (SO_ERROR, TCP_INFO); an effect may pass it on. Every store is also told to the socket's phase.
+eight bytes, `TIMEVAL` two longs, `LINGER` two ints, `NAME` a NUL-padded string. A getter may compute the value
+instead of looking it up (SO_ERROR, TCP_INFO); an effect may pass it on. Every store is also told to the socket's
+phase.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any, Final, TypeAlias
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S, NS_PER_US
+
+SOL_SOCKET: Final = 1  # Linux <asm-generic/socket.h>
 
 INT_MAX: Final = 0x7FFFFFFF
 INT_MIN: Final = -0x80000000

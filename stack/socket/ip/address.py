@@ -1,0 +1,86 @@
+"""Addresses of AF_INET and AF_INET6 sockets: Python's tuples outside, (bytes, port) inside.
+
+Inside, a v4-mapped IPv6 address (::ffff:a.b.c.d) is its four bytes: a dual-stack socket is an IPv4 socket as far as
+everything below is concerned, and only its user sees the mapping.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as _kernel
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from stack.socket.families import AF_INET
+
+if TYPE_CHECKING:
+    from stack.socket.base import Host
+
+#: Address and port.
+IpAddress: TypeAlias = tuple[bytes, int]
+
+ANY4: Final = bytes(4)
+ANY6: Final = bytes(16)
+MAPPED: Final = bytes(10) + b"\xff\xff"
+
+
+def address_in(host: Host, family: int, address: object) -> IpAddress:
+    """(host, port) or, for IPv6, (host, port, flowinfo, scope). Raises what `socket` raises: TypeError, OverflowError,
+    gaierror.
+    """
+    name = "AF_INET" if family == AF_INET else "AF_INET6"
+    if not isinstance(address, tuple):
+        raise TypeError(f"{name} address must be tuple, not {type(address).__name__}")
+    if not (len(address) == 2 or (family != AF_INET and 2 <= len(address) <= 4)):
+        shape = "(host, port)" if family == AF_INET else "(host, port[, flowinfo[, scopeid]])"
+        raise TypeError(f"{name} address must be a tuple {shape}")
+    node, port = address[0], _integer(address[1])
+    if not 0 <= port <= 0xFFFF:
+        raise OverflowError("port must be 0-65535.")
+    if len(address) > 2 and not 0 <= _integer(address[2]) <= 0xFFFFF:
+        raise OverflowError("flowinfo must be 0-1048575.")
+    return _node(host, family, node), port
+
+
+def address_out(family: int, address: IpAddress, scope: int = 0) -> tuple[Any, ...]:
+    """What Python users get: (text, port), or (text, port, 0, scope) on an IPv6 socket."""
+    raw, port = address
+    if family == AF_INET:
+        return _kernel.inet_ntop(_kernel.AF_INET, raw), port
+    if len(raw) == 4:
+        raw = ANY6 if raw == ANY4 else MAPPED + raw
+    return _kernel.inet_ntop(_kernel.AF_INET6, raw), port, 0, scope
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"'{type(value).__name__}' object cannot be interpreted as an integer")
+    return int(value)
+
+
+def _node(host: Host, family: int, node: object) -> bytes:
+    if isinstance(node, (bytes, bytearray)):
+        node = node.decode("ascii")
+    if not isinstance(node, str):
+        raise TypeError(f"str, bytes or bytearray expected, not {type(node).__name__}")
+    if not node:
+        return ANY4 if family == AF_INET else ANY6
+    raw = _numeric(family, node)
+    if raw is None:
+        from stack.socket.resolve import resolve
+
+        raw = resolve(host, node, family)
+    return raw[12:] if len(raw) == 16 and raw.startswith(MAPPED) else raw
+
+
+def _numeric(family: int, node: str) -> bytes | None:
+    try:
+        if family == AF_INET:
+            return b"\xff\xff\xff\xff" if node == "<broadcast>" else _kernel.inet_pton(_kernel.AF_INET, node)
+        return _kernel.inet_pton(_kernel.AF_INET6, node.split("%", 1)[0])
+    except OSError:
+        return None
+
+
+def unsupported_family() -> OSError:
+    return OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))

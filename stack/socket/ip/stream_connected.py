@@ -1,0 +1,150 @@
+"""A connected TCP socket, until it is closed (rows TCP-18..22)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from stack.errors import NetError
+from stack.scheduler import NS_PER_S
+from stack.socket.base import AGAIN, Again, Phase
+from stack.socket.message import MSG_MORE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
+from stack.socket.options import SOL_SOCKET
+from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
+from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
+from stack.tcp import TcpState
+
+if TYPE_CHECKING:
+    from stack.link.device import Buffer
+    from stack.socket.ip.address import IpAddress
+    from stack.socket.ip.stream import StreamSocket
+    from stack.tcp import Connection
+
+_READ: Final = 0
+_WRITE: Final = 1
+
+
+class StreamConnected(Phase):
+    """`announced`: connect() has reported success; until then the next one answers 0 once (row TCP-06)."""
+
+    __slots__ = ("announced", "connection", "finished", "socket")
+
+    def __init__(self, socket: StreamSocket, connection: Connection, *, announced: bool = True) -> None:
+        self.socket = socket
+        self.connection = connection
+        self.announced = announced
+        self.finished = False  #: we have shut our sending side down
+        connection.on_event = socket.pollee.notify
+
+    def bind(self, address: IpAddress) -> None:
+        raise NetError(errno.EINVAL)
+
+    def connect(self, address: IpAddress) -> None:
+        if self.announced:
+            raise NetError(errno.EISCONN)
+        self.announced = True
+
+    def connecting(self) -> None:
+        self.announced = True
+
+    def listen(self, backlog: int) -> None:
+        raise NetError(errno.EINVAL)
+
+    def accept(self) -> Again:
+        raise NetError(errno.EINVAL)
+
+    def send(self, data: Buffer, flags: int, address: IpAddress | None) -> int | Again:
+        connection = self.connection
+        if connection.error:
+            raise NetError(connection.take_error())
+        if flags & MSG_OOB:
+            raise NetError(errno.EOPNOTSUPP, "urgent data is not supported")
+        taken = connection.write(data, more=flags & MSG_MORE != 0)  # raises EPIPE once nothing can be sent
+        return taken if taken or not data else AGAIN
+
+    def recv(self, size: int, flags: int) -> bytes | Again:
+        connection = self.connection
+        if flags & (MSG_OOB | MSG_PEEK | MSG_TRUNC):
+            return self._special(size, flags)
+        if connection.readable:
+            return connection.read(size)
+        return self._nothing()
+
+    def recv_into(self, target: memoryview, flags: int) -> int | Again:
+        connection = self.connection
+        if connection.readable:
+            return connection.read_into(target)
+        return AGAIN if self._nothing() is AGAIN else 0
+
+    def receive(self, size: int, flags: int) -> Message | Again:
+        data = self.recv(size, flags)
+        return AGAIN if data is AGAIN else Message(data, length=len(data))
+
+    def _special(self, size: int, flags: int) -> bytes | Again:
+        connection = self.connection
+        if flags & MSG_OOB:
+            raise NetError(errno.EINVAL)  # there is never urgent data
+        if not connection.readable:
+            return self._nothing()
+        if flags & MSG_PEEK:
+            return connection.peek(size)
+        return bytes(connection.discard(size))  # MSG_TRUNC: the bytes are thrown away, only their number counts
+
+    def _nothing(self) -> bytes | Again:
+        """No data: an error, the end, or not yet."""
+        connection = self.connection
+        if connection.error:
+            raise NetError(connection.take_error())
+        return b"" if connection.eof else AGAIN
+
+    def shutdown(self, how: int) -> None:
+        connection = self.connection
+        if connection.state is TcpState.CLOSED:
+            raise NetError(errno.ENOTCONN)
+        if how != _WRITE:
+            connection.shutdown_read()
+        if how != _READ:
+            self.finished = True
+            connection.shutdown_write()
+
+    def local_address(self) -> IpAddress:
+        return self.connection.local
+
+    def peer_address(self) -> IpAddress:
+        if self.connection.state is TcpState.CLOSED:
+            raise NetError(errno.ENOTCONN)
+        return self.connection.remote
+
+    def take_error(self) -> int:
+        return self.connection.take_error()
+
+    def poll(self) -> int:
+        connection = self.connection
+        bits = 0
+        eof = connection.eof
+        closed = connection.state is TcpState.CLOSED
+        readable = connection.readable
+        if eof:
+            bits = IN | RDNORM | RDHUP
+        elif readable and readable >= self.socket.options.value(SOL_SOCKET, SO_RCVLOWAT):
+            bits = IN | RDNORM
+        if closed or self.finished:
+            bits |= OUT | WRNORM
+            if eof or closed:
+                bits |= HUP
+        else:
+            room = connection.writable
+            if room and 3 * room >= connection.sndbuf:  # a third free, so that a writer is not woken for every byte
+                bits |= OUT | WRNORM
+        if connection.error:
+            bits |= ERR
+        return bits
+
+    def option_changed(self, level: int, name: int) -> None:
+        self.socket.apply_options(self.connection)
+
+    def close(self) -> None:
+        connection = self.connection
+        connection.on_event = None
+        on, seconds = self.socket.options.value(SOL_SOCKET, SO_LINGER)
+        connection.close(seconds * NS_PER_S if on else None)

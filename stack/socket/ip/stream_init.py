@@ -1,0 +1,100 @@
+"""A TCP socket before anything: unbound, bound, or with a refused connect behind it (rows TCP-01, 07)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from stack.errors import NetError
+from stack.socket.base import AGAIN, Again, Phase
+from stack.socket.ip.binding import any_address, bind, connect_source
+from stack.socket.message import Message
+from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
+
+if TYPE_CHECKING:
+    from stack.ip.ports import BoundPort
+    from stack.link.device import Buffer
+    from stack.socket.ip.address import IpAddress
+    from stack.socket.ip.stream import StreamSocket
+
+
+class StreamInit(Phase):
+    """`refused`: a connect has failed and connect() has not been told so yet; `error`: its errno until read."""
+
+    __slots__ = ("bound", "error", "refused", "socket")
+
+    def __init__(
+        self, socket: StreamSocket, bound: BoundPort | None = None, *, refused: bool = False, error: int = 0
+    ) -> None:
+        self.socket = socket
+        self.bound = bound
+        self.refused = refused
+        self.error = error
+
+    def bind(self, address: IpAddress) -> None:
+        if self.bound is not None or self.refused:
+            raise NetError(errno.EINVAL)  # row CORE-19
+        self.bound = bind(self.socket, self.socket.host.netns.tcp.ports, address)
+
+    def connect(self, address: IpAddress) -> Again | None:
+        from stack.socket.ip.stream_connecting import StreamConnecting
+
+        if self.refused:  # the failure nobody was told about, or only SO_ERROR was (row TCP-07)
+            self.refused = False
+            raise NetError(self.take_error() or errno.ECONNABORTED)
+        socket = self.socket
+        source, remote = connect_source(socket, self.bound.addr if self.bound else None, address)
+        connection = socket.host.netns.tcp.connect(self.bound, source, remote, options=socket.tcp_options())
+        socket.phase = StreamConnecting(socket, connection, self.bound)
+        return AGAIN
+
+    def listen(self, backlog: int) -> None:
+        from stack.socket.ip.stream_listen import StreamListen
+
+        if self.refused:
+            raise NetError(errno.EINVAL)
+        socket = self.socket
+        tcp = socket.host.netns.tcp
+        if self.bound is None:  # Linux binds to any address and a free port (row TCP-13)
+            self.bound = bind(socket, tcp.ports, (any_address(socket), 0))
+        listener = tcp.listen(self.bound, StreamListen.clamp(backlog), options=socket.tcp_options())
+        socket.phase = StreamListen(socket, listener, self.bound)
+
+    def accept(self) -> Again:
+        raise NetError(errno.EINVAL)
+
+    def send(self, data: Buffer, flags: int, address: IpAddress | None) -> int:
+        raise NetError(self.take_error() or errno.EPIPE)
+
+    def recv(self, size: int, flags: int) -> bytes:
+        error = self.take_error()
+        if error:
+            raise NetError(error)
+        if self.refused:
+            return b""
+        raise NetError(errno.ENOTCONN)
+
+    def receive(self, size: int, flags: int) -> Message:
+        return Message(self.recv(size, flags))
+
+    def shutdown(self, how: int) -> None:
+        raise NetError(errno.ENOTCONN)
+
+    def local_address(self) -> IpAddress:
+        if self.bound is None:
+            return any_address(self.socket), 0
+        return self.bound.addr, self.bound.port
+
+    def take_error(self) -> int:
+        error, self.error = self.error, 0
+        return error
+
+    def poll(self) -> int:
+        bits = OUT | WRNORM | HUP
+        if self.refused:
+            bits |= IN | RDNORM | RDHUP
+        return bits | ERR if self.error else bits
+
+    def close(self) -> None:
+        if self.bound is not None:
+            self.bound.release()
