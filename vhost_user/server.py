@@ -9,7 +9,9 @@ answer, so nothing here may take longer than a burst of the data path plus the w
 A device has one front-end at a time, and a connection claims it with its first whole message, not by connecting: a
 health check that connects and goes away, or sits there, takes nobody's place. Whoever speaks while another session is
 alive is refused: logged, closed, and the first one never notices. "Alive" is looked at then and there, so a QEMU
-restarted within the same instant gets in although the old connection's end is still unread.
+restarted within the same instant gets in although the old connection's end is still unread. A refused QEMU tries again
+at once and for ever (its vhost-user netdev does so at start-up, thousands of times a second), so a repeated refusal
+is kept waiting for a second and not logged again.
 
 Whatever goes wrong on a connection ends that connection: one log line, descriptors closed, rings stopped, memory
 unmapped, and the device waits for the next front-end (QEMU's `reconnect=`). Listeners that run into the descriptor
@@ -27,6 +29,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
+from weakref import WeakKeyDictionary
 
 from .address import BoundSocket, ListenError, bind_abstract, bind_path, take_listener
 from .connection import Connection, Disconnected
@@ -50,8 +53,8 @@ _MAX_SILENT: Final = 16
 #: How long a listener rests after accept() ran out of descriptors, in seconds.
 _ACCEPT_PAUSE: Final = 1.0
 
-#: Decides from (pid, uid, gid) whether a peer may talk to us.
-PeerCheck = "Callable[[int, int, int], bool]"
+#: How long a front-end that is refused again and again is left without an answer, in seconds.
+_REFUSAL_PAUSE: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -110,6 +113,15 @@ class _Channel:
         self.listener = listener
         self.session: Session | None = None
         self.pid = 0
+        self.held_until = 0.0  # when a refused one will be closed; 0: it is not held
+
+
+class _Refusals:
+    """What one device's unwelcome front-ends were told last."""
+
+    def __init__(self) -> None:
+        self.last = -_REFUSAL_PAUSE
+        self.logged_pid = 0
 
 
 class Server:
@@ -124,6 +136,8 @@ class Server:
         self._resting: list[_Listener] = []  # out of the epoll until `_rest_until`, or until a connection ends
         self._rest_until = 0.0
         self._channels: dict[int, _Channel] = {}
+        self._held: deque[_Channel] = deque()  # refused, in the order of `held_until`
+        self._refusals: WeakKeyDictionary[Device, _Refusals] = WeakKeyDictionary()
         self._commands: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()  # guards `_commands` against the end of the thread
         self._running = True
@@ -219,7 +233,7 @@ class Server:
     def _run(self) -> None:
         try:
             while self._running:
-                events = self._epoll.poll(max(0.0, self._rest_until - time.monotonic()) if self._resting else -1)
+                events = self._epoll.poll(self._timeout())
                 # Connections first: the end of an old one must be seen before its successor is accepted.
                 for fd, _ in events:
                     channel = self._channels.get(fd)
@@ -232,8 +246,7 @@ class Server:
                     if listener is not None:
                         self._accept(listener)
                 self._run_commands()
-                if self._resting and time.monotonic() >= self._rest_until:
-                    self._wake_listeners()
+                self._look_at_the_clock()
         finally:
             with self._lock:
                 self._running = False
@@ -243,6 +256,22 @@ class Server:
             for listener in [*self._listeners.values(), *self._resting]:
                 self._close_listener(listener)
             self._epoll.close()
+
+    def _timeout(self) -> float:
+        """Seconds until somebody's pause is over; -1 when nobody pauses."""
+        due = [self._rest_until] if self._resting else []
+        if self._held:
+            due.append(self._held[0].held_until)
+        return max(0.0, min(due) - time.monotonic()) if due else -1
+
+    def _look_at_the_clock(self) -> None:
+        if not self._held and not self._resting:
+            return
+        now = time.monotonic()
+        while self._held and now >= self._held[0].held_until:
+            self._forget(self._held.popleft())
+        if self._resting and now >= self._rest_until:
+            self._wake_listeners()
 
     def _run_commands(self) -> None:
         while self._commands:
@@ -357,15 +386,30 @@ class Server:
             if not device.connected and not device.closed:
                 channel.session = Session(device)
         if channel.session is None:
-            self._refuse(channel, "the device is busy with another front-end")
+            self._refuse_busy(channel)
             return False
+        self._refusals.pop(device, None)
         logger.info("%s: front-end connected (process %d)", device.name, channel.pid)
         if channel.listener is not None and channel.listener.unlink_when_connected:
             channel.listener.bound.unlink()
         return True
 
-    def _refuse(self, channel: _Channel, reason: str) -> None:
-        logger.warning("%s: front-end (process %d) refused: %s", channel.device.name, channel.pid, reason)
+    def _refuse_busy(self, channel: _Channel) -> None:
+        told = self._refusals.setdefault(channel.device, _Refusals())
+        now = time.monotonic()
+        again, told.last = now - told.last < _REFUSAL_PAUSE, now
+        if not again:
+            self._refuse(channel, "the device is busy with another front-end", log=channel.pid != told.logged_pid)
+            told.logged_pid = channel.pid
+            return
+        self._stats.refused += 1
+        self._epoll.unregister(channel.fd)  # what else it says is not heard; it still counts as silent
+        channel.held_until = now + _REFUSAL_PAUSE
+        self._held.append(channel)
+
+    def _refuse(self, channel: _Channel, reason: str, *, log: bool = True) -> None:
+        if log:
+            logger.warning("%s: front-end (process %d) refused: %s", channel.device.name, channel.pid, reason)
         self._stats.refused += 1
         self._forget(channel)
 
@@ -380,8 +424,10 @@ class Server:
         self._forget(channel)
 
     def _forget(self, channel: _Channel) -> None:
-        if self._channels.pop(channel.fd, None) is not None:
+        if self._channels.pop(channel.fd, None) is not None and not channel.held_until:
             self._epoll.unregister(channel.fd)
+        if channel in self._held:
+            self._held.remove(channel)
         session, channel.session = channel.session, None
         if session is not None:
             with channel.device.control_lock:

@@ -185,13 +185,16 @@ def test_a_second_front_end_is_refused_and_the_first_never_notices(
         with connect(path) as second:
             second.say(Request.GET_FEATURES)
             assert hung_up(second)
+        with connect(path) as second:  # again at once: kept waiting, and not logged a second time
+            second.say(Request.GET_FEATURES)
+            assert hung_up(second)
         assert warnings(caplog) == [
             f"dev0: front-end (process {os.getpid()}) refused: the device is busy with another front-end"
         ]
         first.memory.offer(1, 256, b"still here")
         assert first.base(0) == 0
         assert bytes(device.rings[1].pop().view) == b"still here"
-    assert server.stats().refused == 1
+    assert server.stats().refused == 2
 
 
 def test_whoever_only_connects_takes_nobodys_place(server: Server, path: str) -> None:
@@ -256,6 +259,7 @@ def test_a_peer_check_that_fails_lets_nobody_in_and_hurts_nobody(
     server.listen(device, abstract=name, accept_peer=lambda pid, uid, gid: 1 // 0 == 0)
     with connect("\0" + name) as front:
         assert hung_up(front)
+    settle(server)
     assert "ZeroDivisionError" in caplog.text
     with connect(path) as front:
         front.ask(Request.GET_FEATURES)
