@@ -93,6 +93,10 @@ RX_DROPS: Final = (
     "checksum",
 )
 
+#: Headers remembered, by offload facts.
+_MAX_HEADERS: Final = 256
+_UNKNOWN: Final = (b"", 1, 0)  # good for no length
+
 #: Announcements waiting for the data thread; the front-end can send them as fast as it likes.
 _MAX_ANNOUNCEMENTS: Final = 16
 
@@ -159,6 +163,7 @@ class NetDevice(Device):
         self._records = ffi.new("struct vnet_record[]", BURST_FRAMES)
         self._record_bytes = memoryview(ffi.buffer(self._records))
         self._chunks = ffi.new("struct chunk[]", BURST_FRAMES)
+        self._chunk_bytes = memoryview(ffi.buffer(self._chunks))
         self._chunk_count = ffi.new("size_t *")
         self._bad = ffi.new("uint64_t[]", lib.VNET_DROPS)
         self._tx_drops: dict[str, int] = {}
@@ -196,6 +201,7 @@ class NetDevice(Device):
         if features & NetFeature.GUEST_ECN:
             types |= {gso_type | GSO_ECN for gso_type in types}
         self._gso_types = frozenset(types)
+        self._headers: dict[tuple[int, ...], tuple[bytes, int, int]] = {}  # last: it is made from the others
 
     def set_mtu(self, mtu: int) -> bool:
         self._wanted_mtu = mtu
@@ -218,6 +224,7 @@ class NetDevice(Device):
         # A pair is used for sending only when both of its rings run: the guest reaps them together.
         self._sinks = [ring for ring, back in zip(rings[0::2], rings[1::2], strict=True) if ring.live and back.live]
         self._blocked = None
+        self._headers = {}
         offloads = OFFLOAD_CSUM
         if GSO_TCPV4 in self._gso_types:
             offloads |= OFFLOAD_TSO4
@@ -261,7 +268,7 @@ class NetDevice(Device):
             self._bad,
         )
         self.frames_in += count
-        views = slab_views(view, self._chunks, self._chunk_count[0])
+        views = slab_views(view, self._chunk_bytes, self._chunk_count[0])
         return [
             (views[chunk][begin:end], flags, gso_type, gso_size, start, offset)
             for begin, end, chunk, flags, gso_type, gso_size, start, offset in _RECORD.iter_unpack(
@@ -328,41 +335,66 @@ class NetDevice(Device):
         """
         ready: list[tuple[Buffer, ...]] = []
         append = ready.append
-        pack = _HEADER.pack
-        size = 0
+        headers = self._headers
         several = len(self._sinks) > 1
-        longest = ETHER_HEADER + self.mtu
-        for index in range(first, min(first + BURST_FRAMES, len(burst))):
-            parts, flags, gso_type, hdr_len, gso_size, start, offset = burst[index]
+        size = 0
+        for frame in burst[first : first + BURST_FRAMES]:
+            parts = frame[0]
             length = 0
             for part in parts:
                 length += len(part)
             if several and self._sinks[_flow(parts) % len(self._sinks)] is not ring:
                 break
-            if gso_type:
-                if gso_type not in self._gso_types:
-                    return ready, "gso-type"
-                if not flags & NEEDS_CSUM or not gso_size:
-                    return ready, "gso-facts"
-                if length > MAX_SUPERFRAME:
-                    return ready, "long"
-            elif length > longest and (length > longest + VLAN_TAG or not _tagged(parts)):
-                return ready, "long"
-            elif length < ETHER_HEADER:
-                return ready, "short"
-            if flags & NEEDS_CSUM and start + offset + 2 > length:
-                return ready, "csum-range"
-            if flags and not self._guest_csum:
-                if flags & NEEDS_CSUM:
-                    parts = (_finished(parts, start, offset),)
-                flags = start = offset = 0
-            if length < MIN_FRAME:
-                parts = (*parts, _PADDING[length:])
-            append((pack(flags, gso_type, hdr_len, gso_size, start, offset, 1), *parts))
+            header, shortest, longest = headers.get(frame[1:], _UNKNOWN)
+            if shortest <= length <= longest:
+                append((header, *parts))
+            else:
+                plain = self._special(frame, length, headers)
+                if isinstance(plain, str):
+                    return ready, plain
+                append(plain)
             size += length
             if size >= PORTION_BYTES:
                 break
         return ready, ""
+
+    def _special(
+        self, frame: TxFrame, length: int, headers: dict[tuple[int, ...], tuple[bytes, int, int]]
+    ) -> tuple[Buffer, ...] | str:
+        """A frame that is not like those before it: its parts behind a header, or why it cannot be sent.
+
+        Offload facts are few and repeat; what has been judged once is remembered in `headers`: the header and the
+        lengths it is good for as it is.
+        """
+        parts, flags, gso_type, hdr_len, gso_size, start, offset = frame
+        longest = ETHER_HEADER + self.mtu
+        if gso_type:
+            if gso_type not in self._gso_types:
+                return "gso-type"
+            if not flags & NEEDS_CSUM or not gso_size:
+                return "gso-facts"
+            longest = MAX_SUPERFRAME
+        elif length > longest and _tagged(parts):
+            longest += VLAN_TAG
+        if length > longest:
+            return "long"
+        if length < ETHER_HEADER:
+            return "short"
+        if flags & NEEDS_CSUM and start + offset + 2 > length:
+            return "csum-range"
+        if flags and not self._guest_csum:
+            if flags & NEEDS_CSUM:
+                parts = (_finished(parts, start, offset),)
+            header = _HEADER.pack(0, 0, 0, 0, 0, 0, 1)
+        else:
+            header = _HEADER.pack(flags, gso_type, hdr_len, gso_size, start, offset, 1)
+            if len(headers) >= _MAX_HEADERS:
+                headers.clear()
+            least = max(MIN_FRAME, start + offset + 2 if flags & NEEDS_CSUM else 0)
+            headers[frame[1:]] = (header, least, MAX_SUPERFRAME if gso_type else ETHER_HEADER + self.mtu)
+        if length < MIN_FRAME:
+            return (header, *parts, _PADDING[length:])
+        return (header, *parts)
 
     def suppress(self) -> None:
         """No kicks until `arm`: we look by ourselves."""

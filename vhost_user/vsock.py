@@ -106,6 +106,7 @@ class VsockDevice(Device):
         self._records = ffi.new("struct vvsock_record[]", BURST_PACKETS)
         self._record_bytes = memoryview(ffi.buffer(self._records))
         self._chunks = ffi.new("struct chunk[]", BURST_PACKETS)
+        self._chunk_bytes = memoryview(ffi.buffer(self._chunks))
         self._chunk_count = ffi.new("size_t *")
         self._bad = ffi.new("uint64_t[]", lib.VVSOCK_DROPS)
         self._tx_drops: dict[str, int] = {}
@@ -172,7 +173,7 @@ class VsockDevice(Device):
             self._bad,
         )
         self.packets_in += count
-        views = slab_views(view, self._chunks, self._chunk_count[0])
+        views = slab_views(view, self._chunk_bytes, self._chunk_count[0])
         records = _RECORD.iter_unpack(self._record_bytes[: count * _RECORD.size])
         return [
             (src, dst, sport, dport, kind, op, flags, alloc, fwd, views[chunk][begin:end] if end else _EMPTY)

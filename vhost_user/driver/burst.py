@@ -31,6 +31,7 @@ class Burst:
         self.count = len(messages)
         self._array = ffi.new("struct vdrv_message[]", max(self.count, 1))
         self._keep: list[Any] = []  # the buffers the array points into
+        self._longest = max((len(header) + len(data) for header, data in messages), default=0)
         for entry, (header, data) in zip(self._array, messages, strict=False):
             head, body = ffi.from_buffer("uint8_t[]", header), ffi.from_buffer("uint8_t[]", data)
             self._keep += (head, body)
@@ -38,7 +39,14 @@ class Burst:
             entry.data, entry.data_length = body, len(body)
 
     def send(self, ring: DriverRing, *, first: int = 0, count: int | None = None, timeout: float | None = 0.0) -> int:
-        """Send messages [first, first + count) on `ring`; returns how many went out before `timeout` seconds."""
+        """Send messages [first, first + count) on `ring`; returns how many went out before `timeout` seconds.
+
+        Raises DriverError for a message that is longer than the ring's buffers.
+        """
+        if self._longest > ring.c_pool.size:
+            raise DriverError(
+                f"a message of {self._longest} bytes, buffers of ring {ring.index} hold {ring.c_pool.size}"
+            )
         end = self.count if count is None else min(first + count, self.count)
         done = first
         while done < end:
@@ -48,7 +56,7 @@ class Burst:
             if done >= end:
                 break
             if ring.free_buffers and not ring.in_flight:
-                raise DriverError(f"message {done} is larger than a transmit buffer or ring {ring.index}")
+                raise DriverError(f"message {done} needs more descriptors than ring {ring.index} has")
             if timeout == 0.0 or not ring.wait(timeout):
                 break
         return done - first
