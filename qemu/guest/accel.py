@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 ``/dev/kvm`` says little: it can be present, openable, create a machine and a processor, and still never run ordinary
-guest code (broken nesting, paravirtual-only modules), or emulate every instruction of it. Whoever trusts it hangs for ever.
+guest code (broken nesting, paravirtual-only modules), or emulate every instruction. Whoever trusts it hangs for ever.
 So a 64 KiB firmware image is run for at most two seconds, on the processor model the guests will get. It does what
 every kernel does first: real mode, page tables, the switch to long mode; then a loop with memory accesses, long enough
 to be possible only at a processor's own speed (a mere handful of instructions has been seen to succeed where no kernel

@@ -216,7 +216,7 @@ def _own_chardevs(config: QemuConfig) -> list[str]:
 
 def _user_net(config: QemuConfig) -> list[str]:
     options = {"netdev": "slirp"} | ({"romfile": ""} if config.machine != "microvm" else {})
-    return ["-netdev", "user,id=slirp", "-device", _device("virtio-net", config, options)]
+    return ["-netdev", "user,id=slirp,net=10.0.3.0/24", "-device", _device("virtio-net", config, options)]
 
 
 def _device(name: str, config: QemuConfig, options: dict[str, str]) -> str:

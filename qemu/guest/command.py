@@ -162,8 +162,8 @@ class Command:
         if self.running:
             self._send(protocol.kill(self._number, signal))
 
-    def wait(self, *, timeout: float) -> int:
-        """Until it ended; its exit code as `poll` says it. Does not read output. Raises GuestTimeoutError."""
+    def wait(self, *, timeout: float | None) -> int:
+        """Until it ended; its exit code as `poll` says it. Does not read output. None waits for ever."""
         with self._changed:
             self._changed.wait_for(lambda: not self.running, timeout)
             if self.exit is None:

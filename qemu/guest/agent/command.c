@@ -21,6 +21,7 @@
 #define RUN_CLEAR_ENV 1u     /* env replaces the default environment instead of adding to it */
 #define RUN_NO_STDIN 2u      /* standard input is /dev/null */
 #define MAX_STRINGS 4096u
+#define MAX_FD 1024 /* the default RLIMIT_NOFILE; three for each of MAX_COMMANDS and a few more are in use */
 
 struct command commands[MAX_COMMANDS];
 
@@ -115,6 +116,9 @@ static _Noreturn void child(const struct run_request *request, const int fd[3])
         argc++;
     if (name[0] == '@') {
         int rc = 127;
+        /* No exec, so close-on-exec does not help: a copy of our own end of stdin would keep its end from coming. */
+        for (int i = 3; i < MAX_FD; i++)
+            close(i);
         if (strcmp(name, "@put") == 0)
             rc = builtin_put(argc, request->argv);
         else if (strcmp(name, "@get") == 0)

@@ -1,0 +1,160 @@
+"""`guestwire serve`: the devices of a QEMU that somebody else starts.
+
+Besides its own options it follows QEMU's conventions for vhost-user back-end programs (docs/interop/vhost-user.rst,
+"Backend program conventions"): ``--socket-path``, ``--fd``, ``--print-capabilities``, stays in the foreground, and ends
+cleanly on SIGTERM. There one program serves one device, so ``--type`` says which.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import signal
+import socket
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from qemu.guest.argv import (
+    Accelerator,
+    QemuConfig,
+    SocketName,
+    VsockCard,
+    machine_arguments,
+    net_arguments,
+    socket_options,
+    vsock_arguments,
+)
+from qemu.guest.cli_options import OUTPUT, SOCKET, cidr, memory
+from qemu.guest.config import DEFAULT_MEMORY_MIB, DEFAULT_QEMU, GuestConfig
+from qemu.guest.errors import SetupError
+
+if TYPE_CHECKING:
+    from qemu.guest.wiring import Wiring
+    from vhost_user import NetDevice, VsockDevice
+
+DEFAULT_ADDRESS: Final = "10.0.2.2/24"
+
+
+@click.command()
+@click.option("--net", "net_path", type=SOCKET, metavar="SOCK", help="Serve a network card on this socket.")
+@click.option("--vsock", "vsock_path", type=SOCKET, metavar="SOCK", help="Serve a vsock on this socket.")
+@click.option("--socket-path", type=SOCKET, metavar="SOCK", help="Serve the device of --type on this socket.")
+@click.option("--fd", type=click.IntRange(min=0), help="Serve the device of --type on this descriptor.")
+@click.option("--type", "kind", type=click.Choice(["net", "vsock"]), default="net", show_default=True)
+@click.option("--print-capabilities", is_flag=True, help="Print what --type can do as JSON, and end.")
+@click.option("--cid", type=int, default=3, show_default=True, help="The guest's CID.")
+@click.option(
+    "--address", type=cidr, metavar="CIDR", default=DEFAULT_ADDRESS, show_default=True, help="Of the gateway."
+)
+@click.option("--mtu", type=click.IntRange(68, 65535), default=1500, show_default=True)
+@click.option("--queues", type=click.IntRange(1, 8), default=1, show_default=True, help="Queue pairs of the card.")
+@click.option("--no-offload", is_flag=True, help="No checksum or segmentation offload on the card.")
+@click.option("--pcap", type=OUTPUT, help="Write every frame of the card to this pcapng file.")
+@click.option("--memory", "memory_mib", type=memory, metavar="SIZE", default=DEFAULT_MEMORY_MIB, show_default=True)
+@click.option("--kvm", is_flag=True, help="Print arguments for a QEMU with KVM instead of TCG.")
+def serve(
+    net_path: Path | None,
+    vsock_path: Path | None,
+    socket_path: Path | None,
+    fd: int | None,
+    kind: str,
+    print_capabilities: bool,
+    cid: int,
+    address: str,
+    mtu: int,
+    queues: int,
+    no_offload: bool,
+    pcap: Path | None,
+    memory_mib: int,
+    kvm: bool,
+) -> int:
+    """Serve the devices of a QEMU you start yourself, until SIGTERM or Ctrl-C.
+
+    Prints the QEMU arguments to paste. The guest's network has a gateway that answers ping and gives out leases.
+    """
+    if print_capabilities:
+        click.echo(json.dumps({"type": kind}))
+        return 0
+    if socket_path is not None and fd is not None:
+        raise click.UsageError("--socket-path and --fd exclude each other")
+    if kind == "net":
+        net_path = net_path or socket_path
+    else:
+        vsock_path = vsock_path or socket_path
+    wants = {"net": net_path is not None, "vsock": vsock_path is not None}
+    wants[kind] |= fd is not None
+    if not any(wants.values()):
+        raise click.UsageError("nothing to serve: say --net SOCK, --vsock SOCK, --socket-path SOCK or --fd N")
+    config = GuestConfig(
+        net=wants["net"],
+        vsock=wants["vsock"],
+        cid=cid,
+        address=address,
+        mtu=mtu,
+        queues=queues,
+        offload=not no_offload,
+        pcap=pcap,
+    )
+    for path in (net_path, vsock_path):
+        if path is not None:
+            socket_options(SocketName(str(path)))  # too long a path is said before anything is set up
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="guestwire: %(message)s")
+    accelerator: Accelerator = "kvm" if kvm else "tcg"
+    shown = QemuConfig(DEFAULT_QEMU, Path(), Path(), accelerator=accelerator, memory_mib=memory_mib)
+    with ExitStack() as undo:
+        from qemu.guest.wiring import Wiring
+
+        wiring = Wiring(config)
+        undo.callback(wiring.close)
+        if wiring.net is not None:
+            _listen(wiring, wiring.net, net_path, fd if kind == "net" else None)
+        if wiring.vsock is not None:
+            _listen(wiring, wiring.vsock, vsock_path, fd if kind == "vsock" else None)
+        # Blocked before anything is announced: whoever reads the arguments may send SIGTERM at once.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        click.echo(paste(wiring, shown, net_path, vsock_path))
+        sys.stdout.flush()
+        signal.sigwait((signal.SIGTERM, signal.SIGINT))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+    return 0
+
+
+def paste(wiring: Wiring, shown: QemuConfig, net_path: Path | None, vsock_path: Path | None) -> str:
+    """The QEMU arguments, quoted for a shell, one option a line."""
+    words = machine_arguments(shown)
+    if net_path is not None:
+        words += net_arguments(wiring.card(SocketName(str(net_path.absolute())), reconnect=True), shown)
+    if vsock_path is not None:
+        words += vsock_arguments(VsockCard(SocketName(str(vsock_path.absolute()))), shown)
+    pairs = [f"{option} {shlex.quote(value)}" for option, value in zip(words[::2], words[1::2], strict=True)]
+    return " \\\n".join([shown.binary, *(f"    {pair}" for pair in pairs)])
+
+
+def _listen(wiring: Wiring, device: NetDevice | VsockDevice, path: Path | None, fd: int | None) -> None:
+    from vhost_user.server import ListenError
+
+    try:
+        if path is not None:
+            wiring.server.listen(device, path=path)
+        if fd is not None:
+            _adopt(wiring, device, fd)
+    except ListenError as error:
+        raise SetupError(str(error)) from error
+
+
+def _adopt(wiring: Wiring, device: NetDevice | VsockDevice, fd: int) -> None:
+    """Descriptors are passed both ways in practice: connected to the front-end already, or listening."""
+    try:
+        sock = socket.socket(fileno=fd)
+        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise SetupError(f"--fd {fd} is no socket: {error.strerror}") from error
+    if listening:
+        wiring.server.listen(device, listener=sock)
+    else:
+        wiring.server.adopt(device, sock)

@@ -1,0 +1,83 @@
+"""Everything that can be chosen about a guest, with its defaults."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from qemu.guest.argv import Machine
+from qemu.guest.errors import MissingError, SetupError
+from qemu.guest.image import Share
+from qemu.guest.kernel import Kernel, KernelError, find_kernel, kernel_from_file
+
+if TYPE_CHECKING:
+    from stack import Network, Stack
+    from stack.link import Switch
+
+DEFAULT_QEMU: Final = "qemu-system-x86_64"
+DEFAULT_MEMORY_MIB: Final = 256
+#: Generous: a loaded machine without KVM takes several times the usual two seconds.
+DEFAULT_BOOT_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestConfig:
+    """What `Guest` takes, as keywords or as one object to start from."""
+
+    kernel: Path | None = None  #: bzImage or vmlinux; None: Debian's cloud kernel from the cache
+    modules_dir: Path | None = None  #: lib/modules/RELEASE of that kernel
+    initrd: Path | None = None  #: a root of the user's own instead of busybox
+    memory_mib: int = DEFAULT_MEMORY_MIB
+    smp: int = 1
+    machine: Machine = "q35"
+    qemu: str = DEFAULT_QEMU  #: name or path
+    kvm: bool = True  #: use KVM if it proves to work
+    append: tuple[str, ...] = ()  #: further words for the kernel command line
+    extra: tuple[str, ...] = ()  #: further QEMU arguments, as they are
+
+    shares: tuple[Share, ...] = ()  #: directories copied into the guest at boot
+    programs: tuple[str, ...] = ()  #: host programs packed with their libraries
+    modules: tuple[str, ...] = ()  #: further kernel modules, loaded at boot
+
+    net: bool = True  #: a network card served by this process
+    vsock: bool = True  #: a vsock served by this process
+    user_net: bool = False  #: one more card on QEMU's own slirp, for comparisons
+    network: Network | None = None  #: joins this Network instead of making one
+    stack: Stack | None = None  #: the node at the other end of the card; None: one called "gw" is made
+    switch: Switch | None = None  #: plugs the card into this switch instead; nothing else is configured then
+    address: str | None = None  #: the gateway's, e.g. "10.0.2.2/24"; None: the first free 10.0.N.2/24 from N = 2
+    dhcp: bool = True  #: the gateway offers leases, and the guest takes one before it counts as booted
+    mac: bytes | None = None  #: None: one that is new in this process
+    mtu: int = 1500
+    queues: int = 1  #: queue pairs
+    offload: bool = True  #: checksum and segmentation offloads both ways
+    cid: int | None = None  #: None: the first free one from 3
+    pcap: Path | None = None  #: every frame of the card goes to this pcapng file
+
+    boot_timeout: float = DEFAULT_BOOT_SECONDS  #: seconds until the guest must be up
+    say: Callable[[str], None] = lambda _: None  #: gets a line for each step of the set-up that takes a while
+    console_tee: Callable[[bytes], object] | None = None  #: gets the console's bytes as they come
+
+
+def find_qemu(name: str) -> str:
+    """Its path. Raises MissingError with the command that installs it."""
+    found = shutil.which(name)
+    if found is None:
+        raise MissingError(f"no {name} on PATH: apt-get install qemu-system-x86")
+    return found
+
+
+def choose_kernel(config: GuestConfig) -> Kernel:
+    """The kernel the configuration asks for. Raises SetupError, or MissingError if none can be had."""
+    try:
+        if config.kernel is not None:
+            return kernel_from_file(config.kernel, config.modules_dir)
+    except KernelError as error:
+        raise SetupError(str(error)) from error
+    try:
+        return find_kernel(say=config.say)
+    except KernelError as error:
+        raise MissingError(str(error)) from error

@@ -1,0 +1,180 @@
+"""Joins a guest's devices to a Network: this is where `vhost_user` and `stack` meet.
+
+The card becomes an interface of a gateway node (or a port of a switch), the vsock a peer of that node's AF_VSOCK
+sockets. For a guest of ours the vhost-user sockets are files in its private directory, taken away as soon as QEMU has
+connected; the directory goes away with QEMU (see launch.py), so nothing is left behind however this process ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+from qemu.guest.argv import MAX_GUEST_CID, MIN_GUEST_CID, NetCard, SocketName, VsockCard
+from qemu.guest.config import GuestConfig
+from qemu.guest.errors import SetupError
+
+if TYPE_CHECKING:
+    from stack import Network, Stack
+    from stack.iface.interface import Interface
+    from stack.link import LinkDevice, Switch
+    from vhost_user import NetDevice, Server, VsockDevice
+
+#: QEMU's own vendor prefix; the rest counts up.
+_MAC_PREFIX: Final = bytes.fromhex("525400677700")
+_macs = itertools.count(1)
+_numbers = threading.Lock()
+
+
+def new_mac() -> bytes:
+    """A hardware address no other guest of this process has."""
+    with _numbers:
+        number = next(_macs)
+    return (int.from_bytes(_MAC_PREFIX, "big") + number).to_bytes(6, "big")
+
+
+class Wiring:
+    """The devices of one guest and what they are plugged into. `close` unplugs and closes what was made here."""
+
+    def __init__(self, config: GuestConfig) -> None:
+        """Raises SetupError for a CID, address, switch or capture file that cannot be used."""
+        from stack import Network
+        from vhost_user import Server
+
+        self.net: NetDevice | None = None
+        self.vsock: VsockDevice | None = None
+        self.interface: Interface | None = None
+        self.gateway = ""  #: the gateway's address on this guest's link, without prefix
+        self._config = config
+        with ExitStack() as undo:
+            network = config.network
+            if network is None and config.stack is not None:
+                network = cast("Network", config.stack.network)
+            if network is None:
+                network = Network()
+                undo.callback(network.close)
+                network.start()
+            self.network: Network = network
+            self.stack: Stack = config.stack or network.stacks.get("gw") or network.stack("gw")
+            self.server: Server = undo.enter_context(Server())
+            if config.net:
+                self._plug_net(undo)
+            if config.vsock:
+                self._plug_vsock(undo)
+            self._undo = undo.pop_all()
+
+    def offer(self, directory: Path) -> tuple[tuple[NetCard, ...], VsockCard | None]:
+        """Wait for QEMU in the private `directory`; the cards to start it with."""
+        cards: tuple[NetCard, ...] = ()
+        vsock_card = None
+        if self.net is not None:
+            self.server.listen(self.net, path=directory / "net", unlink_when_connected=True)
+            cards = (self.card(SocketName(str(directory / "net"))),)
+        if self.vsock is not None:
+            self.server.listen(self.vsock, path=directory / "vsock", unlink_when_connected=True)
+            vsock_card = VsockCard(SocketName(str(directory / "vsock")))
+        return cards, vsock_card
+
+    def card(self, socket: SocketName, *, reconnect: bool = False) -> NetCard:
+        """The network card as QEMU is to be told of it."""
+        config = self._config
+        return NetCard(socket, config.mac or new_mac(), config.queues, config.mtu, reconnect)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._undo.close()
+
+    def _plug_net(self, undo: ExitStack) -> None:
+        from vhost_user import NetDevice
+
+        config = self._config
+        try:
+            device = NetDevice(mac=new_mac(), mtu=config.mtu, queues=config.queues, offload=config.offload)
+        except ValueError as error:
+            raise SetupError(str(error)) from error
+        undo.callback(device.close)
+        self.net = device
+        link = cast("LinkDevice", device)  # its offloads are a plain int: neither side imports the other's classes
+        if config.pcap is not None:
+            link = self._capture(config.pcap, link, undo)
+        if config.switch is not None:
+            self._join_switch(config.switch, link, undo)
+        else:
+            self._join_gateway(link, undo)
+
+    def _capture(self, path: Path, device: LinkDevice, undo: ExitStack) -> LinkDevice:
+        from stack.link import Capture
+
+        # The Scheduler's clock is monotonic; a capture file wants the time of day.
+        epoch = time.time_ns() - self.network.clock()
+        try:
+            capture = Capture(path, self.network.scheduler, epoch_ns=epoch)
+        except OSError as error:
+            raise SetupError(f"cannot write the capture {path}: {error.strerror}") from error
+        undo.callback(capture.close)
+        return capture.tap(device, "guest")
+
+    def _join_switch(self, switch: Switch, device: LinkDevice, undo: ExitStack) -> None:
+        port = switch.attach(device)
+        undo.callback(switch.remove, port)
+        self.network.attach(port)
+        undo.callback(self.network.detach, port)
+
+    def _join_gateway(self, device: LinkDevice, undo: ExitStack) -> None:
+        from stack.services.dhcp import DhcpConfig, DhcpServer, DhcpService
+
+        address = self._config.address or self._free_address()
+        try:
+            self.interface = self.stack.add_interface(device, addresses=[address])
+        except ValueError as error:
+            raise SetupError(f"the guest's link cannot be set up: {error}") from error
+        undo.callback(self._remove_interface, self.interface.name)
+        self.gateway = address.partition("/")[0]
+        if not self._config.dhcp:
+            return
+        try:
+            server = DhcpServer(DhcpConfig(interface=address, mtu=self._config.mtu, hostname="guest"))
+        except ValueError as error:
+            raise SetupError(f"no addresses can be given out on {address}: {error}") from error
+        service = DhcpService(self.stack, self.interface, server)
+        undo.callback(service.close)
+
+    def _remove_interface(self, name: str) -> None:
+        if not self.network.closed and name in self.stack.netns.interfaces:
+            self.stack.remove_interface(name)
+
+    def _free_address(self) -> str:
+        """10.0.2.2/24 as with QEMU's own network, or the next subnet no interface of the node is in."""
+        taken = {
+            bytes(address.address[:3])
+            for interface in self.stack.netns.interfaces.values()
+            for address in interface.addresses
+        }
+        for subnet in range(2, 256):
+            if bytes((10, 0, subnet)) not in taken:
+                return f"10.0.{subnet}.2/24"
+        raise SetupError("every subnet from 10.0.2.0/24 to 10.0.255.0/24 is taken: pass address=")
+
+    def _plug_vsock(self, undo: ExitStack) -> None:
+        from vhost_user import VsockDevice
+
+        wanted = self._config.cid
+        for cid in range(MIN_GUEST_CID, MAX_GUEST_CID) if wanted is None else (wanted,):
+            try:
+                device = VsockDevice(cid)
+            except ValueError as error:
+                raise SetupError(str(error)) from error
+            try:
+                self.stack.add_vsock(device)
+            except ValueError as error:
+                device.close()
+                if wanted is not None:
+                    raise SetupError(f"CID {cid} cannot be used: {error}") from error
+                continue
+            break
+        undo.callback(device.close)
+        self.vsock = device
