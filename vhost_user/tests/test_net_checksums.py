@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -15,15 +17,15 @@ from .device_rig import PSEUDO4, PSEUDO6, broadcast, checksum, ether, ipv4, ipv6
 NEEDS_CSUM, DATA_VALID = 1, 2
 
 
-def four(segment: bytes, proto: int = 6, **arguments: int) -> bytes:
-    return ether(0x0800, ipv4(proto, segment, **arguments))
+def four(segment: bytes, proto: int = 6, *, fragment: int = 0) -> bytes:
+    return ether(0x0800, ipv4(proto, segment, fragment=fragment))
 
 
 def six(segment: bytes, proto: int = 6) -> bytes:
     return ether(0x86DD, ipv6(proto, segment))
 
 
-CHECKED = {
+CHECKED: dict[str, Callable[[int], bytes]] = {
     "TCP4": lambda spoil: four(tcp(b"hello", spoil=spoil)),
     "TCP4 empty": lambda spoil: four(tcp(b"", spoil=spoil)),
     "TCP4 full": lambda spoil: four(tcp(bytes(range(256)) * 5, spoil=spoil)),
@@ -130,7 +132,7 @@ def test_checksums_are_finished_for_a_guest_without_guest_csum(
 ) -> None:
     """5.1.6.4.1: without GUEST_CSUM flags must be 0 and the checksum complete; the stack need not know."""
     cuts = [len(segment) * i // parts for i in range(parts + 1)]
-    pieces = tuple(segment[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+    pieces = tuple(segment[a:b] for a, b in pairwise(cuts))
     with net_rig(features=NO_CSUM) as (device, guest):
         assert device.offloads == 1  # CSUM is offered to the stack all the same
         assert device.transmit([(pieces, NEEDS_CSUM, 0, start, 0, start, offset)] * 2) == 2

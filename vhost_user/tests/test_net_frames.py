@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from vhost_user.driver import GuestMemory
@@ -10,7 +12,7 @@ from vhost_user.net import DEFAULT_MAC, NetDevice
 
 from .device_rig import broadcast, net_rig, plain
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "no indirect": {"features": ~NetFeature.INDIRECT_DESC},
     "no event index": {"features": ~NetFeature.EVENT_IDX},
@@ -31,7 +33,7 @@ SHAPES = {
 def test_frames_arrive_whole_and_in_order_both_ways(shape: str) -> None:
     arguments = dict(SHAPES[shape])
     if "memory" in arguments:
-        arguments["memory"] = GuestMemory(arguments["memory"])  # type: ignore[arg-type] # a table of shapes
+        arguments["memory"] = GuestMemory(arguments["memory"])
     sizes = [60, 61, 64, 100, 256, 1000, 1513, 1514]
     frames = [broadcast(size, seed) for seed, size in enumerate(sizes * 30)]  # indexes of the tiny rings wrap
     with net_rig(**arguments) as (device, guest):
@@ -41,7 +43,7 @@ def test_frames_arrive_whole_and_in_order_both_ways(shape: str) -> None:
         while len(arrived) < len(frames):
             sent += guest.send(frames[sent : sent + 16])
             arrived += [bytes(frame[0]) for frame in device.receive(64)]
-        left = [plain(frame[:14], memoryview(frame)[14:]) for frame in frames]  # type: ignore[arg-type] # any buffer
+        left = [plain(frame[:14], memoryview(frame)[14:]) for frame in frames]
         while left or len(returned) < len(frames):
             left = left[device.transmit(left[:20]) :]
             returned += [bytes(frame.data) for frame in guest.recv()]
@@ -161,16 +163,17 @@ def test_the_driver_gets_back_every_transmit_buffer_at_once() -> None:
 
 
 def test_arguments_out_of_range_are_refused_by_name() -> None:
-    for arguments, message in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"mac": b"\x01" + bytes(5)}, "mac"),
         ({"mac": b"short"}, "mac"),
         ({"mtu": 67}, "mtu 67"),
         ({"mtu": 65536}, "mtu 65536"),
         ({"queues": 0}, "0 queue pairs"),
         ({"disable": NetFeature.VERSION_1}, "VERSION_1"),
-    ):
+    ]
+    for arguments, message in refused:
         with pytest.raises(ValueError, match=message):
-            NetDevice(**arguments)  # type: ignore[arg-type] # a table of bad arguments
+            NetDevice(**arguments)
     device = NetDevice()
     assert device.mac == DEFAULT_MAC
     device.close()

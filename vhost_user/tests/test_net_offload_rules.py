@@ -51,6 +51,8 @@ FRAGMENT = ether(0x0800, ipv4(6, tcp(bytes(5000), partial=True), fragment=0x2000
 UDP_SUPER = ether(0x0800, ipv4(17, udp(bytes(5000), partial=True)))
 LONG_HEADER = ether(0x0800, ipv4(6, tcp(bytes(0), partial=True)[:12] + b"\xf0" + bytes(30)))
 
+TCP_SEGMENT6 = tcp(bytes(5000), pseudo=PSEUDO6, partial=True)
+
 #: What the guest sends -> under which reason it is dropped.
 BAD = {
     "no whole Ethernet header": (NetFrame(bytes(13)), "rx-short"),
