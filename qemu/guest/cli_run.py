@@ -49,7 +49,7 @@ _READ_BYTES: Final = 65536
     help="Give the guest a COPY of a directory, made at boot, at PATH (default /share). It takes guest memory, and "
     "what the guest changes stays in the guest: the cloud kernel has no 9p, and virtiofs would need a daemon.",
 )
-@click.option("--program", "programs", multiple=True, help="Pack this program of the host with its libraries.")
+@click.option("--program", "programs", multiple=True, help="Pack this host program with its libraries.")
 @click.option("--module", "modules", multiple=True, help="Load this kernel module, with what it depends on.")
 @click.option("--env", "variables", type=variable, metavar="KEY=VALUE", multiple=True, help="For the command.")
 @click.option("--cwd", default="", help="Directory in the guest to run the command in.")

@@ -125,8 +125,6 @@ class Wiring:
         undo.callback(self.network.detach, port)
 
     def _join_gateway(self, device: LinkDevice, undo: ExitStack) -> None:
-        from stack.services.dhcp import DhcpConfig, DhcpServer, DhcpService
-
         address = self._config.address or self._free_address()
         try:
             self.interface = self.stack.add_interface(device, addresses=[address])
@@ -136,6 +134,8 @@ class Wiring:
         self.gateway = address.partition("/")[0]
         if not self._config.dhcp:
             return
+        from stack.services.dhcp import DhcpConfig, DhcpServer, DhcpService
+
         try:
             server = DhcpServer(DhcpConfig(interface=address, mtu=self._config.mtu, hostname="guest"))
         except ValueError as error:
