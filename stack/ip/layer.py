@@ -113,7 +113,7 @@ class IpLayer:
         """Largest IP packet towards the route's destination, bytes."""
         return route.mtu
 
-    def offloads_for(self, route: Route) -> tuple[Offload, int]:
+    def offloads_for(self, route: Route) -> tuple[int, int]:
         """(what the link takes over, largest transport datagram of one superframe in bytes, its header included).
 
         Superframes may be handed down in any case: a link without TSO has them cut in software.

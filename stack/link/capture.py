@@ -25,7 +25,7 @@ from typing import BinaryIO, Final, Self
 
 from dpkt import pcapng
 
-from stack.link.device import Buffer, LinkDevice, Offload, RxFrame, TxFrame
+from stack.link.device import Buffer, LinkDevice, RxFrame, TxFrame
 from stack.scheduler import Scheduler
 
 LINKTYPE_ETHERNET: Final = 1  # https://www.tcpdump.org/linktypes.html
@@ -196,41 +196,21 @@ class CapturedDevice:
     def mtu(self) -> int:
         return self.device.mtu
 
-    @mtu.setter
-    def mtu(self, mtu: int) -> None:
-        self.device.mtu = mtu
-
     @property
     def mac(self) -> bytes:
         return self.device.mac
-
-    @mac.setter
-    def mac(self, mac: bytes) -> None:
-        self.device.mac = mac
 
     @property
     def carrier(self) -> bool:
         return self.device.carrier
 
-    @carrier.setter
-    def carrier(self, carrier: bool) -> None:
-        self.device.carrier = carrier
-
     @property
-    def offloads(self) -> Offload:
+    def offloads(self) -> int:
         return self.device.offloads
-
-    @offloads.setter
-    def offloads(self, offloads: Offload) -> None:
-        self.device.offloads = offloads
 
     @property
     def max_superframe(self) -> int:
         return self.device.max_superframe
-
-    @max_superframe.setter
-    def max_superframe(self, length: int) -> None:
-        self.device.max_superframe = length
 
     @property
     def on_change(self) -> Callable[[], None] | None:

@@ -59,11 +59,30 @@ class LinkDevice(Protocol):
     (a loopback, a cable inside the Network) answers -1 and reports work through `on_change`.
     """
 
-    mtu: int  #: largest layer-3 packet in bytes, without Ethernet header
-    mac: bytes  #: suggested hardware address for the interface on this side, 6 bytes
-    carrier: bool  #: the other side is there and ready
-    offloads: Offload  #: now in force for transmit; may change with `on_change`
-    max_superframe: int  #: largest frame `transmit` takes, Ethernet header included (65549 with TSO: 14 + 65535)
+    @property
+    def mtu(self) -> int:
+        """Largest layer-3 packet in bytes, without Ethernet header."""
+        ...
+
+    @property
+    def mac(self) -> bytes:
+        """Suggested hardware address for the interface on this side, 6 bytes."""
+        ...
+
+    @property
+    def carrier(self) -> bool:
+        """The other side is there and ready."""
+        ...
+
+    @property
+    def offloads(self) -> int:
+        """`Offload` bits now in force for transmit; may change with `on_change`."""
+        ...
+
+    @property
+    def max_superframe(self) -> int:
+        """Largest frame `transmit` takes, Ethernet header included (65549 with TSO: 14 + 65535)."""
+        ...
 
     #: Set by the owner; called (lock held) after carrier, offloads, mtu or pending work changed. May be None.
     on_change: Callable[[], None] | None

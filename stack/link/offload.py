@@ -254,7 +254,7 @@ def _cut(
     return pieces
 
 
-def missing_offload(frame: TxFrame, offloads: Offload) -> bool:
+def missing_offload(frame: TxFrame, offloads: int) -> bool:
     """Whether carrying `frame` needs an offload beyond `offloads`."""
     gso_type = frame[2]
     if gso_type:
@@ -268,7 +268,7 @@ def missing_offload(frame: TxFrame, offloads: Offload) -> bool:
 
 
 def prepare(
-    burst: Sequence[TxFrame], offloads: Offload, max_frame: int = 65549, refused: list[TxFrame] | None = None
+    burst: Sequence[TxFrame], offloads: int, max_frame: int = 65549, refused: list[TxFrame] | None = None
 ) -> Sequence[TxFrame]:
     """`burst` in a form that a device with `offloads` takes: checksums finished, superframes cut, order kept.
 

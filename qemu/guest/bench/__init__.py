@@ -1,0 +1,1 @@
+"""`make bench`: peers side by side in one run, ratios first."""

@@ -1,0 +1,58 @@
+"""A bench run as a table for people and a JSON file for machines. Ratios first: only they carry over."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from qemu.guest.bench.rows import Row
+
+#: The peer every ratio is taken to.
+PEER: Final = "slirp"
+OURS: Final = "guestwire"
+
+
+def show(console: Console, rows: list[Row], rig: dict[str, float]) -> None:
+    """Both tables."""
+    table = Table(title=f"Same guest, same run: {OURS} beside QEMU's {PEER}")
+    table.add_column("row")
+    table.add_column("ratio", justify="right")
+    for name in (OURS, PEER):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [f"{row.median(name):,.2f} {row.unit} ±{row.spread(name):.0%}" for name in (OURS, PEER)]
+        table.add_row(row.name, f"{row.ratio(OURS, PEER):.2f}x", *cells)
+    console.print(table)
+    if rig:
+        copies = rig["two copies"]
+        table = Table(title="Driver rig: ring, TCP and socket, no guest; beside copying the same bytes twice")
+        table.add_column("row")
+        table.add_column("ratio", justify="right")
+        table.add_column("Gb/s", justify="right")
+        for name, gbps in rig.items():
+            table.add_row(name, f"{gbps / copies:.2f}x", f"{gbps:.2f}")
+        console.print(table)
+
+
+def save(path: Path, rows: list[Row], rig: dict[str, float], facts: dict[str, str]) -> None:
+    """Everything measured, the single figures too."""
+    content: dict[str, Any] = {
+        "machine": {"kernel": platform.release(), "python": platform.python_version(), **facts},
+        "rows": [
+            {
+                "name": row.name,
+                "unit": row.unit,
+                "ratio": row.ratio(OURS, PEER),
+                "figures": row.figures,
+            }
+            for row in rows
+        ],
+        "rig_gbps": rig,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
