@@ -75,6 +75,7 @@ class Capture:
         self.packets = 0  #: written so far
         self.bytes = 0  #: length of the file
         self.missed = 0  #: not written because of `error` or `max_bytes`
+        self.paused = False  #: while true nothing is recorded, and nothing counted as missed
         self._scheduler = scheduler
         self._epoch_ns = epoch_ns
         self._max_bytes = max_bytes
@@ -222,6 +223,8 @@ class CapturedDevice:
 
     def receive(self, budget: int) -> Sequence[RxFrame]:
         burst = self.device.receive(budget)
+        if self._capture.paused:
+            return burst
         for view, _, gso_type, gso_size, csum_start, _ in burst:
             header = 0
             if gso_type and csum_start + 12 < len(view):
@@ -231,6 +234,8 @@ class CapturedDevice:
 
     def transmit(self, burst: Sequence[TxFrame]) -> int:
         accepted = self.device.transmit(burst)
+        if self._capture.paused:
+            return accepted
         for parts, _, gso_type, header_length, gso_size, _, _ in burst[:accepted]:
             self._record(OUTBOUND, parts, gso_size if gso_type else 0, header_length)
         return accepted
