@@ -414,6 +414,7 @@ class Connection:
                     self.transmit(seq, ACK, (), 0)
         if self.event:
             self.event = False
+            self.layer.ip.confirm(self.route)
             self.notify()
 
     def notify(self) -> None:
