@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
+from stack.iface.address import SCOPE_LINK
 from stack.socket.base import Again, Timeout
 from stack.socket.poll import Pollee
 
@@ -139,6 +141,24 @@ class Stack:
             network.attach_locked(port)
             self._vsock_sources.append(port)
             network.finish()
+
+    def names(self) -> dict[str, list[str]]:
+        """The host names this node can resolve and their addresses: those of the Network's stacks, and `hosts`."""
+        known = {stack.name.lower(): stack.addresses() for stack in tuple(self.network.stacks.values())}
+        known.update((name.lower(), addresses) for name, addresses in self.hosts.items())
+        return known
+
+    def addresses(self) -> list[str]:
+        """This node's addresses as text, IPv4 first, without loopback and link-local ones; of lo if there are none."""
+        interfaces = self.netns.interfaces.values()
+        texts = [
+            str(IPv4Address(each.address) if len(each.address) == 4 else IPv6Address(each.address))
+            for interface in interfaces
+            if not interface.loopback
+            for each in interface.addresses
+            if each.scope != SCOPE_LINK
+        ]
+        return sorted(texts, key=lambda text: ":" in text) or ["127.0.0.1"]
 
     # -- sockets ------------------------------------------------------------------------------------------------------
 

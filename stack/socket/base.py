@@ -22,11 +22,13 @@ import errno
 import os
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, Protocol, Self, TypeAlias, TypeVar
 
 from stack.errors import NetError
 from stack.link.device import Buffer
 from stack.socket.message import MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, Message
+from stack.socket.mirror import Mirror
 from stack.socket.options import OptionTable, OptionValues, get_option, set_option
 from stack.socket.poll import IN, NVAL, OUT, Pollee
 
@@ -72,6 +74,14 @@ class Waiting(Protocol):
         """
         ...
 
+    def dispose(self, close: Callable[[], None]) -> None:
+        """From a finaliser: run `close` under the lock, as soon as it is free."""
+        ...
+
+    def start(self) -> None:
+        """Somebody is going to wait without polling: see to it that a thread does."""
+        ...
+
 
 class Host(Protocol):
     """What sockets need of the Stack they belong to."""
@@ -85,6 +95,10 @@ class Host(Protocol):
     @property
     def privileged(self) -> bool:
         """May take ports below 1024 (CAP_NET_BIND_SERVICE, row SEC-02)."""
+        ...
+
+    def names(self) -> dict[str, list[str]]:
+        """Addresses, as text, by the host names this Stack knows, its own among them."""
         ...
 
 
@@ -194,6 +208,7 @@ class Socket:
         self.pollee = Pollee(self._bits, host.waiting.marks)
         self.receive_timeout: Timeout = None  #: SO_RCVTIMEO, ns
         self.send_timeout: Timeout = None  #: SO_SNDTIMEO, ns
+        self.mirrors = 0  #: descriptors that show this socket's readiness
         self._holders = 1
 
     # -- for the family ---------------------------------------------------------------------------------------------
@@ -211,9 +226,19 @@ class Socket:
     def call(self, attempt: Callable[..., T], *args: Any) -> T:
         """Run something that never waits, under the lock; NetError becomes OSError."""
         try:
+            if self.mirrors:
+                args = (attempt, args)
+                attempt = self._mirrored
             return self.waiting.call(attempt, args)
         except NetError as error:
             raise os_error(error) from None
+
+    def _mirrored(self, attempt: Callable[..., T], args: tuple[Any, ...]) -> T:
+        """An attempt on a socket with a mirror: what it took away must not show there any more."""
+        try:
+            return attempt(*args)
+        finally:
+            self.pollee.notify()
 
     def block_on(self, events: int, timeout: Timeout, attempt: Callable[..., T | Again], *args: Any) -> T:
         """Attempt until it is not AGAIN any more, waiting for `events` in between (row CORE-08).
@@ -224,6 +249,9 @@ class Socket:
         limit = timeout
         if timeout is None:
             limit = self.send_timeout if events & OUT else self.receive_timeout
+        if self.mirrors:
+            args = (attempt, args)
+            attempt = self._mirrored
         try:
             result = self.waiting.block_on(self.pollee, events, limit, attempt, args)
         except NetError as error:
@@ -287,6 +315,25 @@ class Socket:
 
     def _send(self, data: Buffer, flags: int, address: Address | None) -> int | Again:
         return self.phase.send(data, flags, address)
+
+    def send_all(self, data: Buffer, flags: int, timeout: Timeout) -> None:
+        """Send everything, or raise. A positive `timeout` is for the whole, not for each part."""
+        if flags & MSG_DONTWAIT:
+            timeout = 0
+        taken = self.block_on(OUT, timeout, self._send, data, flags, None)
+        if taken == len(data):
+            return
+        rest = memoryview(data)[taken:]
+        self.block_on(OUT, timeout, self._send_rest, [rest], flags)
+
+    def _send_rest(self, rest: list[memoryview], flags: int) -> Again | None:
+        """`rest` is a box with what is not sent yet, so that one deadline covers many attempts."""
+        while rest[0]:
+            taken = self.phase.send(rest[0], flags, None)
+            if taken is AGAIN:
+                return AGAIN
+            rest[0] = rest[0][taken:]
+        return None
 
     def recv(self, size: int, flags: int, timeout: Timeout) -> bytes:
         if not flags:
@@ -387,20 +434,37 @@ class Socket:
         self._holders += 1
         return self
 
-    def close(self) -> None:
-        """The last holder's close lets go of everything; threads blocked in this socket get EBADF. Never raises."""
-        self._holders -= 1
-        if self._holders:
-            return
+    def mirror(self) -> Mirror:
+        """Lock held: a descriptor that follows this socket's readiness; handed back to `close`."""
+        mirror = Mirror(self.pollee)
+        self.mirrors += 1
+        return mirror
+
+    def close(self, mirror: Mirror | None = None) -> None:
+        """One holder lets go; the last one's close ends everything. Never raises.
+
+        Threads blocked in this socket get EBADF, whatever SO_LINGER says is waited for.
+        """
         try:
-            self.waiting.call(self._let_go, ())
+            self.waiting.call(self._let_go, (mirror,))
         except NetError:  # the Network is closed: what the phase held is gone already
+            if mirror is not None:
+                mirror.close()
             self.phase = CLOSED
 
-    def _let_go(self) -> None:
-        phase, self.phase = self.phase, CLOSED
-        phase.close()
-        self.pollee.notify()
+    def abandon(self, mirror: Mirror | None) -> None:
+        """As `close`, from a finaliser, which may interrupt a thread that holds the lock."""
+        self.waiting.dispose(partial(self._let_go, mirror))
+
+    def _let_go(self, mirror: Mirror | None) -> None:
+        if mirror is not None:
+            self.mirrors -= 1
+            mirror.close()
+        self._holders -= 1
+        if not self._holders:
+            phase, self.phase = self.phase, CLOSED
+            phase.close()
+            self.pollee.notify()
 
 
 def os_error(error: NetError) -> OSError:

@@ -1,0 +1,148 @@
+"""Names to addresses and back, for one Stack: no name server is asked, nothing outside the Network is looked at.
+
+A Stack knows numbers, "localhost", its own name, the names of the Network's other stacks (their addresses that are not
+loopback or link-local), and what is in `Stack.hosts`.
+"""
+
+from __future__ import annotations
+
+import socket as _kernel
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from stack.socket.families import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM
+
+if TYPE_CHECKING:
+    from stack.socket.base import Host
+
+AddressInfo: TypeAlias = tuple[Any, Any, int, str, tuple[Any, ...]]
+
+#: (type, protocol) in the order getaddrinfo(3) gives them.
+_TYPES: Final = ((SOCK_STREAM, 6), (SOCK_DGRAM, 17), (SOCK_RAW, 0))
+_LOOPBACK: Final = {AF_INET: "127.0.0.1", AF_INET6: "::1"}
+_ANY: Final = {AF_INET: "0.0.0.0", AF_INET6: "::"}  # noqa: S104 - what getaddrinfo answers
+
+
+def resolve(host: Host, name: str, family: int) -> bytes:
+    """One address (4 or 16 bytes) of `name` in `family`. Raises socket.gaierror."""
+    for found_family, text in lookup(host, name, family):
+        if found_family == family:
+            return _kernel.inet_pton(family, text)
+    raise _unknown(name)
+
+
+def lookup(host: Host, name: str, family: int = 0, *, numeric: bool = False) -> list[tuple[int, str]]:
+    """(family, address text) of every address of `name`, IPv4 first, restricted to `family` if not 0."""
+    literal = _literal(name)
+    found = [literal] if literal else [] if numeric else _named(host, name.rstrip(".").lower())
+    chosen = [(f, text) for f, text in found if family in (0, f)]
+    if not chosen:
+        if found:
+            raise _kernel.gaierror(_kernel.EAI_ADDRFAMILY, "Address family for hostname not supported")
+        raise _unknown(name)
+    return chosen
+
+
+def reverse(host: Host, text: str) -> str | None:
+    """The name an address (as text) belongs to."""
+    if text in _LOOPBACK.values():
+        return "localhost"
+    for name, addresses in host.names().items():
+        if text in addresses:
+            return name
+    return None
+
+
+def getaddrinfo(
+    host: Host,
+    node: str | bytes | None,
+    port: str | bytes | int | None,
+    family: int = 0,
+    kind: int = 0,
+    protocol: int = 0,
+    flags: int = 0,
+) -> list[AddressInfo]:
+    """As `socket.getaddrinfo`, with the same results for the same question. Raises socket.gaierror."""
+    if family not in (0, AF_INET, AF_INET6):
+        raise _kernel.gaierror(_kernel.EAI_FAMILY, "ai_family not supported")
+    if node is None and port is None:
+        raise _unknown("")
+    number = _service(port, kind)
+    if node is None:
+        texts = _ANY if flags & _kernel.AI_PASSIVE else _LOOPBACK
+        order = (AF_INET, AF_INET6) if flags & _kernel.AI_PASSIVE else (AF_INET6, AF_INET)
+        found = [(f, texts[f]) for f in order if family in (0, f)]
+    else:
+        name = node.decode("ascii") if isinstance(node, (bytes, bytearray)) else node
+        found = lookup(host, name, family, numeric=bool(flags & _kernel.AI_NUMERICHOST))
+    pairs = [(t, p) for t, p in _TYPES if kind in (0, t) and (protocol in (0, p) or t == SOCK_RAW)]
+    if not pairs:
+        raise _kernel.gaierror(_kernel.EAI_SOCKTYPE, "ai_socktype not supported")
+    canonical = str(node) if flags & _kernel.AI_CANONNAME and node is not None else ""
+    return [
+        (
+            _kernel.AddressFamily(f),
+            _kernel.SocketKind(t),
+            protocol if t == SOCK_RAW else p,
+            canonical,
+            (text, number) if f == AF_INET else (text, number, 0, 0),
+        )
+        for f, text in found
+        for t, p in pairs
+    ]
+
+
+def getnameinfo(host: Host, address: tuple[Any, ...], flags: int) -> tuple[str, str]:
+    """As `socket.getnameinfo`."""
+    text, port = str(address[0]), int(address[1])
+    name = None if flags & _kernel.NI_NUMERICHOST else reverse(host, text)
+    if name is None:
+        if flags & _kernel.NI_NAMEREQD:
+            raise _unknown(text)
+        name = text
+    service = str(port)
+    if not flags & _kernel.NI_NUMERICSERV:
+        with suppress(OSError):
+            service = _kernel.getservbyport(port, "udp" if flags & _kernel.NI_DGRAM else "tcp")
+    return name, service
+
+
+def _literal(name: str) -> tuple[int, str] | None:
+    for family in (AF_INET, AF_INET6):
+        try:
+            return family, _kernel.inet_ntop(family, _kernel.inet_pton(family, name.split("%", 1)[0]))
+        except (OSError, ValueError):
+            continue
+    try:  # the short forms, 127.1 and such
+        return AF_INET, _kernel.inet_ntoa(_kernel.inet_aton(name))
+    except (OSError, ValueError):
+        return None
+
+
+def _named(host: Host, name: str) -> list[tuple[int, str]]:
+    if name in ("localhost", "ip6-localhost", "localhost.localdomain"):
+        return [(AF_INET, "127.0.0.1"), (AF_INET6, "::1")]
+    texts = host.names().get(name, ())
+    literals = [literal for literal in map(_literal, texts) if literal]
+    return sorted(literals, key=lambda each: each[0])
+
+
+def _service(port: str | bytes | int | None, kind: int) -> int:
+    if port is None:
+        return 0
+    if isinstance(port, int):
+        return port & 0xFFFF
+    text = port.decode("ascii") if isinstance(port, (bytes, bytearray)) else port
+    if text.isdecimal():
+        return int(text) & 0xFFFF
+    try:
+        return _kernel.getservbyname(text, *(("udp",) if kind == SOCK_DGRAM else ()))
+    except OSError:
+        raise _kernel.gaierror(_kernel.EAI_SERVICE, "Servname not supported for ai_socktype") from None
+
+
+def _unknown(name: str) -> _kernel.gaierror:
+    error = _kernel.gaierror(_kernel.EAI_NONAME, "Name or service not known")
+    if name:
+        error.add_note(f"{name!r} is no address and no name this Stack knows; see Stack.hosts")
+    return error
