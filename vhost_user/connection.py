@@ -17,15 +17,10 @@ from __future__ import annotations
 import array
 import os
 import socket
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from .message import HEADER, MAX_TABLE_REGIONS, ProtocolError, parse_header, request_name
-
-#: The kernel passes at most this many descriptors at once (SCM_MAX_FD). Room for all of them, so that a peer which
-#: sends too many gets a clear error and nothing is ever truncated for want of room.
-_SCM_MAX_FD: Final = 253
-_FD_SIZE: Final = array.array("i").itemsize
-_ANCILLARY: Final = socket.CMSG_SPACE(_SCM_MAX_FD * _FD_SIZE)
+from . import syscalls
+from .message import HEADER, MAX_PAYLOAD, MAX_TABLE_REGIONS, ProtocolError, parse_header, request_name
 
 
 class Message(NamedTuple):
@@ -61,6 +56,8 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._fd = sock.fileno()
+        self._receiver = syscalls.Receiver(MAX_PAYLOAD)
         self._header = bytearray()
         self._payload = bytearray()
         self._expected = 0  # payload size of the header at hand
@@ -113,26 +110,25 @@ class Connection:
     def _read(self, size: int) -> bytes | None:
         """Up to `size` bytes; None when there are none yet. Descriptors are collected on the way."""
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            data, fds, truncated = self._receiver.receive(self._fd, size)
         except BlockingIOError:
             return None
         except OSError as error:  # ECONNRESET: it died with our replies unread
             raise Disconnected(f"the connection failed: {error.strerror}") from error
-        for level, kind, body in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(body[: len(body) - len(body) % _FD_SIZE])
-                self._fds.extend(fds)
-        if len(self._fds) > MAX_TABLE_REGIONS:  # now, not when the message is whole: a slow one must not hoard
-            raise ProtocolError(f"{len(self._fds)} descriptors with one message, at most {MAX_TABLE_REGIONS} allowed")
-        if flags & socket.MSG_CTRUNC:
+        if fds:
+            self._fds += fds
+            if len(self._fds) > MAX_TABLE_REGIONS:  # now, not when the message is whole: a slow one must not hoard
+                raise ProtocolError(
+                    f"{len(self._fds)} descriptors with one message, at most {MAX_TABLE_REGIONS} allowed"
+                )
+        if truncated:
             raise ProtocolError("descriptors were lost on receipt: this process is at its descriptor limit (ulimit -n)")
         return data
 
     def send(self, data: bytes) -> None:
         """Send one reply whole. Raises `ProtocolError` if the peer does not read its replies, or `Disconnected`."""
         try:
-            sent = self._sock.send(data, socket.MSG_NOSIGNAL)
+            sent = syscalls.send(self._fd, data)
         except BlockingIOError:
             sent = 0
         except OSError as error:

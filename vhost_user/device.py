@@ -29,6 +29,7 @@ import select
 import threading
 from typing import TYPE_CHECKING, Final
 
+from . import syscalls
 from .virtqueue import Virtqueue
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Device:
         """Make `fileno` readable and have the next `refresh` report. Never waits, never calls back."""
         self._changed = True
         if not self.closed:
-            os.eventfd_write(self._changed_fd, 1)
+            syscalls.signal(self._changed_fd)
 
     def close(self) -> None:
         """Stop and release everything; idempotent. The owner has taken `fileno` out of its own epoll before."""

@@ -23,13 +23,12 @@ descriptor is written there.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
-import os
 from array import array
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from vhost_user import syscalls
 from vhost_user._vring import ffi, lib
 
 if TYPE_CHECKING:
@@ -487,16 +486,14 @@ class Virtqueue:
         if fd is None:
             return
         try:
-            if os.readlink(f"/proc/self/fd/{fd}") != "anon_inode:[eventfd]":
+            if syscalls.kind(fd) != "anon_inode:[eventfd]":
                 raise RingError(f"ring {self.index}: the {name} descriptor is not an eventfd")
-            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-            if not flags & os.O_NONBLOCK:
-                fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+            syscalls.set_nonblocking(fd)
         except OSError as error:
             raise RingError(f"ring {self.index}: {name} descriptor: {errno.errorcode[error.errno or 0]}") from None
 
 
 def _replace(old: int, new: int | None) -> int:
     if old >= 0:
-        os.close(old)
+        syscalls.close(old)
     return -1 if new is None else new
