@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from stack.scheduler import NS_PER_MS
 from stack.tcp.buffers import SendQueue
 from stack.tcp.congestion import CongestionControl
-from stack.tcp.recovery import LossRecovery
+from stack.tcp.recovery import LossRecovery, RecoveryPhase
 from stack.tcp.rtt import RTO_MIN, RttEstimator
 from stack.tcp.seqnum import MASK
 from stack.wire.tcp import ACK, FIN, PSH, SYN
@@ -188,9 +188,11 @@ class Sender:
         self.progress_at = now
         recovery = self.recovery
         congestion = self.congestion
+        recovering = False
         if recovery.phase or recovery.duplicates:
+            recovering = recovery.phase == RecoveryPhase.RECOVERY
             recovery.on_ack(acked)
-        if self.cwnd_limited and recovery.phase != 3:
+        if self.cwnd_limited and not recovering:
             congestion.on_ack(acked, now, self.rtt.srtt)
             want = 2 * congestion.cwnd
             if want > self.sndbuf and not connection.options.sndbuf:

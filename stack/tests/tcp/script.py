@@ -240,6 +240,9 @@ class Script:
     def state(self) -> TcpState:
         return self.connection.state
 
+    def in_state(self, state: TcpState) -> bool:
+        return self.connection.state is state
+
     # --- named starts --------------------------------------------------------------------------------------------
 
     def listen(self, backlog: int = 5, options: TcpOptions | None = None) -> Script:
@@ -276,7 +279,7 @@ class Script:
         self.send(ACK, seq=1, ack=1, win=win)
         self.expect_nothing()
         assert self.listener.accept() is self.connection
-        assert self.state is TcpState.ESTABLISHED
+        assert self.in_state(TcpState.ESTABLISHED)
         return self
 
     def fin_wait_1(self) -> Script:

@@ -22,7 +22,7 @@ def test_active_open_figure_6() -> None:
     assert syn.window == 65535
     s.send(SYN | ACK, seq=0, ack=1, options=HeaderOptions(mss=1400, window_scale=5), win=1000)
     s.expect(ACK, seq=1, ack=1)
-    assert s.state is TcpState.ESTABLISHED
+    assert s.in_state(TcpState.ESTABLISHED)
     assert s.connection.connected
     assert s.events
     assert s.connection.mss == 1400 - 12  # RFC 6691: the option does not count the timestamps
@@ -96,18 +96,18 @@ def test_fin_with_the_last_ack_of_the_handshake() -> None:
     s = Script().syn_received()
     s.send(FIN | ACK, seq=1, ack=1)
     s.expect(ACK, seq=1, ack=2)
-    assert s.state is TcpState.CLOSE_WAIT
+    assert s.in_state(TcpState.CLOSE_WAIT)
 
 
 def test_simultaneous_open_figure_7() -> None:
     s = Script().syn_sent()
     s.send(SYN, seq=0, options=HeaderOptions(mss=1460))
     s.expect(SYN | ACK, seq=0, ack=1)
-    assert s.state is TcpState.SYN_RECEIVED
+    assert s.in_state(TcpState.SYN_RECEIVED)
     s.send(SYN | ACK, seq=0, ack=1)  # the peer's, crossing ours: not acceptable, answered by an ACK
     s.expect(ACK, seq=1, ack=1)
     s.send(ACK, seq=1, ack=1)
-    assert s.state is TcpState.ESTABLISHED
+    assert s.in_state(TcpState.ESTABLISHED)
 
 
 def test_connection_to_itself() -> None:
@@ -118,7 +118,7 @@ def test_connection_to_itself() -> None:
     for _ in range(6):
         for sent in s.drain():
             s.send_raw(sent.header.emit() + sent.data)
-    assert s.state is TcpState.ESTABLISHED
+    assert s.in_state(TcpState.ESTABLISHED)
     s.connection.write(b"echo")
     s.turn()
     for _ in range(3):
@@ -133,7 +133,7 @@ def test_connection_to_itself() -> None:
 def test_reset_of_a_syn_means_refused() -> None:
     s = Script().syn_sent()
     s.send(RST | ACK, seq=0, ack=1)
-    assert s.state is TcpState.CLOSED
+    assert s.in_state(TcpState.CLOSED)
     assert s.connection.error == errno.ECONNREFUSED
     assert s.connection.take_error() == errno.ECONNREFUSED
     assert s.connection.take_error() == 0
@@ -146,7 +146,7 @@ def test_blind_reset_of_a_syn_is_ignored() -> None:
     s.send(RST, seq=0)
     s.send(RST | ACK, seq=0, ack=2)
     s.expect_nothing()
-    assert s.state is TcpState.SYN_SENT
+    assert s.in_state(TcpState.SYN_SENT)
 
 
 def test_wrong_ack_in_syn_sent_is_reset() -> None:
@@ -156,7 +156,7 @@ def test_wrong_ack_in_syn_sent_is_reset() -> None:
     s.expect(RST, seq=91)
     s.send(SYN | ACK, seq=0, ack=0)
     s.expect(RST, seq=0)
-    assert s.state is TcpState.SYN_SENT
+    assert s.in_state(TcpState.SYN_SENT)
 
 
 def test_no_listener_answers_reset() -> None:
@@ -210,14 +210,14 @@ def test_wrong_ack_in_syn_received_is_reset() -> None:
     s = Script().syn_received()
     s.send(ACK, seq=1, ack=2)
     s.expect(RST, seq=2)
-    assert s.state is TcpState.SYN_RECEIVED
+    assert s.in_state(TcpState.SYN_RECEIVED)
 
 
 def test_reset_in_syn_received_returns_to_listen() -> None:
     s = Script().syn_received()
     s.send(RST, seq=1)
     s.expect_nothing()
-    assert s.state is TcpState.CLOSED
+    assert s.in_state(TcpState.CLOSED)
     assert not s.listener.half_open
     assert s.listener.ready == 0
     s.send(SYN, seq=500, options=HeaderOptions(mss=1460))
@@ -232,7 +232,7 @@ def test_syn_is_sent_again_with_back_off_until_etimedout() -> None:
     s = Script().syn_sent()
     start = s.scheduler.now
     times = []
-    while s.state is TcpState.SYN_SENT:
+    while s.in_state(TcpState.SYN_SENT):
         s.wait(1000)
         for sent in s.drain():
             assert sent.header.flags == SYN
