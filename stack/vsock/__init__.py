@@ -1,0 +1,9 @@
+"""AF_VSOCK between a host and its guests: the connection engine, sans-IO."""
+
+from stack.vsock.connection import VsockConnection, VsockState
+from stack.vsock.engine import VsockEngine
+from stack.vsock.guest import GuestPort
+from stack.vsock.listener import VsockListener
+from stack.vsock.transport import VsockTransport
+
+__all__ = ["GuestPort", "VsockConnection", "VsockEngine", "VsockListener", "VsockState", "VsockTransport"]

@@ -1,0 +1,450 @@
+"""One vsock stream between this host and a guest: its states, its two directions, its end.
+
+Theory of operation
+-------------------
+Three things move a connection: packets (`packet`), its user's calls, and its timer. None of them transmits: they set
+what is *due* - a request, data, a shutdown, a credit update - and mark the connection at its guest's port, which calls
+`emit` at the end of the turn. Whatever packet leaves carries the current credit numbers, so an update is sent alone
+only if nothing else left.
+
+`write` takes no more than the peer's credit allows, so everything taken counts as sent, and a shutdown queued behind it
+is a promise that can be kept: there is no unsent tail to lose.
+
+The end, as Linux does it (rows VS-07, VS-08, VS-13):
+
+* The peer's SHUTDOWN bits accumulate. "Will not send" is our end of stream, "will not receive" makes writing EPIPE.
+  With both, the connection leaves the tables at once, and a RST answers as soon as nothing is unread.
+* A RST ends a connected stream like that too, without error: what was received stays readable.
+* Our `close` sends what was taken and SHUTDOWN(3), then waits up to 8 s for the RST; a RST of ours ends the wait.
+* What a correct peer never sends - more than was granted, counts that cannot be true, a second REQUEST - resets the
+  connection: RST to the peer, ECONNRESET to the user.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from stack.errors import NetError
+from stack.scheduler import NS_PER_S, Timer
+from stack.vsock.credit import Credit
+from stack.vsock.queue import COALESCE, ByteQueue
+from stack.vsock.transport import Buffer, VsockTx
+from stack.wire.vsock import (
+    CID_HOST,
+    MAX_PAYLOAD,
+    SHUTDOWN_BOTH,
+    SHUTDOWN_RECEIVE,
+    SHUTDOWN_SEND,
+    TYPE_STREAM,
+    Op,
+)
+
+if TYPE_CHECKING:
+    from stack.vsock.guest import GuestPort
+    from stack.vsock.ports import BoundPort
+
+CLOSE_TIMEOUT: Final = 8 * NS_PER_S  # Linux VSOCK_CLOSE_TIMEOUT
+CONNECT_TIMEOUT: Final = 2 * NS_PER_S  # Linux VSOCK_DEFAULT_CONNECT_TIMEOUT
+DEFAULT_BUFFER: Final = 256 << 10  # bytes; Linux VIRTIO_VSOCK_DEFAULT_BUF_SIZE
+_NO_DATA: Final = b""
+
+# Plain ints: an enum attribute look-up for each packet costs more than the comparison.
+_REQUEST, _RESPONSE, _RST, _SHUTDOWN, _RW = map(int, (Op.REQUEST, Op.RESPONSE, Op.RST, Op.SHUTDOWN, Op.RW))
+_CREDIT_UPDATE, _CREDIT_REQUEST = map(int, (Op.CREDIT_UPDATE, Op.CREDIT_REQUEST))
+
+
+class VsockState(Enum):
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    CLOSING = "closing"  #: closed here, waiting for the peer's RST
+    CLOSED = "closed"
+
+
+class VsockConnection:
+    """One stream. The same surface as `stack.tcp.Connection`.
+
+    Lock held by the caller; nothing waits. `on_event` is called, possibly several times a turn, after readiness may
+    have changed; it must only set flags or wake waiters.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_bound",
+        "_credit_due",
+        "_credit_request_due",
+        "_credit_requested",
+        "_greeting",
+        "_incoming",
+        "_orphan",
+        "_outgoing",
+        "_owes_reset",
+        "_peer_shutdown",
+        "_port",
+        "_reserved",
+        "_shutdown",
+        "_shutdown_due",
+        "_timer",
+        "credit",
+        "error",
+        "local",
+        "on_event",
+        "remote",
+        "state",
+        "wanted",
+    )
+
+    def __init__(
+        self, port: GuestPort, local_port: int, remote_port: int, *, buffer: int, bound: BoundPort | None = None
+    ) -> None:
+        self.local = (CID_HOST, local_port)
+        self.remote = (port.guest_cid, remote_port)
+        self.state = VsockState.CONNECTING
+        self.error = 0  #: errno pending, 0 for none; see `take_error`
+        self.on_event: Callable[[], None] | None = None
+        self.credit = Credit(buffer)
+        self.wanted = 1  #: SO_RCVLOWAT: bytes a reader waits for at least
+        self._port = port
+        self._bound = bound
+        self._incoming = ByteQueue()
+        self._outgoing = ByteQueue()
+        self._greeting = 0  # REQUEST or RESPONSE, while due
+        self._shutdown = 0  # SHUTDOWN bits we have sent or are to send
+        self._shutdown_due = False
+        self._peer_shutdown = 0
+        self._credit_due = False
+        self._credit_request_due = False
+        self._credit_requested = False  # asked for, no answer yet
+        self._owes_reset = False  # the peer shut both directions and waits for our RST
+        self._orphan = False
+        self._reserved = buffer  # bytes of the engine's memory
+        self._timer: Timer | None = None
+
+    def __repr__(self) -> str:
+        return f"VsockConnection({self.local[1]} - {self.remote[0]}:{self.remote[1]}, {self.state.value})"
+
+    # -- how it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        return self.state is VsockState.CONNECTED
+
+    @property
+    def readable(self) -> int:
+        """Bytes that read() would give now. What arrived before the end stays readable."""
+        return len(self._incoming)
+
+    @property
+    def eof(self) -> bool:
+        """After `readable` more bytes the stream ends: the peer's shutdown, shutdown_read(), or CLOSED."""
+        return (
+            self._peer_shutdown & SHUTDOWN_SEND != 0
+            or self._shutdown & SHUTDOWN_RECEIVE != 0
+            or self.state in (VsockState.CLOSING, VsockState.CLOSED)
+        )
+
+    @property
+    def can_write(self) -> bool:
+        """Whether write() is allowed at all, with or without credit (else: EPIPE)."""
+        return (
+            self.state is VsockState.CONNECTED
+            and not self._shutdown & SHUTDOWN_SEND
+            and not self._peer_shutdown & SHUTDOWN_RECEIVE
+        )
+
+    @property
+    def writable(self) -> int:
+        """Bytes that write() would take now: the peer's credit."""
+        return self.credit.free if self.can_write else 0
+
+    @property
+    def rcvbuf(self) -> int:
+        """Receive buffer in force, bytes."""
+        return self.credit.buffer
+
+    @property
+    def sndbuf(self) -> int:
+        """Most that can be under way at a time, bytes."""
+        return min(self.credit.buffer, self.credit.peer_buffer)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes written that the peer's user has not consumed yet, as far as the peer told."""
+        return self.credit.sent - self.credit.peer_consumed
+
+    def take_error(self) -> int:
+        """The pending errno, which is 0 afterwards."""
+        error, self.error = self.error, 0
+        return error
+
+    # -- the user's calls -----------------------------------------------------------------------------------------
+
+    def read(self, limit: int) -> bytes:
+        """Up to `limit` bytes, b"" when none are there (see `eof`)."""
+        data = self._incoming.read(limit)
+        if data:
+            self._consumed(len(data))
+        return data
+
+    def read_into(self, target: memoryview) -> int:
+        """As read(), into a writable "B" view; returns the bytes placed."""
+        count = self._incoming.read_into(target)
+        if count:
+            self._consumed(count)
+        return count
+
+    def discard(self, limit: int) -> int:
+        """As read() without the bytes; returns how many went."""
+        count = self._incoming.discard(limit)
+        if count:
+            self._consumed(count)
+        return count
+
+    def peek(self, limit: int, offset: int = 0) -> bytes:
+        """As read() from `offset` on, but the bytes stay."""
+        return self._incoming.peek(limit, offset)
+
+    def write(self, data: Buffer, *, more: bool = False) -> int:  # noqa: ARG002 - `more` is for TCP: here nothing waits
+        """Take as much of `data` as the peer's credit allows; returns the bytes taken (0: none).
+
+        Exact `bytes` of 4 KiB and more are kept, anything else is copied. Raises NetError: EPIPE when the stream
+        cannot be written to (any more), ENOTCONN before it is connected.
+        """
+        if not self.can_write:
+            raise NetError(errno.ENOTCONN if self.state is VsockState.CONNECTING else errno.EPIPE)
+        length = len(data)
+        free = self.credit.free
+        if free < length:
+            if not free and not self._credit_requested:
+                self._credit_requested = self._credit_request_due = True
+                self._port.mark(self)
+            data = memoryview(data)[:free]
+            length = free
+        if length:
+            if type(data) is not bytes and length >= COALESCE:
+                data = bytes(data)
+            self._outgoing.append(data)
+            self.credit.sent += length
+            self._port.mark(self)
+        return length
+
+    def set_buffer(self, size: int) -> None:
+        """Change the receive buffer to `size` bytes, or what the engine's memory still allows; the peer is told."""
+        if self.state is VsockState.CLOSED:
+            return
+        self._reserved += self._port.engine.reserve_up_to(size - self._reserved)
+        self.credit.buffer = self._reserved
+        if self.state is VsockState.CONNECTED:
+            self._credit_due = True
+            self._port.mark(self)
+
+    def shutdown_read(self) -> None:
+        """`eof` from now on; the peer is told that we will not receive."""
+        self._shut(SHUTDOWN_RECEIVE)
+
+    def shutdown_write(self) -> None:
+        """The end of our stream, after everything written. Idempotent."""
+        self._shut(SHUTDOWN_SEND)
+
+    def close(self, linger: int | None = None) -> None:
+        """The user lets go: SHUTDOWN for both directions after everything written; `linger` == 0 is `abort`.
+
+        The connection ends by itself. A peer that announced its end before gets its RST.
+        """
+        self.on_event = None
+        self._orphan = True
+        if linger == 0 or self.state is VsockState.CONNECTING:
+            self.abort()
+        elif self.state is VsockState.CONNECTED:
+            self._shut(SHUTDOWN_BOTH)
+            self.state = VsockState.CLOSING
+            self._incoming.clear()
+            self._arm(CLOSE_TIMEOUT)
+        elif self.state is VsockState.CLOSED:
+            self._drained()
+
+    def abort(self) -> None:
+        """RST now, if the peer may still think that there is a connection. Idempotent."""
+        if self.state is VsockState.CLOSED:
+            self._drained()
+            return
+        if self._greeting != _REQUEST:
+            # Linux leaves a request that was given up to be reset when it is answered; telling now frees the guest's
+            # half at once.
+            self._port.reset(self)
+        self._end()
+
+    def _shut(self, bits: int) -> None:
+        if self.state is VsockState.CONNECTED and self._shutdown | bits != self._shutdown:
+            self._shutdown |= bits
+            self._shutdown_due = True
+            self._port.mark(self)
+
+    def _consumed(self, count: int) -> None:
+        if self.credit.consume(count, self.wanted) and self.state is VsockState.CONNECTED:
+            self._credit_due = True
+            self._port.mark(self)
+        if self.state is VsockState.CLOSED and not self._incoming:
+            self._drained()
+
+    # -- packets --------------------------------------------------------------------------------------------------
+
+    def start(self, greeting: int, timeout: int | None) -> None:
+        """Begin: REQUEST with a time limit (ns), or RESPONSE, which makes it connected."""
+        self._greeting = greeting
+        if greeting == _RESPONSE:
+            self.state = VsockState.CONNECTED
+        if timeout is not None:
+            self._arm(timeout)
+        self._port.mark(self)
+
+    def packet(self, op: int, flags: int, buf_alloc: int, fwd_cnt: int, payload: memoryview) -> None:
+        """A packet of this connection arrived."""
+        if op == _RST:
+            self._reset_by_peer()
+            return
+        if not self.credit.hear(buf_alloc, fwd_cnt):
+            self._violated("it claims to have consumed more than was sent")
+            return
+        if self._credit_requested and self.credit.free:
+            self._credit_requested = False
+        state = self.state
+        if state is VsockState.CONNECTED:
+            if op == _RW:
+                self._data(payload)
+                return
+            if op == _CREDIT_REQUEST:
+                self._credit_due = True
+                self._port.mark(self)
+            elif op == _SHUTDOWN:
+                self._peer_shut(flags)
+            elif op != _CREDIT_UPDATE:
+                self._violated("it sent a packet that has no place in a connected stream")
+                return
+            self.notify()
+        elif state is VsockState.CONNECTING:
+            self._answered(op)
+        else:
+            self._peer_shutdown |= flags & SHUTDOWN_BOTH if op == _SHUTDOWN else 0
+            if op == _REQUEST or self._peer_shutdown == SHUTDOWN_BOTH:
+                # Both sides want the end, or the guest uses its port for something new already.
+                self._port.reset(self)
+                self._end()
+
+    def _answered(self, op: int) -> None:
+        if op != _RESPONSE:
+            self._violated("it answered a request with neither RESPONSE nor RST", errno.EPROTO)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self.state = VsockState.CONNECTED
+        self.notify()
+
+    def _data(self, payload: memoryview) -> None:
+        length = len(payload)
+        if length:
+            if not self.credit.receive(length):
+                self._violated("it sent more than it was granted")
+                return
+            self._incoming.append(payload)
+        self.notify()
+
+    def _peer_shut(self, flags: int) -> None:
+        self._peer_shutdown |= flags & SHUTDOWN_BOTH
+        if self._peer_shutdown == SHUTDOWN_BOTH:
+            # It leaves the tables now, so that the guest can use its port again; what was received stays readable.
+            self._owes_reset = True
+            self._end(forget_received=False)
+
+    def _drained(self) -> None:
+        """CLOSED, and nothing is unread or ever will be read: the last duties."""
+        if self._orphan:
+            self._incoming.clear()
+        if self._incoming:
+            return
+        if self._owes_reset:
+            self._owes_reset = False
+            self._port.reset(self, unless_reused=True)
+        self._port.engine.release(self._reserved)
+        self._reserved = 0
+
+    def _reset_by_peer(self) -> None:
+        if self.state is VsockState.CONNECTING:
+            self.error = errno.ECONNRESET
+        self._end(forget_received=False)
+
+    def _violated(self, why: str, error: int = errno.ECONNRESET) -> None:
+        self._port.drops.count(f"violation: {why}")
+        self.error = error
+        self._port.reset(self)
+        self._end(forget_received=False)
+
+    def fail(self, error: int) -> None:
+        """The guest is gone or has forgotten: end with `error`, without a word."""
+        self.error = error
+        self._end(forget_received=False)
+
+    def _end(self, *, forget_received: bool = True) -> None:
+        """CLOSED: out of the tables, nothing due."""
+        self.state = VsockState.CLOSED
+        self._outgoing.clear()
+        if forget_received:
+            self._incoming.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._port.forget(self)
+        if self._bound is not None:
+            self._bound.release()
+        self._drained()
+        self.notify()
+
+    # -- leaving --------------------------------------------------------------------------------------------------
+
+    def emit(self, burst: list[VsockTx], limit: int) -> bool:
+        """Append what is due, at most `limit` bytes of data; False if more is left. Not called once it is CLOSED."""
+        begun = len(burst)
+        if self._greeting:
+            burst.append(self._packet(self._greeting))
+            self._greeting = 0
+        outgoing = self._outgoing
+        while outgoing:
+            if limit <= 0:
+                return False
+            payload = outgoing.take(min(limit, MAX_PAYLOAD))
+            limit -= len(payload)
+            burst.append(self._packet(_RW, 0, payload))
+        if self._shutdown_due:
+            self._shutdown_due = False
+            burst.append(self._packet(_SHUTDOWN, self._shutdown))
+        if self._credit_request_due:
+            self._credit_request_due = False
+            burst.append(self._packet(_CREDIT_REQUEST))
+        if self._credit_due and len(burst) == begun:
+            burst.append(self._packet(_CREDIT_UPDATE))
+        self._credit_due = False
+        return True
+
+    def _packet(self, op: int, flags: int = 0, payload: Buffer = _NO_DATA) -> VsockTx:
+        buf_alloc, fwd_cnt = self.credit.tell()
+        local, remote = self.local, self.remote
+        return (local[0], remote[0], local[1], remote[1], TYPE_STREAM, op, flags, buf_alloc, fwd_cnt, payload)
+
+    # -- the rest -------------------------------------------------------------------------------------------------
+
+    def notify(self) -> None:
+        if self.on_event is not None:
+            self.on_event()
+
+    def _arm(self, delay: int) -> None:
+        if self._timer is None:
+            self._timer = self._port.scheduler.timer(self._expired)
+        self._timer.arm_in(delay)
+
+    def _expired(self) -> None:
+        """The answer to our REQUEST, or the RST that ends our close, did not come."""
+        if self.state is VsockState.CONNECTING:
+            self.error = errno.ETIMEDOUT
+        self._port.reset(self)
+        self._end()

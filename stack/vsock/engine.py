@@ -1,0 +1,125 @@
+"""The host side of every guest's vsock: CID 2, one port space, listeners, connections.
+
+`VsockEngine` holds what is common to all guests; `stack.vsock.guest` has one object for each guest, which is the
+`Source` a Network polls; `stack.vsock.connection` is one stream.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from stack.errors import NetError
+from stack.scheduler import Scheduler
+from stack.vsock.connection import CONNECT_TIMEOUT, DEFAULT_BUFFER, VsockConnection
+from stack.vsock.guest import CONNECTION_LIMIT, GuestPort
+from stack.vsock.listener import VsockListener
+from stack.vsock.ports import BoundPort, PortTable
+from stack.vsock.transport import VsockTransport
+from stack.wire.vsock import PORT_ANY
+
+#: Bytes that all receive buffers together may promise: 1024 connections of the default size.
+MEMORY_LIMIT: Final = 256 << 20
+
+
+class VsockEngine:
+    """One per Stack. Everything is called with the Network's lock held."""
+
+    def __init__(self, scheduler: Scheduler, *, memory_limit: int = MEMORY_LIMIT) -> None:
+        self.scheduler = scheduler
+        self.ports = PortTable(scheduler.rng)
+        self.guests: dict[int, GuestPort] = {}  #: by CID
+        self.listeners: dict[int, VsockListener] = {}  #: by port
+        self.memory_limit = memory_limit
+        self.reserved = 0  #: bytes promised to peers
+
+    def add_guest(self, transport: VsockTransport) -> GuestPort:
+        """Sockets reach the transport's guest from now on. The result is a `Source` for the Network.
+
+        Raises ValueError if there is a guest with that CID.
+        """
+        cid = transport.guest_cid
+        if cid in self.guests:
+            raise ValueError(f"there is a guest with vsock CID {cid} already: give this one another")
+        port = GuestPort(self, self.scheduler, transport)
+        self.guests[cid] = port
+        return port
+
+    def remove_guest(self, cid: int) -> GuestPort | None:
+        """Its connections end with ECONNRESET. The transport stays its maker's. None: there was no such guest."""
+        port = self.guests.pop(cid, None)
+        if port is not None:
+            port.close()
+        return port
+
+    def bind(self, port: int, *, privileged: bool = True) -> BoundPort:
+        """Take a host port; PORT_ANY chooses one. Raises NetError: EADDRINUSE, EACCES."""
+        return self.ports.bind(port, privileged=privileged)
+
+    def connect(
+        self,
+        cid: int,
+        port: int,
+        *,
+        bound: BoundPort | None = None,
+        buffer: int = DEFAULT_BUFFER,
+        timeout: int = CONNECT_TIMEOUT,
+    ) -> VsockConnection:
+        """Begin to connect; `on_event` tells how it goes, ETIMEDOUT after `timeout` ns. `bound` stays the caller's.
+
+        Raises NetError: ENODEV without a guest of that CID, EADDRINUSE for a pair of ports in use already, ENOBUFS
+        when there are too many connections.
+        """
+        guest = self.guests.get(cid)
+        if guest is None:
+            raise NetError(errno.ENODEV, f"no guest with vsock CID {cid} is attached here")
+        if bound is not None and (bound.port, port) in guest.connections:
+            raise NetError(errno.EADDRINUSE, f"port {bound.port} is connected to port {port} of CID {cid} already")
+        if len(guest.connections) >= CONNECTION_LIMIT or not self.reserve(buffer):
+            raise NetError(errno.ENOBUFS, "too many vsock connections")
+        held = bound.retain() if bound is not None else self.ports.bind(PORT_ANY)
+        return guest.connect(held, port, buffer=buffer, timeout=timeout)
+
+    def listen(
+        self, port: int, backlog: int = 128, *, bound: BoundPort | None = None, buffer: int = DEFAULT_BUFFER
+    ) -> VsockListener:
+        """Accept connections of all guests to `port` (of `bound`, if given, which stays the caller's).
+
+        Raises NetError: EADDRINUSE, EACCES.
+        """
+        held = bound.retain() if bound is not None else self.ports.bind(port)
+        if held.port in self.listeners:
+            held.release()
+            raise NetError(errno.EADDRINUSE, f"vsock port {held.port} is listened to already")
+        listener = VsockListener(self, held, backlog, buffer=buffer)
+        self.listeners[held.port] = listener
+        return listener
+
+    def unlisten(self, listener: VsockListener) -> None:
+        """Called by the listener's `close`."""
+        if self.listeners.get(listener.local[1]) is listener:
+            del self.listeners[listener.local[1]]
+
+    def reserve(self, size: int) -> bool:
+        """Set `size` bytes aside for a receive buffer; False if there are not that many left."""
+        if self.reserved + size > self.memory_limit:
+            return False
+        self.reserved += size
+        return True
+
+    def reserve_up_to(self, size: int) -> int:
+        """As `reserve`, or what is left; a negative `size` gives back. Returns what was set aside."""
+        granted = min(size, self.memory_limit - self.reserved)
+        self.reserved += granted
+        return granted
+
+    def release(self, size: int) -> None:
+        """Give a reservation back."""
+        self.reserved -= size
+
+    def close(self) -> None:
+        """Every listener and connection ends. Idempotent."""
+        for cid in list(self.guests):
+            self.remove_guest(cid)
+        for listener in list(self.listeners.values()):
+            listener.close()
