@@ -125,6 +125,8 @@ class NetDriver(Driver):
             raise DriverError(f"the device has {count} queue pairs, asked for {self.queues}")
 
     def make_rings(self) -> list[DriverRing]:
+        if self.queues > 1 and not self.has(NetFeature.MQ):
+            raise DriverError(f"the device does not offer VIRTIO_NET_F_MQ, asked for {self.queues} queue pairs")
         size = self.rx_buffer
         if size is None and self.has(NetFeature.MRG_RXBUF):
             size = RX_MERGEABLE

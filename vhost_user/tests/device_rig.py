@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vhost_user.driver import NetDriver, VsockDriver
-from vhost_user.net import NetDevice
+from vhost_user.net import Buffer, NetDevice, TxFrame
 from vhost_user.server import Server
 from vhost_user.vsock import VsockDevice
 
@@ -34,8 +34,10 @@ def net_rig(device: NetDevice | None = None, **driver: Any) -> Iterator[tuple[Ne
 
 
 @contextmanager
-def vsock_rig(device: VsockDevice | None = None, **driver: Any) -> Iterator[tuple[VsockDevice, VsockDriver]]:
-    """A VsockDevice with a VsockDriver connected to it."""
+def vsock_rig(
+    device: VsockDevice | None = None, *, keep: bool = False, **driver: Any
+) -> Iterator[tuple[VsockDevice, VsockDriver]]:
+    """A VsockDevice with a VsockDriver connected to it. `keep`: the device goes on living afterwards."""
     device = device or VsockDevice(CID)
     ours, theirs = socket.socketpair()
     with Server() as server:
@@ -45,7 +47,8 @@ def vsock_rig(device: VsockDevice | None = None, **driver: Any) -> Iterator[tupl
                 device.refresh()
                 yield device, guest
         finally:
-            device.close()
+            if not keep:
+                device.close()
 
 
 # -- frames -------------------------------------------------------------------------------------------------------
@@ -116,6 +119,6 @@ def broadcast(size: int, seed: int = 0) -> bytes:
     return ether(0x88B5, body)  # IEEE 802 local experimental ethertype
 
 
-def plain(*parts: bytes) -> tuple[tuple[bytes, ...], int, int, int, int, int, int]:
+def plain(*parts: Buffer) -> TxFrame:
     """A frame to transmit, without offloads."""
     return (parts, 0, 0, 0, 0, 0, 0)

@@ -1,0 +1,346 @@
+"""virtio-vsock packets, row by row: structure is the device's business, meaning the engine's (virtio 1.3 section 5.10)."""
+
+from __future__ import annotations
+
+import select
+from typing import Any
+
+import pytest
+
+from vhost_user.driver import Descriptor, GuestMemory, VsockPacket
+from vhost_user.driver.vsock import ALL_FEATURES, OP_CREDIT_UPDATE, OP_REQUEST, OP_RST, OP_RW, OP_SHUTDOWN
+from vhost_user.features import VsockFeature
+from vhost_user.vsock import VsockDevice, VsockTx
+
+from .device_rig import CID, vsock_rig
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "header and data in one descriptor": {"tx_pieces": ()},
+    "header apart, as Linux before 6.3": {"tx_pieces": (44,), "rx_pieces": (44,), "rx_buffer": 44 + 4096},
+    "header in crumbs": {"tx_pieces": (1, 7, 20, 10, 3), "rx_pieces": (1, 7, 20, 10, 3)},
+    "header and data in one crumb": {"tx_pieces": (40, 10)},
+    "no indirect": {"features": ALL_FEATURES & ~VsockFeature.INDIRECT_DESC},
+    "no event index": {"features": ALL_FEATURES & ~VsockFeature.EVENT_IDX},
+    "rings of eight": {"rx_size": 8, "tx_size": 8},
+    "rings of 1024": {"rx_size": 1024, "tx_size": 1024},
+    "memory with holes": {"memory": [(0, 0xA0000), (1 << 20, 31 << 20), (1 << 32, 32 << 20)]},
+}
+
+
+def fields(packet: VsockPacket) -> tuple[int, ...]:
+    """A driver's packet as `receive` shows it, without the payload."""
+    return (
+        *(packet.src_cid, packet.dst_cid, packet.src_port, packet.dst_port),
+        *(packet.type, packet.op, packet.flags, packet.buf_alloc, packet.fwd_cnt),
+    )
+
+
+def tx(op: int, payload: bytes | bytearray | memoryview = b"", *, port: int = 1000, flags: int = 0) -> VsockTx:
+    return (2, CID, 2000, port, 1, op, flags, 65536, 77, payload)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packets_arrive_whole_and_in_order_both_ways(shape: str) -> None:
+    arguments = dict(SHAPES[shape])
+    if "memory" in arguments:
+        arguments["memory"] = GuestMemory(arguments["memory"])
+    sizes = [1, 2, 100, 2047, 2048, 4052, 4053, 20000, 65536]
+    with vsock_rig(**arguments) as (device, guest):
+        packets = [
+            VsockPacket(
+                CID, 2, 1000 + i, 2**32 - 1 - i, OP_RW, bytes([i]) * size, flags=i, buf_alloc=2**32 - 1, fwd_cnt=i
+            )
+            for i, size in enumerate(sizes * 3)
+        ]
+        packets.append(guest.packet(OP_SHUTDOWN, 1, 2, flags=3))
+        arrived: list[Any] = []
+        sent = 0
+        while len(arrived) < len(packets):
+            sent += guest.send(packets[sent : sent + 8])
+            arrived += device.receive(64)
+        assert [got[:9] for got in arrived] == [fields(packet) for packet in packets]
+        assert [bytes(got[9]) for got in arrived] == [packet.payload for packet in packets]
+
+        back = [tx(OP_RW, bytes([i]) * size, port=i) for i, size in enumerate(sizes * 3)] + [tx(OP_RST)]
+        left = list(back)
+        streams: dict[int, bytes] = {}
+        ops = []
+        while left or len(ops) == 0 or ops[-1] != OP_RST:
+            left = left[device.transmit(left) :]
+            for packet in guest.recv():
+                assert packet[:3] == (2, CID, 2000)
+                assert (packet.buf_alloc, packet.fwd_cnt) == (65536, 77)
+                ops.append(packet.op)
+                streams[packet.dst_port] = streams.get(packet.dst_port, b"") + bytes(packet.payload)
+        assert [streams[i] for i in range(len(back) - 1)] == [bytes(packet[9]) for packet in back[:-1]]
+        assert device.drops == {}
+
+
+@pytest.mark.parametrize("size", [0, 1, 43])
+def test_a_chain_without_a_whole_header_is_dropped(size: int) -> None:
+    with vsock_rig() as (device, guest):
+        ring = guest.tx
+        ring.make_available([Descriptor(ring.scratch(bytes(64)), size)])
+        assert device.receive(8) == []
+        assert device.drops == {"rx-header": 1}
+        assert ring.used_index == 1
+        assert device.carrier
+
+
+def packet(**changes: Any) -> VsockPacket:
+    return VsockPacket(CID, 2, 1000, 2000, OP_RW, b"x" * 10)._replace(**changes)
+
+
+BAD = {
+    "len beyond the chain": (packet(length=11), "rx-payload"),
+    "len far beyond": (packet(length=65536), "rx-payload"),
+    "len over 64 KiB": (packet(length=65537), "rx-long"),
+    "len over 64 KiB, and there": (packet(payload=bytes(65537)), "rx-chain"),
+    "len with the top bit": (packet(length=1 << 31), "rx-long"),
+    "len of all ones": (packet(length=2**32 - 1), "rx-long"),
+    "len on a control packet beyond the chain": (packet(op=OP_RST, length=11), "rx-payload"),
+    "the host's CID": (packet(src_cid=2), "rx-src-cid"),
+    "another guest's CID": (packet(src_cid=4), "rx-src-cid"),
+    "CID with upper bits": (packet(src_cid=CID | 1 << 32), "rx-src-cid"),
+    "any CID": (packet(src_cid=2**32 - 1), "rx-src-cid"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_packet_is_dropped_counted_and_costs_nobody_else(case: str) -> None:
+    bad, reason = BAD[case]
+    with vsock_rig() as (device, guest):
+        assert guest.send([packet(src_port=1), bad, packet(src_port=2)]) == 3
+        assert [got[2] for got in device.receive(8)] == [1, 2]
+        assert device.drops == {reason: 1}
+        guest.tx.reclaim()
+        assert guest.tx.free_buffers == 128  # its buffer came back like any other
+        assert device.carrier
+
+
+def test_len_may_be_shorter_than_the_chain() -> None:
+    with vsock_rig() as (device, guest):
+        guest.send([packet(length=4), packet(length=0)])
+        assert [bytes(got[9]) for got in device.receive(8)] == [b"xxxx", b""]
+
+
+def test_a_payload_where_none_belongs_is_ignored() -> None:
+    """Linux accepts and ignores it; nothing may be kept of it."""
+    with vsock_rig() as (device, guest):
+        guest.send([packet(op=op, payload=b"y" * 5000) for op in (OP_REQUEST, OP_CREDIT_UPDATE, 0, 8, 65535)])
+        arrived = device.receive(8)
+        assert [got[5] for got in arrived] == [OP_REQUEST, OP_CREDIT_UPDATE, 0, 8, 65535]
+        assert all(len(got[9]) == 0 and len(memoryview(got[9].obj)) == 0 for got in arrived)
+
+
+def test_what_a_packet_means_is_left_to_the_engine() -> None:
+    """Unknown types and operations, other destinations: the engine answers with RST where one is due."""
+    odd = [packet(type=0), packet(type=9), packet(op=99), packet(dst_cid=7), packet(dst_cid=2**64 - 1)]
+    with vsock_rig() as (device, guest):
+        guest.send(odd)
+        assert [got[:9] for got in device.receive(8)] == [fields(item) for item in odd]
+        assert device.drops == {}
+
+
+def test_small_payloads_keep_little_memory_and_large_ones_are_not_copied() -> None:
+    with vsock_rig() as (device, guest):
+        guest.send([packet(payload=b"s" * 40), packet(payload=bytes(65536)), *[packet(payload=bytes(1000))] * 30])
+        kept = [len(memoryview(got[9].obj)) for got in device.receive(64)]
+        assert kept[0] == 40
+        assert kept[1] > 65536
+        assert all(size <= 8192 for size in kept[2:])
+
+
+# -- to the guest -------------------------------------------------------------------------------------------------
+
+
+def test_every_piece_of_a_payload_has_a_header_of_its_own() -> None:
+    with vsock_rig() as (device, guest):
+        data = bytes(range(256)) * 40
+        assert device.transmit([tx(OP_RW, data)]) == 1
+        pieces = guest.recv()
+        assert [len(piece.payload) for piece in pieces] == [4052, 4052, 10240 - 2 * 4052]
+        assert b"".join(bytes(piece.payload) for piece in pieces) == data
+        assert len({piece._replace(payload=b"", length=None) for piece in pieces}) == 1
+
+
+def test_a_full_ring_leaves_packets_with_the_caller_and_wakes_it_when_buffers_return() -> None:
+    with vsock_rig(rx_size=4) as (device, guest):
+        for _ in range(5):
+            device.receive(8)
+            if not device.arm():
+                break
+        packets = [tx(OP_RW, bytes([i]) * 100) for i in range(8)]
+        assert device.transmit(packets) == 4
+        assert device.transmit(packets[4:]) == 0
+        assert not device.arm()
+        assert not select.select([device.fileno()], [], [], 0)[0]
+        assert len(guest.recv(1)) == 1
+        assert select.select([device.fileno()], [], [], 0)[0]
+        assert device.arm()
+        assert device.transmit(packets[4:]) == 1
+
+
+def test_a_packet_larger_than_the_whole_ring_leaves_in_portions() -> None:
+    """64 KiB into 8 buffers of 1 KiB: nothing is lost, nothing overtakes, the caller's memory is not kept."""
+    data = bytes(range(256)) * 256
+    with vsock_rig(rx_size=8, rx_buffer=1024) as (device, guest):
+        source = bytearray(data)
+        assert device.transmit([tx(OP_RW, source), tx(OP_RST)]) == 1
+        source[:] = bytes(len(source))
+        received = b""
+        left = [tx(OP_RST)]
+        for _ in range(200):
+            left = left[device.transmit(left) :]
+            device.receive(8)
+            packets = guest.recv()
+            received += b"".join(bytes(item.payload) for item in packets)
+            if packets and packets[-1].op == OP_RST:
+                break
+        assert received == data
+        assert not left
+        assert device.drops == {}
+
+
+def test_the_rest_of_a_packet_leaves_without_another_transmit() -> None:
+    with vsock_rig(rx_size=8, rx_buffer=1024) as (device, guest):
+        assert device.transmit([tx(OP_RW, bytes(20000))]) == 1
+        received = 0
+        for _ in range(50):
+            received += sum(len(item.payload) for item in guest.recv())
+            device.receive(1)
+        assert received == 20000
+
+
+def test_more_than_64_kib_in_one_packet_is_never_sent() -> None:
+    with vsock_rig() as (device, guest):
+        assert device.transmit([tx(OP_RW, b"a"), tx(OP_RW, bytes(65537)), tx(OP_RW, b"b")]) == 3
+        assert [bytes(item.payload) for item in guest.recv()] == [b"a", b"b"]
+        assert device.drops == {"tx-long": 1}
+
+
+def test_the_transmit_ring_is_emptied_while_the_receive_ring_is_full() -> None:
+    """The directions must not lock each other up."""
+    with vsock_rig(rx_size=2, tx_size=4) as (device, guest):
+        device.transmit([tx(OP_RW, b"z")] * 5)
+        for _ in range(20):
+            assert guest.send([packet()] * 4) == 4
+            assert len(device.receive(64)) == 4
+
+
+# -- negotiation and life -----------------------------------------------------------------------------------------
+
+
+def test_the_guest_learns_its_cid_from_config_space() -> None:
+    with vsock_rig(VsockDevice(0xFFFFFFFE)) as (device, guest):
+        assert guest.guest_cid == device.guest_cid == 0xFFFFFFFE
+        assert guest.frontend.get_config(4, 4) == bytes(4)  # the upper half must be 0
+
+
+@pytest.mark.parametrize("cid", [-1, 0, 1, 2, 0xFFFFFFFF, 1 << 32, 0xFFFFFFFFFFFFFFFF])
+def test_reserved_cids_are_refused(cid: int) -> None:
+    with pytest.raises(ValueError, match="reserved"):
+        VsockDevice(cid)
+
+
+def test_streams_are_offered_and_seqpacket_only_on_request() -> None:
+    device = VsockDevice(CID)
+    assert device.device_features & VsockFeature.STREAM
+    assert not device.device_features & VsockFeature.SEQPACKET
+    assert device.device_features & VsockFeature.EVENT_IDX
+    assert device.device_features & 1 << 30
+    device.close()
+    device = VsockDevice(CID, seqpacket=True, disable=VsockFeature.EVENT_IDX)
+    assert device.device_features & VsockFeature.SEQPACKET
+    assert not device.device_features & VsockFeature.EVENT_IDX
+    device.close()
+    with pytest.raises(ValueError, match="VERSION_1"):
+        VsockDevice(CID, disable=VsockFeature.VERSION_1)
+
+
+def state(device: VsockDevice) -> tuple[bool, int]:
+    device.receive(0)
+    return device.carrier, device.generation
+
+
+def test_a_driver_reset_begins_a_generation_and_a_pause_does_not() -> None:
+    with vsock_rig() as (device, guest):
+        assert state(device) == (True, 1)
+        guest.send([packet()] * 3)
+        device.receive(8)
+        device.transmit([tx(OP_RST)])
+        guest.stop()
+        assert state(device) == (False, 1)
+        guest.start()
+        assert state(device) == (True, 1)
+        guest.reset()
+        guest.start()
+        assert state(device) == (True, 2)
+        guest.send([packet()])
+        assert len(device.receive(8)) == 1
+
+
+def test_generations_are_told_apart_by_either_ring() -> None:
+    """A reset after traffic in one direction only."""
+    for to_guest in (False, True):
+        with vsock_rig() as (device, guest):
+            if to_guest:
+                device.transmit([tx(OP_RST)])
+            else:
+                guest.send([packet()])
+                device.receive(8)
+            guest.reset()
+            guest.start()
+            assert state(device) == (True, 2)
+
+
+def test_every_front_end_begins_a_generation() -> None:
+    device = VsockDevice(CID)
+    seen = []
+    device.on_change = lambda: seen.append((device.carrier, device.generation))
+    for generation in (1, 2, 3):
+        with vsock_rig(device, keep=True) as (_, guest):
+            assert state(device) == (True, generation)
+            guest.send([packet()])
+            assert len(device.receive(8)) == 1
+        assert state(device) == (False, generation)
+    assert [pair for pair in seen if pair[0]] == [(True, 1), (True, 2), (True, 3)]
+    device.close()
+
+
+def test_what_was_left_of_a_packet_dies_with_its_generation() -> None:
+    with vsock_rig(rx_size=4, rx_buffer=1024) as (device, guest):
+        device.transmit([tx(OP_RW, b"old" * 5000)])
+        guest.reset()
+        guest.start()
+        device.receive(8)
+        device.transmit([tx(OP_RW, b"new")])
+        assert [bytes(item.payload) for item in guest.recv()] == [b"new"]
+
+
+def test_without_carrier_everything_is_accepted_and_dropped() -> None:
+    device = VsockDevice(CID)
+    assert device.transmit([tx(OP_RW, b"x")] * 3) == 3
+    assert device.receive(8) == []
+    assert device.drops == {"tx-no-carrier": 3}
+    device.close()
+    assert device.transmit([tx(OP_RW, b"x")]) == 1
+
+
+def test_a_broken_ring_takes_the_carrier_down() -> None:
+    with vsock_rig() as (device, guest):
+        guest.tx.make_available([Descriptor(1 << 45, 44)])
+        device.receive(8)
+        assert device.arm()
+        assert state(device)[0] is False
+        assert guest.tx.drain_errors() == 1
+        assert device.transmit([tx(OP_RW, b"x")]) == 1
+
+
+def test_a_disabled_transmit_ring_does_not_keep_the_guest_waiting() -> None:
+    with vsock_rig(tx_size=4) as (device, guest):
+        guest.frontend.set_vring_enable(1, False)
+        for _ in range(3):
+            assert guest.send([packet()] * 4) == 4
+            assert device.receive(8) == []
+        assert device.drops == {"rx-disabled": 12}
