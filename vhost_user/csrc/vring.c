@@ -216,7 +216,8 @@ int gw_vring_place(struct gw_vring *ring, const struct gw_memory *memory, uint32
     ring->desc = desc;
     ring->avail = avail;
     ring->used = used;
-    ring->log_used = flags & 1;
+    /* Addresses behind a log address that overflows are nobody's: nothing to mark. */
+    ring->log_used = (flags & 1) && log_gpa <= UINT64_MAX - (RING_ENTRIES + (uint64_t)USED_ENTRY * num + 2);
     ring->log_gpa = log_gpa;
     look_at_seals(ring);
     return begin_if_ready(ring);
