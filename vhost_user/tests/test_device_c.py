@@ -1,4 +1,4 @@
-"""The devices' and the driver's C alone, under AddressSanitizer and UndefinedBehaviorSanitizer, fed by their fuzz harnesses.
+"""The devices' and the driver's C alone, under ASan and UBSan, fed by their fuzz harnesses.
 
 The harnesses check what they call: records inside the slab, checksum fields inside the frame, no buffer lost or
 doubled. `make fuzz` runs the same functions under a coverage-guided fuzzer.

@@ -1,4 +1,4 @@
-"""virtio-vsock packets, row by row: structure is the device's business, meaning the engine's (virtio 1.3 section 5.10)."""
+"""virtio-vsock packets, row by row (virtio 1.3 section 5.10): the device judges structure, the engine meaning."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_packets_arrive_whole_and_in_order_both_ways(shape: str) -> None:
         back = [tx(OP_RW, bytes([i]) * size, port=i) for i, size in enumerate(sizes * 3)] + [tx(OP_RST)]
         left = list(back)
         streams: dict[int, bytes] = {}
-        ops = []
+        ops: list[int] = []
         while left or len(ops) == 0 or ops[-1] != OP_RST:
             left = left[device.transmit(left) :]
             for packet in guest.recv():
