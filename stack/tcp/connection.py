@@ -390,7 +390,7 @@ class Connection:
         if state is TcpState.CLOSED:
             return
         if state not in (TcpState.SYN_SENT, TcpState.TIME_WAIT, TcpState.CLOSING, TcpState.LAST_ACK):
-            self.transmit(self.sender.snd_nxt, RST | ACK, (), 0)
+            self.transmit(self.sender.bare_seq, RST | ACK, (), 0)
         self.error = error
         self.enter(TcpState.CLOSED)
 
@@ -409,7 +409,7 @@ class Connection:
         if not sent and self.state is not TcpState.CLOSED:
             count = self.receiver.ack_due()
             if count:
-                seq = self.sender.snd_nxt
+                seq = self.sender.bare_seq
                 for _ in range(count):
                     self.transmit(seq, ACK, (), 0)
         if self.event:

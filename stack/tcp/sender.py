@@ -110,6 +110,17 @@ class Sender:
         return self.snd_nxt - self.snd_una
 
     @property
+    def bare_seq(self) -> int:
+        """Sequence number for a segment without data: the highest one the peer will find acceptable.
+
+        Not SND.NXT: after a time-out that is behind what the peer may have received, and a bare ACK with an old
+        sequence number is dropped before its acknowledgment is looked at. Two ends in that situation would never
+        hear each other again.
+        """
+        edge = self.snd_una + self.snd_wnd
+        return min(self.snd_max, edge) if edge > self.snd_una else self.snd_max
+
+    @property
     def writable(self) -> int:
         return max(0, self.sndbuf - (self.queue.end - self.queue.start))
 

@@ -300,3 +300,12 @@ def test_send_buffer_follows_the_window() -> None:
         acked = sent
         s.send(ACK, seq=1, ack=1 + acked)
     assert s.connection.sndbuf == 4 << 20
+
+
+def test_bare_acks_after_a_timeout_carry_a_sequence_number_the_peer_accepts() -> None:
+    """Both ends went back after time-outs while each has all the other's data: old numbers would deadlock them."""
+    s = sending(10)
+    s.wait(250)
+    s.drain()
+    s.send(ACK | PSH, seq=1, ack=1, data=b"x")
+    s.expect(ACK, seq=1 + 10 * MSS, ack=2)
