@@ -181,7 +181,7 @@ class StackSocket:
         return self._sock.send_to(data, flags, address, self._timeout)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """Send a binary file from `offset`, at most `count` bytes, as `socket.socket.sendfile`; answers their number."""
+        """Send a binary file from `offset`, at most `count` bytes, as `socket.sendfile`; answers their number."""
         if "b" not in getattr(file, "mode", "b"):
             raise ValueError("file should be opened in binary mode")
         if not self._sock.type & _kernel.SOCK_STREAM:

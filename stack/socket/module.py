@@ -39,10 +39,10 @@ class SocketModule(ModuleType):
         self.stack = stack
         self._default_timeout: float | None = None
         self._parked: dict[int, tuple[Socket, Mirror]] = {}  # detached sockets by their descriptor
+        own = self._own_names()  # before the standard module's functions hide our methods of the same names
         for name, value in vars(_kernel).items():
             if not name.startswith("_") and name not in _KERNEL_ONLY and not isinstance(value, ModuleType):
-                self.__dict__.setdefault(name, value)
-        own = self._own_names()
+                self.__dict__[name] = value
         self.__dict__.update(own)
         #: Names that differ from the standard module; `installed` puts exactly these in place.
         self.own_names = tuple(own)
