@@ -1,8 +1,8 @@
 """A guest's vsock without a guest: a transport fed by hand, and a small model of a guest kernel on top of it.
 
-`ScriptedGuest` is the `VsockTransport`; a test says what arrives and looks at what left. `ModelGuest` answers by itself:
-it keeps credit exactly as virtio 1.3 section 5.10.6.3 words it, in 32-bit arithmetic, and notes every rule the host breaks
-in `broken`. It is written independently of `stack.vsock`, as an oracle for it.
+`ScriptedGuest` is the `VsockTransport`; a test says what arrives and looks at what left. `ModelGuest` answers by
+itself: it keeps credit exactly as virtio 1.3 section 5.10.6.3 words it, in 32-bit arithmetic, and notes every rule the
+host breaks in `broken`. It is written independently of `stack.vsock`, as an oracle for it.
 """
 
 from __future__ import annotations

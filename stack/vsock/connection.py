@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT: Final = 8 * NS_PER_S  # Linux VSOCK_CLOSE_TIMEOUT
 CONNECT_TIMEOUT: Final = 2 * NS_PER_S  # Linux VSOCK_DEFAULT_CONNECT_TIMEOUT
 DEFAULT_BUFFER: Final = 256 << 10  # bytes; Linux VIRTIO_VSOCK_DEFAULT_BUF_SIZE
+#: What one connection may ask for at most: more brings nothing, and the total is bounded too (`VsockEngine`).
+LARGEST_BUFFER: Final = 16 << 20
 _NO_DATA: Final = b""
 
 # Plain ints: an enum attribute look-up for each packet costs more than the comparison.
@@ -61,6 +63,11 @@ class VsockState(Enum):
     CONNECTED = "connected"
     CLOSING = "closing"  #: closed here, waiting for the peer's RST
     CLOSED = "closed"
+
+
+def buffer_size(wanted: int) -> int:
+    """The receive buffer a connection gets that asks for `wanted` bytes."""
+    return min(wanted, LARGEST_BUFFER)
 
 
 class VsockConnection:
@@ -234,11 +241,16 @@ class VsockConnection:
         """Change the receive buffer to `size` bytes, or what the engine's memory still allows; the peer is told."""
         if self.state is VsockState.CLOSED:
             return
-        self._reserved += self._port.engine.reserve_up_to(size - self._reserved)
+        self._reserved += self._port.engine.reserve_up_to(buffer_size(size) - self._reserved)
         self.credit.buffer = self._reserved
         if self.state is VsockState.CONNECTED:
             self._credit_due = True
             self._port.mark(self)
+
+    def set_wanted(self, size: int) -> None:
+        """Bytes a reader waits for at least (SO_RCVLOWAT): the peer is told when it may not send that much yet."""
+        self.wanted = size
+        self._consumed(0)
 
     def shutdown_read(self) -> None:
         """`eof` from now on; the peer is told that we will not receive."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from stack.errors import NetError
 from stack.scheduler import Scheduler
-from stack.vsock.connection import CONNECT_TIMEOUT, DEFAULT_BUFFER, VsockConnection
+from stack.vsock.connection import CONNECT_TIMEOUT, DEFAULT_BUFFER, VsockConnection, buffer_size
 from stack.vsock.guest import CONNECTION_LIMIT, GuestPort
 from stack.vsock.listener import VsockListener
 from stack.vsock.ports import BoundPort, PortTable
@@ -75,6 +75,7 @@ class VsockEngine:
             raise NetError(errno.ENODEV, f"no guest with vsock CID {cid} is attached here")
         if bound is not None and (bound.port, port) in guest.connections:
             raise NetError(errno.EADDRINUSE, f"port {bound.port} is connected to port {port} of CID {cid} already")
+        buffer = buffer_size(buffer)
         if len(guest.connections) >= CONNECTION_LIMIT or not self.reserve(buffer):
             raise NetError(errno.ENOBUFS, "too many vsock connections")
         held = bound.retain() if bound is not None else self.ports.bind(PORT_ANY)

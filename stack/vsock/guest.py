@@ -140,10 +140,10 @@ class GuestPort:
         elif listener.full:
             listener.refused += 1
             self._refuse(packet, "accept-queue-full")
-        elif len(self.connections) >= CONNECTION_LIMIT or not self.engine.reserve(listener.buffer):
+        elif len(self.connections) >= CONNECTION_LIMIT or not self.engine.reserve(buffer := listener.buffer):
             self._refuse(packet, "connection-limit")
         else:
-            connection = VsockConnection(self, host_port, guest_port, buffer=listener.buffer)
+            connection = VsockConnection(self, host_port, guest_port, buffer=buffer)
             self.connections[host_port, guest_port] = connection
             if not connection.credit.hear(buf_alloc, fwd_cnt):
                 connection.abort()  # it claims to have consumed something already

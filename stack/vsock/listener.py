@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from stack.vsock.connection import buffer_size
 from stack.wire.vsock import CID_HOST
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class VsockListener:
     def __init__(self, engine: VsockEngine, bound: BoundPort, backlog: int, *, buffer: int) -> None:
         self.local = (CID_HOST, bound.port)
         self.backlog = backlog  #: may be set at any time
-        self.buffer = buffer  #: receive buffer of new connections, bytes
+        self.buffer = buffer_size(buffer)  #: receive buffer of new connections, bytes
         self.on_event: Callable[[], None] | None = None
         self.closed = False
         self.refused = 0  #: requests that met a full queue
@@ -36,6 +37,10 @@ class VsockListener:
 
     def __repr__(self) -> str:
         return f"VsockListener({self.local[1]}, {self.ready} ready)"
+
+    def set_buffer(self, size: int) -> None:
+        """Receive buffer of connections from now on, bytes."""
+        self.buffer = buffer_size(size)
 
     @property
     def ready(self) -> int:
