@@ -257,3 +257,44 @@ def test_qemu_killed_at_any_moment_leaves_nothing(server: Server, net: NetDevice
         wait_for(net, "carrier lost", lambda: not net.carrier)
         server._call(lambda: None)  # a barrier: the control thread is done with the connection
     assert (len(open_fds()), guest_mappings()) == (fds, mapped)
+
+
+def test_net_migration_logs_dirty_pages_and_goes_on(server: Server, net: NetDevice, tmp_path: Path) -> None:
+    """SET_LOG_BASE, then VHOST_F_LOG_ALL and SET_VRING_ADDR flags=1 on running rings; both ways back as well.
+
+    The migration is held up by a bandwidth of next to nothing until frames have been logged.
+    """
+    server.listen(net, path=tmp_path / "net.sock")
+    with Machine(tmp_path, net_arguments(tmp_path / "net.sock")) as machine:
+        driver = start_net(machine, net)
+        machine.write(0x400000, os.urandom(0x100000))  # something to take a while over
+        machine.qmp("migrate-set-parameters", **{"max-bandwidth": 4096})
+        machine.qmp("migrate", uri="exec:cat >/dev/null")
+        wait_for_migration(machine, {"active"})
+        assert net._log is not None
+        exchange(driver, net)
+        assert any(dirty_log(net)), "the pages of the frames and of the used rings are marked"
+        machine.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 30})
+        wait_for_migration(machine, {"completed"})
+        wait_for(net, "carrier lost", lambda: not net.carrier)
+        machine.qmp("cont")
+        wait_for(net, "carrier back", lambda: net.carrier)
+        exchange(driver, net)
+    server._call(lambda: None)
+    assert server.stats().broken == 0
+
+
+def wait_for_migration(machine: Machine, states: set[str]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while (state := machine.qmp("query-migrate")["status"]) not in states:
+        assert state not in {"failed", "cancelled"}
+        assert time.monotonic() < deadline, f"migration is {state}"
+
+
+def dirty_log(net: NetDevice) -> bytes:
+    """The bits of the log now in force."""
+    from vhost_user._vring import ffi
+
+    assert net._log is not None
+    handle = net._log.handle
+    return bytes(ffi.buffer(handle.bits, handle.size))
