@@ -164,8 +164,10 @@ class NetDevice(Device):
         self._record_bytes = memoryview(ffi.buffer(self._records))
         self._chunks = ffi.new("struct chunk[]", BURST_FRAMES)
         self._chunk_bytes = memoryview(ffi.buffer(self._chunks))
-        self._chunk_count = ffi.new("size_t *")
         self._bad = ffi.new("uint64_t[]", lib.VNET_DROPS)
+        self._inbox = ffi.new("struct vnet_inbox *")
+        self._inbox.records, self._inbox.chunks, self._inbox.drops = self._records, self._chunks, self._bad
+        self._inbox.mtu = mtu
         self._tx_drops: dict[str, int] = {}
         self._sources: list[Virtqueue] = []  # rings we take frames from
         self._ignored: list[Virtqueue] = []  # started but not enabled: emptied
@@ -190,7 +192,7 @@ class NetDevice(Device):
         ):
             if features & feature:
                 accept |= bit
-        self._accept: int = accept
+        self._inbox.accept = accept
         self._guest_csum = bool(features & NetFeature.GUEST_CSUM)
         self._fixup = _NUM_BUFFERS_AT if features & NetFeature.MRG_RXBUF else -1
         types = set()
@@ -204,7 +206,7 @@ class NetDevice(Device):
         self._headers: dict[tuple[int, ...], tuple[bytes, int, int]] = {}  # last: it is made from the others
 
     def set_mtu(self, mtu: int) -> bool:
-        self._wanted_mtu = mtu
+        self._inbox.mtu = self._wanted_mtu = mtu
         self.notify_change()
         return True
 
@@ -251,29 +253,24 @@ class NetDevice(Device):
         return frames
 
     def _take(self, ring: Virtqueue, budget: int, max_bytes: int) -> list[RxFrame]:
-        burst = ring.pop(min(budget, BURST_FRAMES), max_bytes)
-        if not burst.count:
+        burst = ring.pop(min(BURST_FRAMES, budget), max_bytes)
+        number = burst.count
+        if not number:
             return []
         view = burst.view
-        count = lib.vnet_parse(
-            ffi.from_buffer(view),
-            len(view),
-            ffi.from_buffer("uint32_t[]", burst.records),
-            burst.count,
-            self._accept,
-            self._wanted_mtu,
-            self._records,
-            self._chunks,
-            self._chunk_count,
-            self._bad,
-        )
+        inbox = self._inbox
+        count = lib.vnet_take(inbox, ffi.from_buffer(burst.records), number, len(view))
         self.frames_in += count
-        views = slab_views(view, self._chunk_bytes, self._chunk_count[0])
+        records = _RECORD.iter_unpack(self._record_bytes[: count * _RECORD.size])
+        if not inbox.nchunks:
+            return [
+                (view[begin:end], flags, gso_type, gso_size, start, offset)
+                for begin, end, _, flags, gso_type, gso_size, start, offset in records
+            ]
+        views = slab_views(view, self._chunk_bytes, inbox.nchunks)
         return [
             (views[chunk][begin:end], flags, gso_type, gso_size, start, offset)
-            for begin, end, chunk, flags, gso_type, gso_size, start, offset in _RECORD.iter_unpack(
-                self._record_bytes[: count * _RECORD.size]
-            )
+            for begin, end, chunk, flags, gso_type, gso_size, start, offset in records
         ]
 
     def _take_from_all(self, budget: int) -> list[RxFrame]:
@@ -304,11 +301,17 @@ class NetDevice(Device):
         if not sinks or not self.carrier:
             self._drop("no-carrier", len(burst))
             return len(burst)
+        blocked = self._blocked
+        if blocked is not None and len(sinks) == 1 and blocked.room() <= self._blocked_room and blocked.live:
+            return 0  # not a buffer more than when its next frame did not fit
         done = 0
         total = len(burst)
         while done < total:
-            ring = sinks[0] if len(sinks) == 1 else sinks[_flow(burst[done][0]) % len(sinks)]
-            ready, reason = self._prepare(burst, done, ring)
+            if len(sinks) == 1:
+                ring, end = sinks[0], total
+            else:
+                ring, end = self._run(burst, done)
+            ready, reason = self._prepare(burst[done:end])
             if ready:
                 accepted = ring.push(ready, header_fixup=self._fixup)
                 done += accepted
@@ -328,24 +331,35 @@ class NetDevice(Device):
         self._blocked = None
         return done
 
-    def _prepare(self, burst: Sequence[TxFrame], first: int, ring: Virtqueue) -> tuple[list[tuple[Buffer, ...]], str]:
-        """A portion of `burst` from `first` on, with headers, that all goes to `ring`.
+    def _run(self, burst: Sequence[TxFrame], first: int) -> tuple[Virtqueue, int]:
+        """Several pairs: the ring frame `first` belongs to, and where the frames for it end."""
+        sinks = self._sinks
+        ring = sinks[_flow(burst[first][0]) % len(sinks)]
+        end = first + 1
+        while end < len(burst) and sinks[_flow(burst[end][0]) % len(sinks)] is ring:
+            end += 1
+        return ring, end
+
+    def _prepare(self, frames: Sequence[TxFrame]) -> tuple[list[tuple[Buffer, ...]], str]:
+        """A portion of `frames` with their headers.
 
         Returns it and, when it ends before a frame that can never be sent, why that one cannot.
         """
         ready: list[tuple[Buffer, ...]] = []
         append = ready.append
         headers = self._headers
-        several = len(self._sinks) > 1
+        last: tuple[int, ...] = ()
+        header, shortest, longest = _UNKNOWN
         size = 0
-        for frame in burst[first : first + BURST_FRAMES]:
+        for frame in frames:
+            facts = frame[1:]
+            if facts != last:
+                header, shortest, longest = headers.get(facts, _UNKNOWN)
+                last = facts
             parts = frame[0]
             length = 0
             for part in parts:
                 length += len(part)
-            if several and self._sinks[_flow(parts) % len(self._sinks)] is not ring:
-                break
-            header, shortest, longest = headers.get(frame[1:], _UNKNOWN)
             if shortest <= length <= longest:
                 append((header, *parts))
             else:
@@ -353,6 +367,7 @@ class NetDevice(Device):
                 if isinstance(plain, str):
                     return ready, plain
                 append(plain)
+                last = ()
             size += length
             if size >= PORTION_BYTES:
                 break

@@ -107,8 +107,10 @@ class VsockDevice(Device):
         self._record_bytes = memoryview(ffi.buffer(self._records))
         self._chunks = ffi.new("struct chunk[]", BURST_PACKETS)
         self._chunk_bytes = memoryview(ffi.buffer(self._chunks))
-        self._chunk_count = ffi.new("size_t *")
         self._bad = ffi.new("uint64_t[]", lib.VVSOCK_DROPS)
+        self._inbox = ffi.new("struct vvsock_inbox *")
+        self._inbox.records, self._inbox.chunks, self._inbox.drops = self._records, self._chunks, self._bad
+        self._inbox.guest_cid = guest_cid
         self._tx_drops: dict[str, int] = {}
         self._blocked = False
         self._blocked_room = 0
@@ -161,19 +163,10 @@ class VsockDevice(Device):
         if not burst.count:
             return []
         view = burst.view
-        count = lib.vvsock_parse(
-            ffi.from_buffer(view),
-            len(view),
-            ffi.from_buffer("uint32_t[]", burst.records),
-            burst.count,
-            self.guest_cid,
-            self._records,
-            self._chunks,
-            self._chunk_count,
-            self._bad,
-        )
+        inbox = self._inbox
+        count = lib.vvsock_take(inbox, ffi.from_buffer(burst.records), burst.count, len(view))
         self.packets_in += count
-        views = slab_views(view, self._chunk_bytes, self._chunk_count[0])
+        views = slab_views(view, self._chunk_bytes, inbox.nchunks)
         records = _RECORD.iter_unpack(self._record_bytes[: count * _RECORD.size])
         return [
             (src, dst, sport, dport, kind, op, flags, alloc, fwd, views[chunk][begin:end] if end else _EMPTY)

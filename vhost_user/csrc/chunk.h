@@ -23,7 +23,8 @@ struct chunk {
 struct chunker {
     struct chunk *chunks;
     size_t count;
-    int open; /* the last chunk may still grow */
+    int open;  /* the last chunk may still grow */
+    int share; /* the slab is no larger than a chunk: nothing needs to be copied out of it */
 };
 
 /* Places slab bytes [*begin, *end), which lie behind those placed before. Returns 0 when they stay where they are, or
@@ -33,7 +34,7 @@ static inline uint32_t chunk_place(struct chunker *c, uint32_t *begin, uint32_t 
         *begin = *end = 0;
         return 0;
     }
-    if (*end - *begin >= CHUNK_SMALL) {
+    if (c->share || *end - *begin >= CHUNK_SMALL) {
         c->open = 0;
         return 0;
     }

@@ -206,7 +206,7 @@ static int parse_one(const uint8_t *slab, uint32_t at, uint32_t size, uint32_t a
 
 size_t vnet_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains, size_t n, uint32_t accept,
                   uint32_t mtu, struct vnet_record *out, struct chunk *chunks, size_t *nchunks, uint64_t *drops) {
-    struct chunker chunker = {.chunks = chunks};
+    struct chunker chunker = {.chunks = chunks, .share = slab_size <= CHUNK_SIZE};
     size_t count = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t at = chains[2 * i], size = chains[2 * i + 1];
@@ -223,6 +223,15 @@ size_t vnet_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains,
     }
     *nchunks = chunker.count;
     return count;
+}
+
+uint32_t vnet_take(struct vnet_inbox *inbox, const void *burst, uint32_t n, size_t size) {
+    const uint32_t *chains = burst;
+    size_t chunks = 0;
+    size_t count = vnet_parse((const uint8_t *)(chains + 2 * (size_t)n), size, chains, n, inbox->accept, inbox->mtu,
+                              inbox->records, inbox->chunks, &chunks, inbox->drops);
+    inbox->nchunks = (uint32_t)chunks;
+    return (uint32_t)count;
 }
 
 int vnet_finish_checksum(uint8_t *frame, size_t length, uint32_t start, uint32_t offset) {

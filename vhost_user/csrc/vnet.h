@@ -46,13 +46,26 @@ enum vnet_drop {
     VNET_DROPS,
 };
 
-/* chains: n pairs (offset, length) into the slab. out has room for n records, chunks for n. drops[VNET_DROPS] is
- * added to. Returns the number of records; *nchunks is the number of chunks. */
-size_t vnet_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains, size_t n, uint32_t accept,
-                  uint32_t mtu, struct vnet_record *out, struct chunk *chunks, size_t *nchunks, uint64_t *drops);
+/* What one device needs to take bursts apart. records and chunks have room for the longest burst. */
+struct vnet_inbox {
+    uint32_t accept, mtu;
+    uint32_t nchunks; /* of the last burst */
+    struct vnet_record *records;
+    struct chunk *chunks;
+    uint64_t *drops; /* VNET_DROPS of them, added to */
+};
+
+/* burst: n pairs of u32 (offset, length) and behind them the payload of `size` bytes they point into: what
+ * gw_vring_pop makes. Returns the number of records. */
+uint32_t vnet_take(struct vnet_inbox *inbox, const void *burst, uint32_t n, size_t size);
 
 /* Completes a checksum whose field holds the pseudo-header's sum. Returns 0, or -1 when the field lies outside. */
 int vnet_finish_checksum(uint8_t *frame, size_t length, uint32_t start, uint32_t offset);
 /* cdef end */
+
+/* chains: n pairs (offset, length) into the slab. out has room for n records, chunks for n. drops[VNET_DROPS] is
+ * added to. Returns the number of records; *nchunks is the number of chunks. */
+size_t vnet_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains, size_t n, uint32_t accept,
+                  uint32_t mtu, struct vnet_record *out, struct chunk *chunks, size_t *nchunks, uint64_t *drops);
 
 #endif

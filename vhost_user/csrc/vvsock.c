@@ -46,7 +46,7 @@ static int parse_one(const uint8_t *p, uint32_t at, uint32_t size, uint64_t gues
 
 size_t vvsock_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains, size_t n, uint64_t guest_cid,
                     struct vvsock_record *out, struct chunk *chunks, size_t *nchunks, uint64_t *drops) {
-    struct chunker chunker = {.chunks = chunks};
+    struct chunker chunker = {.chunks = chunks, .share = slab_size <= CHUNK_SIZE};
     size_t count = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t at = chains[2 * i], size = chains[2 * i + 1];
@@ -63,4 +63,13 @@ size_t vvsock_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chain
     }
     *nchunks = chunker.count;
     return count;
+}
+
+uint32_t vvsock_take(struct vvsock_inbox *inbox, const void *burst, uint32_t n, size_t size) {
+    const uint32_t *chains = burst;
+    size_t chunks = 0;
+    size_t count = vvsock_parse((const uint8_t *)(chains + 2 * (size_t)n), size, chains, n, inbox->guest_cid,
+                                inbox->records, inbox->chunks, &chunks, inbox->drops);
+    inbox->nchunks = (uint32_t)chunks;
+    return (uint32_t)count;
 }

@@ -33,9 +33,19 @@ enum vvsock_drop {
     VVSOCK_DROPS,
 };
 
-/* As vnet_parse, for vsock. */
+/* As struct vnet_inbox and vnet_take, for vsock. */
+struct vvsock_inbox {
+    uint64_t guest_cid;
+    uint32_t nchunks;
+    struct vvsock_record *records;
+    struct chunk *chunks;
+    uint64_t *drops; /* VVSOCK_DROPS of them, added to */
+};
+
+uint32_t vvsock_take(struct vvsock_inbox *inbox, const void *burst, uint32_t n, size_t size);
+/* cdef end */
+
 size_t vvsock_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains, size_t n, uint64_t guest_cid,
                     struct vvsock_record *out, struct chunk *chunks, size_t *nchunks, uint64_t *drops);
-/* cdef end */
 
 #endif
