@@ -99,7 +99,7 @@ class Demo:
         guest.run(f"mkdir -p /www && head -c {_DOWNLOAD} /dev/urandom > /www/file", check=True)
         httpd = guest.spawn(["httpd", "-f", "-p", "80", "-h", "/www"])
         try:
-            guest.run("until nc -z 127.0.0.1 80; do sleep 0.05; done", timeout=20, check=True)
+            guest.run("until nc 127.0.0.1 80 </dev/null; do sleep 0.05; done", timeout=20, check=True)
             began = time.monotonic()
             with guest.stack.installed():
                 connection = http.client.HTTPConnection(guest.address, 80, timeout=20)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qemu.guest.vsock import GuestVsock
     from qemu.guest.wiring import Wiring
     from stack import Network, Stack
+    from stack.link import Capture
     from vhost_user import NetDevice
 
 DEFAULT_RUN_SECONDS: Final = 60.0
@@ -215,6 +216,11 @@ class Guest:
         if device is None:
             raise GuestError("this guest has no network card: net=False")
         return device
+
+    @property
+    def capture(self) -> Capture | None:
+        """What records the card's frames, with `pcap`."""
+        return self._wiring.capture if self._wiring is not None else None
 
     @property
     def gateway(self) -> str:

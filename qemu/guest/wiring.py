@@ -21,7 +21,7 @@ from qemu.guest.errors import SetupError
 if TYPE_CHECKING:
     from stack import Network, Stack
     from stack.iface.interface import Interface
-    from stack.link import LinkDevice, Switch
+    from stack.link import Capture, LinkDevice, Switch
     from vhost_user import NetDevice, Server, VsockDevice
 
 #: QEMU's own vendor prefix; the rest counts up.
@@ -48,6 +48,7 @@ class Wiring:
         self.net: NetDevice | None = None
         self.vsock: VsockDevice | None = None
         self.interface: Interface | None = None
+        self.capture: Capture | None = None
         self.gateway = ""  #: the gateway's address on this guest's link, without prefix
         self._config = config
         with ExitStack() as undo:
@@ -98,7 +99,7 @@ class Wiring:
             raise SetupError(str(error)) from error
         undo.callback(device.close)
         self.net = device
-        link = cast("LinkDevice", device)  # its offloads are a plain int: neither side imports the other's classes
+        link: LinkDevice = device
         if config.pcap is not None:
             link = self._capture(config.pcap, link, undo)
         if config.switch is not None:
@@ -116,6 +117,7 @@ class Wiring:
         except OSError as error:
             raise SetupError(f"cannot write the capture {path}: {error.strerror}") from error
         undo.callback(capture.close)
+        self.capture = capture
         return capture.tap(device, "guest")
 
     def _join_switch(self, switch: Switch, device: LinkDevice, undo: ExitStack) -> None:
