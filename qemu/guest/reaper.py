@@ -72,6 +72,9 @@ def _watch(pid: int, watched: list[int]) -> int:
         for descriptor, _ in poller.poll():
             if descriptor == child:
                 poller.unregister(child)
+                # What it started goes with it. Before it is waited for: until then the group's number is its own.
+                with suppress(OSError):
+                    os.killpg(pid, signal.SIGKILL)
                 _, status = os.waitpid(pid, 0)
                 pid = 0
                 _tell(f"exit {status}")

@@ -40,6 +40,13 @@ static struct command *find(uint32_t id)
     return NULL;
 }
 
+/* To the command's process group; just after fork the child may not have made it yet, then to the child itself. */
+static void send_signal(const struct command *c, int signo)
+{
+    if (kill(-c->pid, signo) != 0)
+        kill(c->pid, signo);
+}
+
 static void close_fd(int *fd)
 {
     if (*fd >= 0)
@@ -224,7 +231,7 @@ void command_stdin(const struct frame *frame)
         return; /* input crossing the command's exit on the wire is nobody's mistake */
     if (c->ended[0] || c->input_size + c->credit[0] + frame->length > STDIN_WINDOW) {
         out_error(frame->id, c->ended[0] ? "input after its end" : "input beyond the window");
-        kill(-c->pid, SIGKILL);
+        send_signal(c, SIGKILL);
         return;
     }
     if (frame->length == 0)
@@ -263,7 +270,7 @@ void command_kill(const struct frame *frame)
         return;
     }
     if (c != NULL && !c->reaped)
-        kill(-c->pid, (int)signo);
+        send_signal(c, (int)signo);
 }
 
 void command_reap(void)
@@ -353,5 +360,5 @@ void command_kill_all(void)
 {
     for (size_t i = 0; i < MAX_COMMANDS; i++)
         if (commands[i].id != 0 && !commands[i].reaped)
-            kill(-commands[i].pid, SIGKILL);
+            send_signal(&commands[i], SIGKILL);
 }
