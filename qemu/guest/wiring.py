@@ -179,4 +179,14 @@ class Wiring:
                 continue
             break
         undo.callback(device.close)
+        undo.callback(self._remove_vsock, cid)
         self.vsock = device
+
+    def _remove_vsock(self, cid: int) -> None:
+        """Its connections end with ECONNRESET; the engine never touches the device again."""
+        network = self.network
+        with network.lock:
+            port = self.stack.vsock.remove_guest(cid)
+            if port is not None and not network.closed:
+                network.detach_locked(port)
+                network.finish()
