@@ -210,10 +210,14 @@ class StackSocket:
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
+        if not bufsize:
+            return b""  # Python's own class does not ask the kernel either
         return self._sock.recv(bufsize, flags, self._timeout)
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         view = _target(buffer, nbytes, "recv_into")
+        if not view:
+            return 0
         return self._sock.recv_into(view, flags, self._timeout)
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:

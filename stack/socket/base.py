@@ -30,7 +30,7 @@ from stack.link.device import Buffer
 from stack.socket.message import MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, Message
 from stack.socket.mirror import Mirror
 from stack.socket.options import OptionTable, OptionValues, get_option, set_option
-from stack.socket.poll import IN, NVAL, OUT, Pollee
+from stack.socket.poll import ERR, HUP, IN, NVAL, OUT, Pollee
 
 if TYPE_CHECKING:
     from stack.netns import NetNamespace
@@ -116,7 +116,7 @@ class Phase:
         raise NetError(errno.EOPNOTSUPP)
 
     def connecting(self) -> Again | None:
-        """How a connect under way is doing. None: connected; its failure is raised."""
+        """How a blocking connect under way is doing. None: connected; its failure is raised."""
         return None
 
     def listen(self, backlog: int) -> None:
@@ -279,23 +279,35 @@ class Socket:
 
     def connect(self, address: object, timeout: Timeout) -> None:
         """Connect, or raise OSError; EINPROGRESS when `timeout` is 0 and it is not done at once (rows TCP-05, 06)."""
+        inner = self.address_in(address)
+        if timeout == 0:
+            if self.call(self._connect, inner) is AGAIN:
+                raise in_progress()
+            return
+        # With a time-out Python connects without blocking, polls, and asks SO_ERROR: the kernel, and so the phase,
+        # does not know that connect() has been told how it went.
+        follow = self._outcome if timeout else self._connecting
         try:
-            self.block_on(OUT, timeout, self._connect(self.address_in(address)))
-        except BlockingIOError as error:
-            raise OSError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS)) from error
+            self.block_on(OUT, timeout, self._connect_on, [inner], follow)
+        except BlockingIOError:  # SO_SNDTIMEO
+            raise in_progress() from None
 
-    def _connect(self, address: Address) -> Callable[[], Again | None]:
-        started = False
+    def _connect(self, address: Address) -> Again | None:
+        return self.phase.connect(address)
 
-        def attempt() -> Again | None:
-            nonlocal started
-            if started:
-                return self.phase.connecting()
-            result = self.phase.connect(address)
-            started = True
-            return result
+    def _connect_on(self, fresh: list[Address], follow: Callable[[], Again | None]) -> Again | None:
+        return self.phase.connect(fresh.pop()) if fresh else follow()
 
-        return attempt
+    def _connecting(self) -> Again | None:
+        return self.phase.connecting()
+
+    def _outcome(self) -> Again | None:
+        if not self.phase.poll() & (OUT | ERR | HUP):
+            return AGAIN
+        error = self.phase.take_error()
+        if error:
+            raise NetError(error)
+        return None
 
     def accept(self, timeout: Timeout) -> tuple[Socket, object]:
         """The next connection and its peer's address."""
@@ -307,19 +319,18 @@ class Socket:
 
     def send(self, data: Buffer, flags: int, timeout: Timeout) -> int:
         """Send what there is room for; returns the bytes taken."""
-        return self.block_on(OUT, 0 if flags & MSG_DONTWAIT else timeout, self._send, data, flags, None)
+        return self.block_on(OUT, _patience(flags, timeout), self._send, data, flags, None)
 
     def send_to(self, data: Buffer, flags: int, address: object, timeout: Timeout) -> int:
         inner = None if address is None else self.address_in(address)
-        return self.block_on(OUT, 0 if flags & MSG_DONTWAIT else timeout, self._send, data, flags, inner)
+        return self.block_on(OUT, _patience(flags, timeout), self._send, data, flags, inner)
 
     def _send(self, data: Buffer, flags: int, address: Address | None) -> int | Again:
         return self.phase.send(data, flags, address)
 
     def send_all(self, data: Buffer, flags: int, timeout: Timeout) -> None:
         """Send everything, or raise. A positive `timeout` is for the whole, not for each part."""
-        if flags & MSG_DONTWAIT:
-            timeout = 0
+        timeout = _patience(flags, timeout)
         taken = self.block_on(OUT, timeout, self._send, data, flags, None)
         if taken == len(data):
             return
@@ -338,8 +349,7 @@ class Socket:
     def recv(self, size: int, flags: int, timeout: Timeout) -> bytes:
         if not flags:
             return self.block_on(IN, timeout, self._recv, size, 0)
-        if flags & MSG_DONTWAIT:
-            timeout = 0
+        timeout = _patience(flags, timeout)
         if flags & MSG_WAITALL and not flags & MSG_PEEK and size:
             return self.recv_all(size, flags, timeout)
         return self.block_on(IN, timeout, self._recv, size, flags)
@@ -381,8 +391,7 @@ class Socket:
 
     def receive(self, size: int, flags: int, timeout: Timeout) -> Message:
         """As `recv`, with address, flags and ancillary data (recvfrom, recvmsg)."""
-        if flags & MSG_DONTWAIT:
-            timeout = 0
+        timeout = _patience(flags, timeout)
         return self.block_on(IN, timeout, self._receive, size, flags)
 
     def _receive(self, size: int, flags: int) -> Message | Again:
@@ -465,6 +474,17 @@ class Socket:
             phase, self.phase = self.phase, CLOSED
             phase.close()
             self.pollee.notify()
+
+
+def _patience(flags: int, timeout: Timeout) -> Timeout:
+    """MSG_DONTWAIT makes a call that would wait for ever not wait; one with a time-out waits that long, because
+    Python waits for readiness before it makes the call.
+    """
+    return 0 if timeout is None and flags & MSG_DONTWAIT else timeout
+
+
+def in_progress() -> BlockingIOError:
+    return BlockingIOError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
 
 
 def os_error(error: NetError) -> OSError:

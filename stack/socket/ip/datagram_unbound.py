@@ -9,7 +9,7 @@ from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind_arguments
 from stack.socket.ip.datagram_bound import DatagramBound
-from stack.socket.message import MSG_OOB, Message
+from stack.socket.message import Message
 from stack.socket.poll import OUT, WRNORM
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ class DatagramUnbound(Phase):
             raise
 
     def send(self, data: Buffer, flags: int, address: IpAddress | None) -> int | Again:
-        if flags & MSG_OOB:
-            raise NetError(errno.EOPNOTSUPP)
-        if address is None:
-            raise NetError(errno.EDESTADDRREQ)
+        # As on Linux, a port is taken even if the send then fails.
         return self._bind((any_address(self.socket), 0), by_user=False).send(data, flags, address)
 
     def receive(self, size: int, flags: int) -> Message | Again:

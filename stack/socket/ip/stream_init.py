@@ -19,15 +19,25 @@ if TYPE_CHECKING:
 
 
 class StreamInit(Phase):
-    """`refused`: a connect has failed and connect() has not been told so yet; `error`: its errno until read."""
+    """`refused`: a connect has failed and connect() has not been told so yet; `error`: its errno until read.
 
-    __slots__ = ("bound", "error", "refused", "socket")
+    `before` is what a socket shows that has given up the port the kernel chose for it; the address it keeps.
+    """
+
+    __slots__ = ("before", "bound", "error", "refused", "socket")
 
     def __init__(
-        self, socket: StreamSocket, bound: BoundPort | None = None, *, refused: bool = False, error: int = 0
+        self,
+        socket: StreamSocket,
+        bound: BoundPort | None = None,
+        *,
+        refused: bool = False,
+        error: int = 0,
+        before: IpAddress | None = None,
     ) -> None:
         self.socket = socket
         self.bound = bound
+        self.before = (any_address(socket), 0) if before is None else before
         self.refused = refused
         self.error = error
 
@@ -35,6 +45,7 @@ class StreamInit(Phase):
         if self.bound is not None or self.refused:
             raise NetError(errno.EINVAL)  # row CORE-19
         self.bound = bind(self.socket, self.socket.host.netns.tcp.ports, address)
+        self.socket.chose_port = address[1] != 0
 
     def connect(self, address: IpAddress) -> Again | None:
         from stack.socket.ip.stream_connecting import StreamConnecting
@@ -48,6 +59,11 @@ class StreamInit(Phase):
         socket.phase = StreamConnecting(socket, connection, self.bound)
         return AGAIN
 
+    def connecting(self) -> None:
+        """A blocking connect is told how it failed: the socket is as good as new."""
+        self.refused = False
+        raise NetError(self.take_error() or errno.ECONNABORTED)
+
     def listen(self, backlog: int) -> None:
         from stack.socket.ip.stream_listen import StreamListen
 
@@ -56,7 +72,7 @@ class StreamInit(Phase):
         socket = self.socket
         tcp = socket.host.netns.tcp
         if self.bound is None:  # Linux binds to any address and a free port (row TCP-13)
-            self.bound = bind(socket, tcp.ports, (any_address(socket), 0))
+            self.bound = bind(socket, tcp.ports, (self.before[0], 0))
         listener = tcp.listen(self.bound, StreamListen.clamp(backlog), options=socket.tcp_options())
         socket.phase = StreamListen(socket, listener, self.bound)
 
@@ -82,7 +98,7 @@ class StreamInit(Phase):
 
     def local_address(self) -> IpAddress:
         if self.bound is None:
-            return any_address(self.socket), 0
+            return self.before
         return self.bound.addr, self.bound.port
 
     def take_error(self) -> int:

@@ -65,13 +65,19 @@ class StreamListen(Phase):
         raise NetError(errno.ENOTCONN)
 
     def shutdown(self, how: int) -> None:
-        """SHUT_RD ends listening and keeps the port (row TCP-18); SHUT_WR alone does nothing."""
+        """SHUT_RD ends listening and keeps a port the user chose (row TCP-18); SHUT_WR alone does nothing."""
         from stack.socket.ip.stream_init import StreamInit
 
-        if how != _WRITE:
-            self.listener.on_event = None
-            self.listener.close()
-            self.socket.phase = StreamInit(self.socket, self.bound)
+        if how == _WRITE:
+            return
+        socket, bound = self.socket, self.bound
+        self.listener.on_event = None
+        self.listener.close()
+        if socket.chose_port:
+            socket.phase = StreamInit(socket, bound)
+        else:
+            bound.release()
+            socket.phase = StreamInit(socket, before=self.local_address())
 
     def local_address(self) -> IpAddress:
         return self.bound.addr, self.bound.port
