@@ -314,12 +314,14 @@ class NetDevice(Device):
             ready, reason = self._prepare(burst[done:end])
             if ready:
                 accepted = ring.push(ready, header_fixup=self._fixup)
+                if accepted < len(ready):
+                    accepted += self._insist(ring, ready[accepted])
                 done += accepted
                 self.frames_out += accepted
                 if accepted < len(ready):
                     if ring.live:
-                        self._blocked = ring
-                        self._blocked_room = ring.room()
+                        if self._blocked is None:
+                            continue
                         return done
                     # Broken or stopped meanwhile: there is nobody left to wait for.
                     self._drop("no-carrier", total - done)
@@ -330,6 +332,18 @@ class NetDevice(Device):
                 done += 1
         self._blocked = None
         return done
+
+    def _insist(self, ring: Virtqueue, frame: tuple[Buffer, ...]) -> int:
+        """Once more for the first frame there was no room for; 1 if there is now.
+
+        Otherwise notes what to wait for. The guest adds buffers all the time: the room seen *before* an attempt that
+        failed is certainly too little, the room seen after it may be all there will ever be.
+        """
+        room = ring.room()
+        accepted = ring.push([frame], header_fixup=self._fixup)
+        self._blocked = None if accepted else ring
+        self._blocked_room = room
+        return accepted
 
     def _run(self, burst: Sequence[TxFrame], first: int) -> tuple[Virtqueue, int]:
         """Several pairs: the ring frame `first` belongs to, and where the frames for it end."""

@@ -226,9 +226,15 @@ class VsockDevice(Device):
         """To the ring; sets `_blocked` if it took less because it ran out of buffers."""
         ring = self.rings[RX]
         accepted = ring.push_split(frames, header_size=_HEADER.size, length_at=_LENGTH_AT)
-        self._blocked = accepted < len(frames) and ring.live
-        if self._blocked:
+        while accepted < len(frames):
+            # The guest adds buffers all the time: the room seen *before* an attempt that failed is certainly too
+            # little, the room seen after it may be all there will ever be.
             self._blocked_room = ring.room()
+            more = ring.push_split(frames[accepted:], header_size=_HEADER.size, length_at=_LENGTH_AT)
+            if not more:
+                break
+            accepted += more
+        self._blocked = accepted < len(frames) and ring.live
         return accepted
 
     def _send_large(self, packet: VsockTx) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+from typing import Any
 
 import pytest
 
@@ -249,6 +250,28 @@ def test_a_full_receive_ring_keeps_frames_with_the_caller_and_wakes_it_when_buff
         assert device.arm()
         assert device.transmit(frames[4:]) == 2
         assert [bytes(frame.data) for frame in guest.recv()] == [broadcast(60, seed) for seed in range(2, 6)]
+
+
+def test_no_buffer_that_returns_at_the_wrong_moment_is_overlooked() -> None:
+    """The guest returns all its buffers just after a push ran out of them, and has no reason to kick then."""
+    with net_rig(rx_size=4) as (device, guest):
+        ring = device.rings[0]
+        push = ring.push
+        given = []
+
+        def push_and_return(*arguments: Any, **options: Any) -> int:
+            accepted = push(*arguments, **options)
+            if not accepted and not given:
+                given.append(guest.recv())
+            return accepted
+
+        ring.push = push_and_return  # type: ignore[method-assign] # stands for a guest on another processor
+        frames = [plain(broadcast(60))] * 10
+        done = device.transmit(frames)
+        assert done == 4
+        assert given
+        assert device.arm()  # or somebody would sleep for ever
+        assert device.transmit(frames[done:]) == 4
 
 
 def test_a_superframe_waits_until_it_fits_as_a_whole() -> None:
