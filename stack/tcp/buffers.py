@@ -156,11 +156,11 @@ class SendQueue:
 class ReceiveQueue:
     """In-order payload not yet read."""
 
-    __slots__ = ("_charge", "_chunks", "_last_pinned", "length")
+    __slots__ = ("_chunks", "_last_pinned", "charge", "length")
 
     def __init__(self) -> None:
         self._chunks: deque[memoryview] = deque()
-        self._charge = 0  # upper bound of the memory pinned; exact after _recount
+        self.charge = 0  #: bytes of memory this queue keeps alive, at most
         self._last_pinned: object = None  # the buffer of the newest chunk: usually the next one's too
         self.length = 0  #: bytes
 
@@ -170,25 +170,20 @@ class ReceiveQueue:
         self.length += size
         if size < COPY_BREAK:
             view = memoryview(bytes(view))
-            self._charge += size + CHUNK_OVERHEAD
+            self.charge += size + CHUNK_OVERHEAD
         else:
             pinned = view.obj
             if pinned is not self._last_pinned:
                 self._last_pinned = pinned
-                self._charge += memoryview(pinned).nbytes
-            self._charge += CHUNK_OVERHEAD
+                self.charge += memoryview(pinned).nbytes
+            self.charge += CHUNK_OVERHEAD
         self._chunks.append(view)
-
-    @property
-    def charge(self) -> int:
-        """Bytes of memory this queue keeps alive, at most."""
-        return self._charge
 
     def limit(self, most: int) -> None:
         """Bring the memory pinned below `most` if that takes no more than copying what is queued."""
-        if self._charge > most:
-            self._charge = pinned_bytes(self._chunks)
-            if self._charge > most:
+        if self.charge > most:
+            self.charge = pinned_bytes(self._chunks)
+            if self.charge > most:
                 self.collapse()
 
     def collapse(self) -> None:
@@ -197,7 +192,7 @@ class ReceiveQueue:
         self._chunks.clear()
         self._chunks.append(memoryview(data))
         self._last_pinned = None
-        self._charge = len(data) + CHUNK_OVERHEAD
+        self.charge = len(data) + CHUNK_OVERHEAD
 
     def read(self, limit: int) -> bytes:
         """Take up to `limit` bytes; one copy."""
@@ -270,7 +265,7 @@ class ReceiveQueue:
     def _emptied(self) -> None:
         self._chunks.clear()
         self._last_pinned = None
-        self._charge = 0
+        self.charge = 0
         self.length = 0
 
 

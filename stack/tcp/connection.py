@@ -26,7 +26,7 @@ from stack.scheduler import NS_PER_MS
 from stack.tcp.congestion import ALGORITHMS
 from stack.tcp.info import TcpInfo, collect
 from stack.tcp.options import TcpOptions
-from stack.tcp.output import emit, emit_syn
+from stack.tcp.output import emit, emit_burst, emit_syn
 from stack.tcp.receiver import QUICK_ACKS, Receiver, window_shift
 from stack.tcp.sender import Sender
 from stack.tcp.seqnum import HALF, MASK
@@ -390,7 +390,7 @@ class Connection:
         if state is TcpState.CLOSED:
             return
         if state not in (TcpState.SYN_SENT, TcpState.TIME_WAIT, TcpState.CLOSING, TcpState.LAST_ACK):
-            self.transmit(self.sender.bare_seq, RST | ACK, (), 0)
+            emit(self, self.sender.bare_seq, RST | ACK)
         self.error = error
         self.enter(TcpState.CLOSED)
 
@@ -409,11 +409,10 @@ class Connection:
         if not sent and self.state is not TcpState.CLOSED:
             count = self.receiver.ack_due()
             if count:
-                seq = self.sender.bare_seq
-                for _ in range(count):
-                    self.transmit(seq, ACK, (), 0)
+                emit_burst(self, [(self.sender.bare_seq, 0, ACK)] * count)
         if self.event:
             self.event = False
+            self.last_heard = self.scheduler.now
             self.layer.ip.confirm(self.route)
             self.notify()
 
@@ -449,22 +448,17 @@ class Connection:
             if acked > sender.snd_max - una or recovery.phase or recovery.duplicates:
                 return False
             sender.acknowledge(una + acked, echo)
-            self.event = True
         elif not size:
             return False  # duplicate ACKs, window updates, answers to probes
         if nxt <= receiver.last_ack_sent:
             # RFC 7323 section 4.3 (2)
             receiver.ts_recent = value
             receiver.ts_recent_at = self.scheduler.now
-        self.last_heard = self.scheduler.now
         if window != sender.raw_window:
             sender.update_window(window, nxt, una + acked)
-        else:
-            sender.snd_wl1 = nxt
-            sender.snd_wl2 = una + acked
         if size:
-            receiver.accept(data[32:], gso_size)
-            self.event = True
+            receiver.accept(data[32:], size, gso_size)
+        self.event = True
         if not self.scheduled:
             self.scheduled = True
             self.scheduler.defer(self.flush)
@@ -533,10 +527,6 @@ class Connection:
         """TSval now: milliseconds (RFC 7323 section 5.4) from an offset of this connection's own."""
         return (self.scheduler.now // NS_PER_MS + self.timestamp_offset) & MASK
 
-    def transmit(self, seq: int, flags: int, parts: list[Buffer] | tuple[()], length: int) -> None:
-        """One segment or superframe with `length` payload bytes; it acknowledges everything received."""
-        emit(self, seq, flags, parts, length)
-
     def send_syn(self) -> None:
         """SYN in SYN-SENT, SYN|ACK in SYN-RECEIVED; again if it was sent before. Arms the timer."""
         emit_syn(self)
@@ -547,7 +537,7 @@ class Connection:
 
     def send_probe(self) -> None:
         """A segment the peer must answer: one sequence number before its window (RFC 9293 section 3.8.4)."""
-        self.transmit(self.sender.snd_una - 1, ACK, (), 0)
+        emit(self, self.sender.snd_una - 1, ACK)
 
     def resegment(self) -> None:
         """MSS and superframe size anew, from the peer's MSS, the path's MTU and TCP_MAXSEG (RFC 6691)."""

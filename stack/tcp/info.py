@@ -78,7 +78,7 @@ def collect(connection: Connection) -> TcpInfo:
         lost=-(-(sender.snd_max - sender.snd_nxt) // mss),
         retrans=1 if recovery.phase else 0,
         last_data_sent=(now - sender.last_sent) // NS_PER_MS,
-        last_data_recv=(now - receiver.last_data) // NS_PER_MS,
+        last_data_recv=(now - connection.last_heard) // NS_PER_MS,
         last_ack_recv=(now - connection.last_heard) // NS_PER_MS,
         pmtu=connection.path_mtu,
         rcv_ssthresh=receiver.space,

@@ -49,13 +49,17 @@ _RST_IN_TIME_WAIT: Final = 1 << 16  # how far behind an old incarnation the new 
 class TcpStats:
     """Counted over the layer's life; named after RFC 4022 where that has them."""
 
-    segments_in: int = 0
+    ladder_in: int = 0  #: segments that were looked at by a state's ladder, or by nobody
+    fast_in: int = 0  #: segments (a superframe is one) that took the header-prediction path
     segments_out: int = 0
     retransmitted: int = 0
     active_opens: int = 0
     passive_opens: int = 0
     resets_sent: int = 0
-    fast_in: int = 0  #: segments that took the header-prediction path
+
+    @property
+    def segments_in(self) -> int:
+        return self.ladder_in + self.fast_in
 
 
 class TcpLayer:
@@ -138,7 +142,6 @@ class TcpLayer:
     def input(self, packet: IpPacket) -> None:
         """One received segment or superframe. Never raises."""
         data = packet.payload
-        self.stats.segments_in += 1
         if len(data) < 32:
             self._slow(packet, data)
             return
@@ -158,6 +161,7 @@ class TcpLayer:
         self._slow(packet, data)
 
     def _slow(self, packet: IpPacket, data: memoryview) -> None:
+        self.stats.ladder_in += 1
         length = len(data)
         if length < HEADER_LENGTH:
             self.drops.count(DropReason.TOO_SHORT)

@@ -7,10 +7,10 @@ added here); the device, or the link layer's software path, does the rest. More 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
-from stack.link.device import Buffer
 from stack.scheduler import NS_PER_MS
 from stack.tcp.seqnum import MASK
 from stack.tcp.transitions import TcpState
@@ -27,49 +27,83 @@ PLAIN_LENGTH: Final = 20
 STAMPED_LENGTH: Final = 32
 
 
-def emit(connection: Connection, seq: int, flags: int, parts: list[Buffer] | tuple[()], length: int) -> None:
-    """A segment (or superframe) of a connection past its handshake; it carries everything there is to acknowledge."""
+def emit(connection: Connection, seq: int, flags: int) -> None:
+    """A segment without data; it carries everything there is to acknowledge."""
+    emit_burst(connection, ((seq, 0, flags),))
+
+
+def emit_burst(connection: Connection, plan: Sequence[tuple[int, int, int]]) -> None:
+    """Segments and superframes of a connection past its handshake: (sequence number, payload bytes, flags) each.
+
+    Acknowledgment, window and timestamp are the same for all of them. What cannot be sent now counts as lost on the
+    way: the retransmission timer will try again.
+    """
     layer = connection.layer
+    ip = layer.ip
     receiver = connection.receiver
-    if length and receiver.rcv_nxt != receiver.last_ack_sent:
+    slice_ = connection.sender.queue.slice
+    if plan[0][1] and receiver.rcv_nxt != receiver.last_ack_sent:
         receiver.quick = 0  # our data carries the ACKs: an interactive exchange, no need to hurry them
     window = receiver.advertise()
-    if connection.timestamps:
-        total = length + STAMPED_LENGTH
-        check = connection.pseudo + total
-        header = STAMPED.pack(
-            connection.ports,
-            seq & MASK,
-            receiver.rcv_nxt & MASK,
-            0x8000 | flags,
-            window,
-            (check & 0xFFFF) + (check >> 16),
-            0,
-            TIMESTAMPS_WORD,
-            (connection.scheduler.now // NS_PER_MS + connection.timestamp_offset) & MASK,
-            receiver.ts_recent,
-        )
-        header_length = STAMPED_LENGTH
-    else:
-        total = length + PLAIN_LENGTH
-        check = connection.pseudo + total
-        header = PLAIN.pack(
-            connection.ports,
-            seq & MASK,
-            receiver.rcv_nxt & MASK,
-            0x5000 | flags,
-            window,
-            (check & 0xFFFF) + (check >> 16),
-            0,
-        )
-        header_length = PLAIN_LENGTH
+    ack = receiver.rcv_nxt & MASK
+    stamped = connection.timestamps
+    header_length = STAMPED_LENGTH if stamped else PLAIN_LENGTH
+    stamp = (connection.scheduler.now // NS_PER_MS + connection.timestamp_offset) & MASK
+    echo = receiver.ts_recent
+    ports = connection.ports
+    pseudo = connection.pseudo
     mss = connection.sender.mss
-    if length > mss:
-        hand_down(connection, (header, *parts), total, header_length, connection.gso_type, mss)
-        layer.stats.segments_out += -(-length // mss)
-    else:
-        hand_down(connection, (header, *parts), total, header_length, 0, 0)
-        layer.stats.segments_out += 1
+    src, dst = connection.local[0], connection.remote[0]
+    ttl, tos = connection.options.ttl, connection.options.tos
+    segments = 0
+    try:
+        route = connection.route
+        if route.generation != ip.generation:
+            route = layer.reroute(connection)
+        for seq, length, flags in plan:
+            total = length + header_length
+            check = pseudo + total
+            check = (check & 0xFFFF) + (check >> 16)
+            if stamped:
+                header = STAMPED.pack(
+                    ports, seq & MASK, ack, 0x8000 | flags, window, check, 0, TIMESTAMPS_WORD, stamp, echo
+                )
+            else:
+                header = PLAIN.pack(ports, seq & MASK, ack, 0x5000 | flags, window, check, 0)
+            if length > mss:
+                segments += -(-length // mss)
+                ip.output(
+                    route,
+                    src,
+                    dst,
+                    PROTO,
+                    (header, *slice_(seq, length)),
+                    total,
+                    ttl=ttl,
+                    tos=tos,
+                    csum_start_offset=CHECKSUM_OFFSET,
+                    gso_type=connection.gso_type,
+                    gso_size=mss,
+                    header_length=header_length,
+                )
+            else:
+                segments += 1
+                ip.output(
+                    route,
+                    src,
+                    dst,
+                    PROTO,
+                    (header, *slice_(seq, length)) if length else (header,),
+                    total,
+                    ttl=ttl,
+                    tos=tos,
+                    csum_start_offset=CHECKSUM_OFFSET,
+                    header_length=header_length,
+                )
+    except NetError as failure:
+        connection.soft_error = failure.errno
+        layer.drops.count("output-failed")
+    layer.stats.segments_out += segments
 
 
 def emit_syn(connection: Connection) -> None:
@@ -102,22 +136,8 @@ def emit_syn(connection: Connection) -> None:
         (check & 0xFFFF) + (check >> 16),
         0,
     )
-    connection.layer.stats.segments_out += 1
-    hand_down(connection, (header + tail,), total, total, 0, 0)
-
-
-def hand_down(
-    connection: Connection,
-    parts: tuple[Buffer, ...],
-    total: int,
-    header_length: int,
-    gso_type: int,
-    gso_size: int,
-) -> None:
-    """To IP. What cannot be sent now counts as lost on the way: the retransmission timer will try again."""
     layer = connection.layer
     ip = layer.ip
-    options = connection.options
     try:
         route = connection.route
         if route.generation != ip.generation:
@@ -127,15 +147,14 @@ def hand_down(
             connection.local[0],
             connection.remote[0],
             PROTO,
-            parts,
+            (header + tail,),
             total,
-            ttl=options.ttl,
-            tos=options.tos,
+            ttl=connection.options.ttl,
+            tos=connection.options.tos,
             csum_start_offset=CHECKSUM_OFFSET,
-            gso_type=gso_type,
-            gso_size=gso_size,
-            header_length=header_length,
+            header_length=total,
         )
     except NetError as failure:
         connection.soft_error = failure.errno
         layer.drops.count("output-failed")
+    layer.stats.segments_out += 1

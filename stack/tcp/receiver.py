@@ -48,8 +48,8 @@ class Receiver:
         "connection",
         "drained",
         "fin_seq",
+        "irs",
         "last_ack_sent",
-        "last_data",
         "mark",
         "mss",
         "pressed",
@@ -59,7 +59,6 @@ class Receiver:
         "rcv_nxt",
         "rcvbuf",
         "reassembly",
-        "received",
         "shift",
         "space",
         "ts_recent",
@@ -84,16 +83,21 @@ class Receiver:
         self.acks_owed = 0  #: ACKs to send whatever the policy says
         self.update_due = False  #: the window opened enough to tell the peer
         self.quick = QUICK_ACKS
-        self.received = 0  #: bytes in order, all in all
-        self.last_data = 0  #: when payload arrived last, ns
+        self.irs = 0  #: initial receive sequence number
         self.mark = 0  #: auto-tuning: RCV.NXT at which the current round ends
         self.drained = False  #: ... the queue was read empty in this round
         self.pressed = False  #: ... the peer used more than half the window in this round
 
     def begin(self, irs: int) -> None:
         """The peer's SYN with sequence number `irs`."""
+        self.irs = irs
         self.rcv_nxt = self.last_ack_sent = self.rcv_adv = irs + 1
         self.mark = self.rcv_nxt + self.space
+
+    @property
+    def received(self) -> int:
+        """Bytes in order, all in all."""
+        return max(self.rcv_nxt - self.irs - (1 if self.fin_seq is None or self.rcv_nxt <= self.fin_seq else 2), 0)
 
     @property
     def window(self) -> int:
@@ -108,19 +112,15 @@ class Receiver:
 
     # --- segments coming in -------------------------------------------------------------------------------------
 
-    def accept(self, view: memoryview, gso_size: int) -> None:
-        """Payload that begins at RCV.NXT and lies inside the window."""
-        size = len(view)
+    def accept(self, view: memoryview, size: int, gso_size: int) -> None:
+        """`size` bytes of payload that begin at RCV.NXT and lie inside the window."""
         self.rcv_nxt += size
-        self.received += size
-        unit = gso_size or size
-        if unit > self.mss:
-            self.mss = unit
+        if (gso_size or size) > self.mss:
+            self.mss = gso_size or size
         queue = self.queue
         queue.append(view)
         if queue.charge > 2 * self.rcvbuf:
             queue.limit(2 * self.rcvbuf)
-        self.last_data = self.connection.scheduler.now
 
     def text(self, seq: int, view: memoryview, gso_size: int) -> bool:
         """Seventh step of RFC 9293 section 3.10.7.4 for payload trimmed to the window. True if RCV.NXT advanced."""
@@ -135,10 +135,10 @@ class Receiver:
             gso_size = 0
         if not view:
             return False
-        self.accept(view, gso_size)
+        self.accept(view, len(view), gso_size)
         if self.reassembly.length:
             for piece in self.reassembly.take(self.rcv_nxt):
-                self.accept(piece, 1)
+                self.accept(piece, len(piece), self.mss)
             # ... and one for a segment that fills all or part of a gap.
             self.owe_ack()
         return True

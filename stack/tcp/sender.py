@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from stack.scheduler import NS_PER_MS
 from stack.tcp.buffers import SendQueue
 from stack.tcp.congestion import CongestionControl
+from stack.tcp.output import emit_burst
 from stack.tcp.recovery import LossRecovery, RecoveryPhase
 from stack.tcp.rtt import RTO_MIN, RttEstimator
 from stack.tcp.seqnum import MASK
@@ -249,6 +250,8 @@ class Sender:
         window_end = una + self.snd_wnd
         cwnd_end = una + self.congestion.cwnd + recovery.extra
         self.cwnd_limited = False
+        plan: list[tuple[int, int, int]] = []
+        flights = self.flights
         while (unsent := queue.end - nxt) > 0:
             size = self.superframe
             if unsent <= size or nxt + size > window_end or nxt + size > cwnd_end:
@@ -262,23 +265,33 @@ class Sender:
                 if self.fin_queued:
                     flags = ACK | PSH | FIN
                     end += 1
-            connection.transmit(nxt, flags, queue.slice(nxt, size), size)
-            self._sent(nxt, end, now)
+            plan.append((nxt, size, flags))
+            flights.append((end, now))
             nxt = end
-            sent = True
         if unsent == 0 and self.fin_queued:
-            connection.transmit(nxt, ACK | FIN, (), 0)
-            self._sent(nxt, nxt + 1, now)
+            plan.append((nxt, 0, ACK | FIN))
+            nxt += 1
+            flights.append((nxt, now))
+        if plan:
+            self._sending(plan[0][0], nxt, now, idle)
+            emit_burst(connection, plan)
             sent = True
-        if sent:
-            if idle:
-                self.progress_at = now
-                connection.timers.retransmit.deadline = None  # it was waiting for a window or a cork
-            self.last_sent = now
-            self.push = False
         if connection.timers.retransmit.deadline is None:
             self._arm(now)
         return sent
+
+    def _sending(self, start: int, end: int, now: int, idle: bool) -> None:
+        """[start, end) is about to leave; `idle`: nothing was in flight."""
+        if start < self.snd_max:
+            self._sent_again(start, min(end, self.snd_max))
+        self.snd_nxt = end
+        if end > self.snd_max:
+            self.snd_max = end
+        if idle:
+            self.progress_at = now
+            self.connection.timers.retransmit.deadline = None  # it was waiting for a window or a cork
+        self.last_sent = now
+        self.push = False
 
     def _fit(self, nxt: int, unsent: int, window_end: int, cwnd_end: int) -> int:
         """How much of the `unsent` bytes from `nxt` on may go now, if it is not a whole superframe."""
@@ -313,15 +326,6 @@ class Sender:
             return False
         return options.nodelay or self.small_end <= self.snd_una
 
-    def _sent(self, start: int, end: int, now: int) -> None:
-        """[start, end) just left."""
-        if start < self.snd_max:
-            self._sent_again(start, end)
-        self.flights.append((end, now))
-        self.snd_nxt = end
-        if end > self.snd_max:
-            self.snd_max = end
-
     def retransmit_first(self) -> bool:
         """Send the first unacknowledged segment again, whatever the windows say."""
         una = self.snd_una
@@ -334,11 +338,11 @@ class Sender:
             end += 1
         if end == una:
             return False
-        self.connection.transmit(una, flags, queue.slice(una, size) if size > 0 else (), max(size, 0))
         self._sent_again(una, end)
         if self.snd_nxt < end:
             self.snd_nxt = end
         self.last_sent = self.connection.scheduler.now
+        emit_burst(self.connection, ((una, max(size, 0), flags),))
         return True
 
     def _sent_again(self, start: int, end: int) -> None:
@@ -397,5 +401,5 @@ class Sender:
             return
         self.retries += 1
         self.backoff += 1
-        connection.transmit(self.snd_una - 1, ACK, (), 0)
+        connection.send_probe()
         self._arm(connection.scheduler.now)

@@ -377,7 +377,7 @@ def test_unread_data_pins_little_more_than_itself() -> None:
         slab = bytearray(512 * 1024)
         segment = bytes(header) + bytes(2048)
         slab[: len(segment)] = segment
-        s.connection.receiver.accept(memoryview(slab)[header : header + 2048], 0)
+        s.connection.receiver.accept(memoryview(slab)[header : header + 2048], 2048, 0)
         seq += 2048
     assert s.connection.receiver.queue.charge <= 128 * 1024
     assert len(s.read()) == seq - 1
