@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from stack.errors import DropReason, Drops, NetError
 from stack.iface.arp import Arp
 from stack.iface.changes import ChangeKind, ChangeLog
-from stack.link.device import LinkDevice, RxFrame, TxFrame
+from stack.link.device import LinkDevice, Offload, RxFrame, TxFrame
 from stack.link.neighbour import Neighbour, NeighbourCache, NeighbourState
 from stack.link.offload import ALL_OFFLOADS, prepare, wire_length
 from stack.wire import ethernet
@@ -47,6 +47,10 @@ ARPHRD_LOOPBACK: Final = 772
 TO_US: Final = 0
 TO_ALL: Final = 1
 TO_GROUP: Final = 2
+
+_TSO4: Final = int(Offload.TSO4)
+_TSO6: Final = int(Offload.TSO6)
+_EVERYTHING: Final = int(ALL_OFFLOADS)
 
 #: destination, ethertype
 _DESTINATION: Final = struct.Struct("!6s6xH")
@@ -117,8 +121,11 @@ class Interface:
             raise ValueError(f"{name}: MTU {self.mtu} is not within {MIN_MTU}..{device.mtu}, what the device carries")
         self.up = True  #: administratively; see `set_up`
         self.carrier = device.carrier
-        self.offloads = device.offloads  #: of the device, as last seen
-        self.max_superframe = device.max_superframe
+        self.offloads = Offload.NONE  #: of the device, as last seen; so are the two below
+        self.max_superframe = 0
+        self.tso4 = self.tso6 = False  #: the device cuts superframes of TCP over IPv4, over IPv6
+        self._needs_prepare = True
+        self._note_offloads()
         self.addresses: list[InterfaceAddress] = []
         self.promiscuous = 0  #: how many want frames for others too
         self.stats = InterfaceStats()
@@ -243,7 +250,7 @@ class Interface:
         if fresh:
             self._queue = []
             prepared: Sequence[TxFrame] = fresh
-            if self.offloads & ALL_OFFLOADS != ALL_OFFLOADS or self.max_superframe < MAX_SUPERFRAME:
+            if self._needs_prepare:
                 refused: list[TxFrame] = []
                 prepared = prepare(fresh, self.offloads, self.max_superframe, refused)
                 if refused:
@@ -263,7 +270,7 @@ class Interface:
         done = burst
         if accepted < len(burst):
             done = burst[:accepted]
-            if self.offloads is offloads or self.offloads == offloads:
+            if self.offloads is offloads:
                 self._ready = burst[accepted:]
             else:  # the device changed its mind meanwhile: look at them again
                 self._queue[:0] = burst[accepted:]
@@ -375,9 +382,8 @@ class Interface:
         """Carrier, offloads, MTU or pending work changed."""
         device = self.device
         what = []
-        if device.offloads != self.offloads or device.max_superframe != self.max_superframe:
-            self.offloads = device.offloads
-            self.max_superframe = device.max_superframe
+        if int(device.offloads) != int(self.offloads) or device.max_superframe != self.max_superframe:
+            self._note_offloads()
             self._queue = self._ready + self._queue
             self._ready = []
             if self._queue:
@@ -396,6 +402,15 @@ class Interface:
             self._link_changed(", ".join(what))
         if self.on_ready is not None:
             self.on_ready()
+
+    def _note_offloads(self) -> None:
+        """Arithmetic on flags is slow: do it once per change, not per frame."""
+        offloads = int(self.device.offloads)
+        self.offloads = Offload(offloads)
+        self.max_superframe = self.device.max_superframe
+        self.tso4 = bool(offloads & _TSO4)
+        self.tso6 = bool(offloads & _TSO6)
+        self._needs_prepare = offloads & _EVERYTHING != _EVERYTHING or self.max_superframe < MAX_SUPERFRAME
 
     def _solicit(self, entry: Neighbour) -> None:
         if len(entry.address) == 4:

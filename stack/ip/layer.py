@@ -30,7 +30,7 @@ from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.ip.ports import PortTable
 from stack.ip.ratelimit import IcmpRateLimit
 from stack.ip.route import Route, RouteEntry, RouteKind, RouteTable
-from stack.link.device import Offload, TxFrame
+from stack.link.device import TxFrame
 from stack.scheduler import NS_PER_S
 from stack.wire import icmp, icmpv6, ipv4, ipv6
 from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
@@ -119,10 +119,11 @@ class IpLayer:
         Superframes may be handed down in any case: a link without TSO has them cut in software.
         """
         iface = route.iface
-        header = 20 if len(route.dst) == 4 else 40
-        limit = 65535 if header == 40 else 65515
-        tso = Offload.TSO4 if header == 20 else Offload.TSO6
-        if iface.offloads & tso:
+        if len(route.dst) == 4:
+            header, limit, tso = 20, 65515, iface.tso4
+        else:
+            header, limit, tso = 40, 65535, iface.tso6
+        if tso:
             limit = min(limit, iface.max_superframe - ETHERNET_LENGTH - header)
         return iface.offloads, limit
 
