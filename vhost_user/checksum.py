@@ -1,7 +1,7 @@
 """Internet checksums in C (RFC 1071), for frames that no offload spares them.
 
-All sums here are partial: ones-complement sums of big-endian 16-bit words, folded to 16 bits and not inverted. What goes
-on the wire is ``~sum & 0xffff``; data including its own checksum sums to 0xffff.
+All sums here are partial: ones-complement sums of big-endian 16-bit words, folded to 16 bits and not inverted. What
+goes on the wire is ``~sum & 0xffff``; data including its own checksum sums to 0xffff.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 #include "sigbus.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -29,14 +28,8 @@ static bool within(const struct gw_guard *guard, uintptr_t address) {
 
 static void handle(unsigned slot, int number, siginfo_t *info, void *context) {
     /* si_code > 0: raised by the kernel for a fault, with an address; not by kill(). */
-    if (active != NULL && info->si_code > 0 && within(active, (uintptr_t)info->si_addr)) {
-        sigset_t bus;
-        sigemptyset(&bus);
-        sigaddset(&bus, SIGBUS);
-        /* The jump does not restore the mask: saving it would cost every burst a system call. */
-        (void)pthread_sigmask(SIG_UNBLOCK, &bus, NULL);
-        siglongjmp(active->jump, 1);
-    }
+    if (active != NULL && info->si_code > 0 && within(active, (uintptr_t)info->si_addr))
+        siglongjmp(active->jump, 1); /* gw_guard_leave puts the signal mask right */
     const struct sigaction *next = &predecessor[slot];
     if (next->sa_flags & SA_SIGINFO)
         next->sa_sigaction(number, info, context);
@@ -127,11 +120,17 @@ int gw_guard_enter(struct gw_guard *guard, const struct gw_memory *memory, const
         return result;
     guard->outer = active;
     active = guard;
+    /* A fault in a thread that blocks its signal kills the process, whoever handles it. */
+    sigset_t bus;
+    sigemptyset(&bus);
+    sigaddset(&bus, SIGBUS);
+    (void)pthread_sigmask(SIG_UNBLOCK, &bus, &guard->mask);
     return 0;
 }
 
 void gw_guard_leave(struct gw_guard *guard) {
     active = guard->outer;
+    (void)pthread_sigmask(SIG_SETMASK, &guard->mask, NULL);
     (void)pthread_mutex_lock(&lock);
     if (--guarded == 0)
         restore();

@@ -17,6 +17,7 @@
 #define GW_SIGBUS_H
 
 #include <setjmp.h>
+#include <signal.h>
 
 #include "memory.h"
 
@@ -25,6 +26,7 @@ struct gw_guard {
     const struct gw_memory *memory;
     const struct gw_log *log; /* or NULL */
     struct gw_guard *outer;   /* this thread's guard around this one */
+    sigset_t mask;            /* this thread's, before */
 };
 
 /* 0, or -1 if more handlers were found in this process than can be chained to: then nothing is guarded. */

@@ -13,7 +13,7 @@ from vhost_user.checksum import partial_sum, partial_sum_parts, partial_sums
 
 def reference(data: bytes, initial: int = 0) -> int:
     """RFC 1071 section 1: the sum of 16-bit words, carries added back."""
-    total = initial + sum(word for (word,) in struct.iter_unpack(">H", data + b"\0" * (len(data) % 2)))
+    total: int = initial + sum(word for (word,) in struct.iter_unpack(">H", data + b"\0" * (len(data) % 2)))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total

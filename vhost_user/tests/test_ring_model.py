@@ -72,7 +72,7 @@ class Writer:
     def take(self) -> int:
         self.left -= 1
         self.next = (self.next + self.stride) % self.ring.num
-        return self.next
+        return int(self.next)
 
     def chain(self, buffers: list[tuple[int, int]], *, writable: bool, indirect: bool) -> int | None:
         """The head, or None if the ring has no room for it."""

@@ -181,7 +181,7 @@ def test_split_of_a_packet_without_payload_takes_one_chain(ring: Ring, guest: Gu
 def test_split_takes_header_and_payload_from_any_cut(ring: Ring, guest: Guest) -> None:
     offer(ring, 60, 60)
     whole = header(3, 30) + bytes(range(30))
-    parts = tuple(whole[i : i + 1] for i in range(len(whole))) + (b"",)
+    parts = (*(whole[i : i + 1] for i in range(len(whole))), b"")
     assert ring.queue.push_split([parts], header_size=44, length_at=24) == 1
     assert guest.read(BIG, 60) == header(3, 16) + bytes(range(16))
     assert guest.read(BIG + 60, 58) == header(3, 14) + bytes(range(16, 30))
