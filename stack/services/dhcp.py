@@ -43,12 +43,12 @@ _ALWAYS: Final = frozenset((Option.SUBNET_MASK, Option.ROUTER, Option.DNS))
 class DhcpConfig:
     """What the server gives out. Text addresses; times in seconds; None or empty leaves an option out.
 
-    `interface` is the server's own address with its prefix, as ``10.0.2.2/24``. The pool defaults to the subnet's
-    addresses from the 15th on, at most 200. `static` maps MAC text or bytes to addresses. Raises `ValueError`,
-    naming the setting, for what cannot be right.
+    `interface` is the server's own address with its prefix, as ``10.0.2.2/24``; a `DhcpService` fills it in from its
+    interface, as it does with an MTU that is not 1500. The pool defaults to the subnet's addresses from the 15th on,
+    at most 200. `static` maps MAC text or bytes to addresses. Settings are checked by `DhcpServer`.
     """
 
-    interface: str
+    interface: str = ""
     first: str | None = None
     last: str | None = None
     static: Mapping[str | bytes, str] = field(default_factory=dict)
@@ -96,7 +96,10 @@ def mac_bytes(mac: str | bytes) -> bytes:
 
 
 class DhcpServer:
-    """The protocol, sans-IO. `on_lease` is called with every lease that is acknowledged."""
+    """The protocol, sans-IO. `on_lease` is called with every lease that is acknowledged.
+
+    Raises `ValueError`, naming the setting, for a configuration that cannot be right.
+    """
 
     def __init__(self, config: DhcpConfig, *, on_lease: Callable[[Lease], None] | None = None) -> None:
         own = IPv4Interface(config.interface)

@@ -1,0 +1,86 @@
+"""The DHCP server at work: on one interface of a namespace, UDP port 67.
+
+Requests come through the namespace's UDP like any datagram. Answers do not go out that way: their receiver may not have
+its address yet, so that neither a route nor ARP would find it. They are put together here and leave the interface with
+the hardware address the server names (RFC 2131 section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import Final
+
+from stack.iface.interface import Interface
+from stack.netns import NetNamespace
+from stack.services.dhcp import DhcpConfig, DhcpServer
+from stack.services.leases import Lease
+from stack.wire import dhcp, ipv4, udp
+from stack.wire.ethernet import BROADCAST, ETHERTYPE_IPV4
+
+DEFAULT_MTU: Final = 1500  # bytes; what a client assumes that is told nothing
+_IPV4_LENGTH: Final = 4
+
+
+class DhcpService:
+    """Serves `interface` (an interface of `netns`, or its name) until `close`. Called with the Network's lock held.
+
+    Without a `config`, or without its `interface`, the first IPv4 address of the interface is the server's. Raises
+    ValueError for an interface without one and for what `DhcpServer` refuses; NetError(EADDRINUSE) if port 67 is taken.
+    """
+
+    def __init__(
+        self,
+        netns: NetNamespace,
+        interface: Interface | str,
+        config: DhcpConfig | None = None,
+        *,
+        on_lease: Callable[[Lease], None] | None = None,
+    ) -> None:
+        self.interface = netns.interface(interface) if isinstance(interface, str) else interface
+        self.server = DhcpServer(self._completed(config or DhcpConfig()), on_lease=on_lease)
+        self._scheduler = netns.scheduler
+        self._endpoint = netns.udp.bind(bytes(_IPV4_LENGTH), dhcp.SERVER_PORT, reuse_addr=True)
+        self._endpoint.bind_ifindex = self.interface.index
+        self._endpoint.on_event = self._arrived
+
+    def leases(self) -> Iterator[Lease]:
+        """The leases in force now."""
+        return self.server.leases(self._scheduler.now)
+
+    def close(self) -> None:
+        """Idempotent. The book of leases stays readable."""
+        self._endpoint.on_event = None
+        self._endpoint.close()
+
+    def _completed(self, config: DhcpConfig) -> DhcpConfig:
+        interface = self.interface
+        if not config.interface:
+            for each in interface.addresses:
+                if len(each.address) == _IPV4_LENGTH:
+                    text = f"{IPv4Address(each.address)}/{each.prefix_length}"
+                    config = replace(config, interface=text)
+                    break
+            else:
+                raise ValueError(f"{interface.name} has no IPv4 address to serve DHCP from: give it one first")
+        if config.mtu is None and interface.mtu != DEFAULT_MTU:
+            config = replace(config, mtu=interface.mtu)
+        return config
+
+    def _arrived(self) -> None:
+        self._scheduler.defer(self._serve)
+
+    def _serve(self) -> None:
+        while (datagram := self._endpoint.recv()) is not None:
+            reply = self.server.handle(datagram.data, self._scheduler.now)
+            if reply is not None:
+                self._send(reply.data, reply.destination, reply.mac or BROADCAST)
+
+    def _send(self, data: bytes, destination: bytes, mac: bytes) -> None:
+        source = self.server.address
+        datagram = udp.emit(source, destination, dhcp.SERVER_PORT, dhcp.CLIENT_PORT, data)
+        header = ipv4.Ipv4Header(
+            src=source, dst=destination, proto=udp.PROTO, total_length=ipv4.HEADER_LENGTH + len(datagram)
+        )
+        self.interface.send_frame(mac, ETHERTYPE_IPV4, header.emit() + datagram)
