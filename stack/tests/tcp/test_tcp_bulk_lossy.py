@@ -15,8 +15,8 @@ import pytest
 from stack.link.device import Offload
 from stack.link.impairment import Impairment
 from stack.link.offload import ALL_OFFLOADS
-from stack.scheduler import NS_PER_MS
-from stack.tcp import Connection, TcpState
+from stack.scheduler import NS_PER_MS, NS_PER_S
+from stack.tcp import Connection
 from stack.tests.tcp.world import World
 
 SIZE = 4 << 20  # bytes each way
@@ -77,25 +77,34 @@ def transfer(seed: int) -> tuple[int, int, str]:
         seed=seed + 1_000_000,
     )
     offloads = rng.choice((ALL_OFFLOADS, Offload.NONE, Offload.CSUM))
-    world = World(seed, impairment=line, back=back, offloads=offloads)
-    near, far = world.pair(six=rng.random() < 0.3)
-    flows = [Flow(near, far, seed), Flow(far, near, seed + 1)]
-    end = world.scheduler.now + int(VIRTUAL_SECONDS * 1e9)
-    while not all(flow.done for flow in flows):
-        for flow in flows:
-            flow.pump()
+    with World(seed, impairment=line, back=back, offloads=offloads) as world:
+        near, far = world.pair(six=rng.random() < 0.3)
+        flows = [Flow(near, far, seed), Flow(far, near, seed + 1)]
+        end = world.scheduler.now + int(VIRTUAL_SECONDS * NS_PER_S)
+        while not all(flow.done for flow in flows):
+            for flow in flows:
+                flow.pump()
+            assert near.error == far.error == 0
+            assert world.advance(), "nothing will ever happen again"
+            assert world.scheduler.now < end, f"too slow: {flows[0].read} and {flows[1].read} of {SIZE}"
+        finished = world.scheduler.now
+        check_line(world, line)
+        near.close()
+        far.close()
+        assert world.run_until(lambda: not world.a.tcp.connections and not world.b.tcp.connections, 2000)
         assert near.error == far.error == 0
-        assert world.advance(), "nothing will ever happen again"
-        assert world.scheduler.now < end, f"too slow: {flows[0].read} and {flows[1].read} of {SIZE}"
-    finished = world.scheduler.now
-    world.run_until(lambda: TcpState.TIME_WAIT in (near.state, far.state), 1000)
-    near.close()
-    far.close()
-    assert world.run_until(lambda: near.state is far.state is TcpState.CLOSED, 1000)
-    assert not world.a.tcp.connections
-    assert not world.b.tcp.connections
-    sent = world.a.tcp.stats.segments_out + world.b.tcp.stats.segments_out
-    return finished, sent, flows[0].digest.hexdigest() + flows[1].digest.hexdigest()
+        sent = world.a.tcp.stats.segments_out + world.b.tcp.stats.segments_out
+        return finished, sent, flows[0].digest.hexdigest() + flows[1].digest.hexdigest()
+
+
+def check_line(world: World, line: Impairment) -> None:
+    """The line was as bad as it was said to be."""
+    for end in (world.left, world.right):
+        stats = end.stats
+        assert stats is not None
+        assert 0.01 < stats.loss / stats.offered < 0.04 or stats.offered < 1000
+        assert bool(stats.duplicate) == bool(line.duplicate)
+        assert bool(stats.reorder) == bool(line.reorder)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,24 +1,26 @@
-"""Two network namespaces on one cable, in virtual time: what the bulk and property tests of TCP run on."""
+"""Two stacks on one cable, in virtual time: what the bulk tests of TCP run on."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Self
 
+from stack import Network
 from stack.link.cable import cable
 from stack.link.device import Offload
 from stack.link.impairment import Impairment
 from stack.link.offload import ALL_OFFLOADS
-from stack.netns import NetNamespace
-from stack.scheduler import NS_PER_S, Scheduler
+from stack.scheduler import NS_PER_S
 from stack.tcp import Connection, Listener, TcpConfig, TcpOptions
+from stack.testing.clock import ManualClock
 
 A, B = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
 A6, B6 = bytes.fromhex("fd" + "0" * 29 + "1"), bytes.fromhex("fd" + "0" * 29 + "2")
 
 
 class World:
-    """`step` runs one turn as a Network does: timers, interfaces with work, deferred work."""
+    """A Network of two stacks; `advance` polls it and moves its virtual time on."""
 
     def __init__(
         self,
@@ -30,53 +32,36 @@ class World:
         offloads: Offload = ALL_OFFLOADS,
         config: TcpConfig | None = None,
     ) -> None:
-        self.scheduler = Scheduler(rng=random.Random(seed), now=NS_PER_S)
-        left, right = cable(
+        self.network = Network(clock=ManualClock(NS_PER_S), rng=random.Random(seed))
+        self.scheduler = self.network.scheduler
+        self.scheduler.now = NS_PER_S
+        self.left, self.right = cable(
             self.scheduler,
             a_to_b=impairment,
             b_to_a=impairment if back is None else back,
             mtu=mtu,
             offloads=offloads,
         )
-        self.ready: dict[object, None] = {}
-        self.a = NetNamespace(self.scheduler, name="a", tcp_config=config)
-        self.b = NetNamespace(self.scheduler, name="b", tcp_config=config)
-        self.a.add_interface(left, addresses=["10.0.0.1/24", "fd00::1/64"])
-        self.b.add_interface(right, addresses=["10.0.0.2/24", "fd00::2/64"])
-        for namespace in (self.a, self.b):
-            for interface in namespace.interfaces.values():
-                interface.on_ready = self._waker(interface)
-                self.ready[interface] = None
-        self.turns = 0
+        stacks = self.network.stack("a"), self.network.stack("b")
+        stacks[0].add_interface(self.left, addresses=["10.0.0.1/24", "fd00::1/64"])
+        stacks[1].add_interface(self.right, addresses=["10.0.0.2/24", "fd00::2/64"])
+        self.a, self.b = (stack.netns for stack in stacks)
+        if config is not None:
+            self.a.tcp.config = self.b.tcp.config = config
 
-    def _waker(self, interface: object) -> Callable[[], None]:
-        def wake() -> None:
-            self.ready[interface] = None
+    def __enter__(self) -> Self:
+        return self
 
-        return wake
-
-    def step(self) -> None:
-        self.turns += 1
-        scheduler = self.scheduler
-        scheduler.run_timers()
-        while self.ready:
-            batch = list(self.ready)
-            self.ready.clear()
-            for interface in batch:
-                while interface.service(256):  # type: ignore[attr-defined] # interfaces
-                    scheduler.run_deferred()
-            scheduler.run_deferred()
-        scheduler.run_deferred()
+    def __exit__(self, *exc: object) -> None:
+        self.network.close()
 
     def advance(self) -> bool:
-        """One turn, then on to the next deadline. False if there is none."""
-        self.step()
-        if self.ready:
-            return True
-        due = self.scheduler.next_deadline()
+        """One turn; if it left nothing to do, on to the next deadline. False if there is none."""
+        now = self.scheduler.now
+        due = self.network.poll(now)
         if due is None:
             return False
-        self.scheduler.now = max(self.scheduler.now, due)
+        self.scheduler.now = max(now, due)
         return True
 
     def run_until(self, condition: Callable[[], bool], seconds: float) -> bool:
