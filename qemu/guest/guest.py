@@ -175,7 +175,7 @@ class Guest:
 
         `address` is where to connect to, or "listen". Options: seconds, bytes, count, size, response, timeout.
         """
-        words = [f"{key}={value:g}" if value < 1e15 else f"{key}={value}" for key, value in options.items()]
+        words = [f"{key}={value}" for key, value in options.items()]
         return Load(self.spawn(["@load", mode, family, address, str(port), *words]))
 
     # -- what it is made of ---------------------------------------------------------------------------------------
