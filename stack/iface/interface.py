@@ -155,6 +155,7 @@ class Interface:
         self._ready: list[TxFrame] = []  # good for `offloads`, refused by the device so far
         self._queued_bytes = 0
         self._flush_asked = False
+        self._suppressed = False
         self._closed = False
         device.on_change = self._device_changed
 
@@ -164,9 +165,11 @@ class Interface:
         return -1 if self._closed else self.device.fileno()
 
     def suppress(self) -> None:
+        self._suppressed = True
         self.device.suppress()
 
     def arm(self) -> bool:
+        self._suppressed = False
         return self.device.arm()
 
     def service(self, budget: int) -> int:
@@ -275,6 +278,8 @@ class Interface:
             else:  # the device changed its mind meanwhile: look at them again
                 self._queue[:0] = burst[accepted:]
                 self._ask_flush()
+            if not self._suppressed and self.device.arm() and self.on_ready is not None:
+                self.on_ready()  # there was nobody about to arm it, and room came meanwhile
         if self._ready or self._queue:
             # Software segmentation changes the number of bytes: count what is really there.
             stats.tx_bytes += sum(map(wire_length, done))

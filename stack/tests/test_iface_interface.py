@@ -58,6 +58,22 @@ def test_what_the_device_refuses_stays_in_order_and_is_retried_when_served() -> 
     assert (numbers(host), host.eth.queued) == ([1, 2, 3, 4, 5], 0)
 
 
+@pytest.mark.parametrize(("suppressed", "arms"), [(False, 1), (True, 0)])
+def test_a_refusal_while_nobody_looks_asks_to_be_told_of_room(suppressed: bool, arms: int) -> None:
+    """Frames may be refused between polls, by a socket call of another thread: the device must not stay silent."""
+    host = Host()
+    asked: list[bool] = []
+    woken: list[int] = []
+    host.device.arm = lambda: asked.append(True) or True  # type: ignore[method-assign, func-returns-value]  # counts
+    host.eth.on_ready = lambda: woken.append(1)
+    if suppressed:
+        host.eth.suppress()
+    host.device.accept = 0
+    queue(host, 1)
+    host.scheduler.run_deferred()
+    assert (len(asked), len(woken)) == (arms, arms)
+
+
 def test_the_queue_is_bounded_in_frames_and_drops_at_the_tail() -> None:
     host = Host()
     host.device.accept = 0

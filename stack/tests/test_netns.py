@@ -26,9 +26,12 @@ def with_eth0(*addresses: str) -> tuple[NetNamespace, ScriptedDevice]:
     return netns, device
 
 
-def lines(netns: NetNamespace) -> set[tuple[str, str | None]]:
+def lines(netns: NetNamespace) -> set[tuple[str, str]]:
+    """(prefix in hex, name of the interface) of every route that has one."""
     return {
-        (f"{entry.network.hex()}/{entry.prefix_length}", entry.iface and entry.iface.name) for entry in netns.routes
+        (f"{entry.network.hex()}/{entry.prefix_length}", entry.iface.name)
+        for entry in netns.routes
+        if entry.iface is not None
     }
 
 
