@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stack import Network, Stack
     from stack.iface.interface import Interface
     from stack.link import Capture, LinkDevice, Switch
+    from stack.services.dhcp_service import DhcpService
     from vhost_user import NetDevice, Server, VsockDevice
 
 #: QEMU's own vendor prefix; the rest counts up.
@@ -136,14 +137,19 @@ class Wiring:
         self.gateway = address.partition("/")[0]
         if not self._config.dhcp:
             return
-        from stack.services.dhcp import DhcpConfig, DhcpServer, DhcpService
+        from stack.services.dhcp import DhcpConfig
+        from stack.services.dhcp_service import DhcpService
 
         try:
-            server = DhcpServer(DhcpConfig(interface=address, mtu=self._config.mtu, hostname="guest"))
+            with self.network.lock:
+                service = DhcpService(self.stack.netns, self.interface, DhcpConfig(hostname="guest"))
         except ValueError as error:
             raise SetupError(f"no addresses can be given out on {address}: {error}") from error
-        service = DhcpService(self.stack, self.interface, server)
-        undo.callback(service.close)
+        undo.callback(self._stop_service, service)
+
+    def _stop_service(self, service: DhcpService) -> None:
+        with self.network.lock:
+            service.close()
 
     def _remove_interface(self, name: str) -> None:
         if not self.network.closed and name in self.stack.netns.interfaces:

@@ -16,21 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from stack.errors import DropReason, Drops, NetError
+from stack.errors import DropReason, Drops
 from stack.scheduler import NS_PER_S
 from stack.services.leases import OFFER_TIME, Lease, LeaseTable
 from stack.wire import dhcp
 from stack.wire.dhcp import DhcpMessage, MessageType, Option
 from stack.wire.error import WireError
-
-if TYPE_CHECKING:
-    import threading
-
-    from stack.iface.interface import Interface
-    from stack.netns import NetNamespace
-    from stack.scheduler import Scheduler
 
 BROADCAST: Final = b"\xff\xff\xff\xff"
 DEFAULT_LEASE: Final = 3600  # seconds; what user-mode network back-ends give
@@ -60,23 +53,6 @@ class DhcpConfig:
     search: tuple[str, ...] = ()
     mtu: int | None = None
     lease_time: int = DEFAULT_LEASE
-
-
-class World(Protocol):
-    """What the service needs of its Network."""
-
-    lock: threading.Lock
-    scheduler: Scheduler
-
-
-class Node(Protocol):
-    """What the service needs of its Stack (`stack.core.Stack`)."""
-
-    @property
-    def network(self) -> World: ...
-
-    @property
-    def netns(self) -> NetNamespace: ...
 
 
 class Reply(NamedTuple):
@@ -295,40 +271,3 @@ def _hostname(message: DhcpMessage) -> str:
     """What the client calls itself, printable characters only: it ends up in logs and tables."""
     text = message.options.get(Option.HOSTNAME, b"")[:255].decode("ascii", "replace")
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-class DhcpService:
-    """A `DhcpServer` at work on one interface of a node. `close` is idempotent.
-
-    The Network's lock is taken to open and to close; raises NetError(EADDRINUSE) if port 67 is taken.
-    """
-
-    def __init__(self, node: Node, interface: Interface, server: DhcpServer) -> None:
-        self.server = server
-        self._network = node.network
-        self._scheduler = node.network.scheduler
-        self._interface = interface
-        with self._network.lock:
-            endpoint = node.netns.udp.bind(dhcp.ANY, dhcp.SERVER_PORT, reuse_addr=True)
-            endpoint.bind_ifindex = interface.index
-            endpoint.broadcast = True
-            endpoint.on_event = self._serve
-            self._endpoint = endpoint
-
-    def close(self) -> None:
-        with self._network.lock:
-            self._endpoint.close()
-
-    def _serve(self) -> None:
-        endpoint = self._endpoint
-        while (datagram := endpoint.recv()) is not None:
-            reply = self.server.handle(datagram.data, self._scheduler.now)
-            if reply is None:
-                continue
-            if reply.mac is not None:
-                # The client cannot answer ARP yet: what it said of itself is taken for an answer (RFC 2131 4.1).
-                self._interface.neighbours.lookup(reply.destination).update(reply.mac, solicited=False)
-            try:
-                endpoint.send(reply.data, (reply.destination, dhcp.CLIENT_PORT), src=self.server.address)
-            except NetError:
-                self.server.drops.count("unsendable")  # the link went away meanwhile
