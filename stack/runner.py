@@ -323,7 +323,7 @@ class _Background:
         self._on_watch = False  # asleep in the Network's descriptors
         self._on_patrol = False
         self._until = FOREVER  # on watch: when it will look by itself
-        self._bell = Alarm()
+        self._bell: Alarm
         self._rest: select.epoll  # where it sleeps: its own bell, and on watch the Network's descriptors too
 
     def start(self) -> None:
@@ -331,6 +331,7 @@ class _Background:
         with network.lock:
             if self._thread is not None or network.closed:
                 return
+            self._bell = Alarm()
             self._rest = select.epoll()
             self._rest.register(self._bell, select.EPOLLIN | select.EPOLLET)
             self._rest.register(network.epoll.fileno(), 0)

@@ -28,7 +28,7 @@ WRNORM: Final = 0x0100
 RDHUP: Final = 0x2000
 
 #: Reported whether asked for or not (poll(2)).
-ALWAYS: Final = ERR | HUP
+ALWAYS: Final = ERR | HUP | NVAL
 
 
 class Observer(Protocol):
