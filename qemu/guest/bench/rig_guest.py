@@ -35,6 +35,7 @@ _IP_TCP: Final = 40
 _BURST: Final = 8
 _WAIT_SECONDS: Final = 5.0
 _NET_HEADER: Final = struct.Struct("<BBHHHHH")
+_U32: Final = 0xFFFFFFFF
 _SEQ: Final = struct.Struct("!I")
 
 
@@ -56,9 +57,17 @@ class Peer:
         """Ethernet, IPv4 and TCP headers of a segment with `length` bytes to follow; the checksum is the device's."""
         size = 20 + len(options)
         segment = builders.tcp(
-            _US, _PEER, _PORT, self.port, seq=self.snd_nxt, ack=self.rcv_nxt, flags=flags, window=_WINDOW,
-            options=options, checksum=builders.partial_checksum(_US, _PEER, tcp.PROTO, size + length),
-        )  # fmt: skip
+            _US,
+            _PEER,
+            _PORT,
+            self.port,
+            seq=self.snd_nxt & 0xFFFFFFFF,
+            ack=self.rcv_nxt & 0xFFFFFFFF,
+            flags=flags,
+            window=_WINDOW,
+            options=options,
+            checksum=builders.partial_checksum(_US, _PEER, tcp.PROTO, size + length),
+        )
         packet = builders.ipv4(_US, _PEER, tcp.PROTO, segment, total_length=20 + size + length)
         return builders.ethernet(self.mac, _MAC, builders.ETHERTYPE_IPV4, packet)
 
@@ -98,7 +107,8 @@ class Peer:
         else:
             self.window = header.window << self.scale
             self.rcv_nxt += len(data)
-        self.snd_una = header.ack
+        # Our numbers go on counting where those on the wire wrap, after 4 GiB.
+        self.snd_una += (header.ack - self.snd_una + (1 << 31) & _U32) - (1 << 31)
         return len(data)
 
     def _resolve(self) -> None:
