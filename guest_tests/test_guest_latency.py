@@ -1,0 +1,105 @@
+"""A busy process still answers: QEMU's control messages and the guest's ping, beside Python that does not let go.
+
+One thread runs pure Python without pause, another calls again and again into C code that holds the interpreter's lock
+for tens of milliseconds at a time. Control messages are answered by a thread of their own, which needs the lock once per
+message; QEMU holds its own big lock while it waits. The bounds are far from what is measured on an idle machine (a few
+milliseconds) and close enough to notice a wait for a whole burst, a time-out or another thread's turn on top.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from qemu.guest import Guest
+
+#: How long the C call below holds the lock, roughly; the interpreter cannot be made to wait less than that.
+HOLD_SECONDS = 0.03
+#: One set_link is some twenty replies and QMP in the same interpreter besides, each a turn of the two threads; slack for
+#: a machine that runs other things besides.
+CONTROL_P99_SECONDS = 1.0
+PING_P99_SECONDS = 0.6
+
+
+@contextmanager
+def busy_interpreter() -> Iterator[None]:
+    """A pure-Python thread and one that holds the lock in C, until the block ends."""
+    stop = threading.Event()
+
+    def pure() -> None:
+        n = 0
+        while not stop.is_set():
+            for _ in range(1000):
+                n += 1
+
+    size = 200_000
+    began = time.perf_counter()
+    sorted(range(size, 0, -1), key=str)
+    size = int(size * HOLD_SECONDS / (time.perf_counter() - began))
+    values = list(range(size, 0, -1))
+
+    def holding() -> None:
+        while not stop.is_set():
+            sorted(values, key=str)  # one C call; nothing in it lets the lock go
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (pure, holding)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def p99(values: list[float]) -> float:
+    return sorted(values)[int(len(values) * 0.99)]
+
+
+def ping_times(guest: Guest, count: int) -> list[float]:
+    out = guest.run(["ping", "-c", str(count), "-i", "0.01", "-W", "5", guest.gateway], check=True).stdout
+    return [float(ms) / 1e3 for ms in re.findall(r"time=([\d.]+) ms", out)]
+
+
+def control_times(guest: Guest, count: int) -> list[float]:
+    """set_link off and on: QEMU stops and restarts every ring of the card, some twenty messages each, and waits."""
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        for up in (False, True):
+            guest.qmp.execute("set_link", {"name": "net0", "up": up})
+        times.append((time.perf_counter() - began) / 2)
+    return times
+
+
+@pytest.mark.parametrize(
+    ("what", "measure", "count", "bound"),
+    [
+        ("ping", ping_times, 100, PING_P99_SECONDS),
+        ("control messages", control_times, 20, CONTROL_P99_SECONDS),
+    ],
+)
+def test_a_busy_interpreter_bounds_what_the_guest_and_qemu_wait(
+    what: str,
+    measure: Callable[[Guest, int], list[float]],
+    count: int,
+    bound: float,
+    guest: Guest,
+    record_property: Callable[[str, object], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    idle = measure(guest, count)
+    with busy_interpreter():
+        busy = measure(guest, count)
+    assert len(busy) == count
+    record_property(f"{what} p99 idle, ms", round(p99(idle) * 1e3, 2))
+    record_property(f"{what} p99 busy, ms", round(p99(busy) * 1e3, 2))
+    with capsys.disabled():
+        print(f"\n{what}: p99 {p99(idle) * 1e3:.1f} ms idle, {p99(busy) * 1e3:.1f} ms beside busy threads")
+    assert p99(busy) < bound
