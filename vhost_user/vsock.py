@@ -19,6 +19,7 @@ Of the three queues the driver has, the event queue never reaches a vhost-user b
 
 from __future__ import annotations
 
+from itertools import pairwise
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,11 @@ MAX_GUEST_CID: Final = 0xFFFF_FFFE  #: ... and so is VMADDR_CID_ANY; upper 32 bi
 
 #: Payload we expect a receive buffer to take at least on average; Linux posts 4 KiB.
 MIN_BUFFER: Final = 512
+
+TYPE_SEQPACKET: Final = 2
+#: The end-of-message marks of a SEQPACKET payload belong to its last piece alone (5.10.6.6.1). Where the ring code
+#: will cut is not known beforehand, so the last bytes travel alone: few enough to fit any buffer there may be.
+_TAIL: Final = 84
 
 BURST_PACKETS: Final = 256
 BURST_BYTES: Final = 512 << 10
@@ -198,7 +204,7 @@ class VsockDevice(Device):
             for packet in burst[done:]:
                 src, dst, sport, dport, kind, op, flags, alloc, fwd, payload = packet
                 length = len(payload)
-                if length > limit:
+                if length > limit or (kind == TYPE_SEQPACKET and flags and length > _TAIL):
                     large = packet
                     break
                 header = pack(src, dst, sport, dport, length, kind, op, flags, alloc, fwd)
@@ -239,20 +245,23 @@ class VsockDevice(Device):
 
     def _send_large(self, packet: VsockTx) -> bool:
         """A packet of more than one portion. False: nothing of it left; otherwise the rest, if any, is kept."""
-        *fields, payload = packet
-        src, dst, sport, dport, kind, op, flags, alloc, fwd = fields
-        limit = self._portion
+        src, dst, sport, dport, kind, op, flags, alloc, fwd, payload = packet
         view = memoryview(payload)
-        pieces = [view[at : at + limit] for at in range(0, len(view), limit)]
+        tail = max(0, len(view) - _TAIL) if kind == TYPE_SEQPACKET and flags else len(view)
+        cuts = [*range(0, tail, self._portion), tail]
+        pieces = [(0 if tail < len(view) else flags, view[a:b]) for a, b in pairwise(cuts)]
+        if tail < len(view):
+            pieces.append((flags, view[tail:]))
         frames: list[tuple[Buffer, ...]] = [
-            (_HEADER.pack(src, dst, sport, dport, len(piece), kind, op, flags, alloc, fwd), piece) for piece in pieces
+            (_HEADER.pack(src, dst, sport, dport, len(piece), kind, op, bits, alloc, fwd), piece)
+            for bits, piece in pieces
         ]
         sent = self._push(frames)
         if not sent:
             return False
         if sent < len(frames):
-            rest = view[sent * limit :]
-            self._rest = (src, dst, sport, dport, kind, op, flags, alloc, fwd, bytes(rest))
+            at = sum(len(piece) for _, piece in pieces[:sent])
+            self._rest = (src, dst, sport, dport, kind, op, flags, alloc, fwd, bytes(view[at:]))
         return True
 
     def _send_rest(self) -> bool:

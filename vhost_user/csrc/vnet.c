@@ -92,12 +92,11 @@ static void find_ipv6(const uint8_t *frame, uint32_t length, uint32_t at, struct
     }
     t->version = 6;
     t->network = at;
-    t->proto = next;
+    t->proto = next; /* a fragment is protocol 44 here, none we look into */
     t->offset = here;
     t->length = left;
     t->address = ip + 8;
     t->address_length = 32;
-    t->fragment = next == 44;
 }
 
 static struct transport find_transport(const uint8_t *frame, uint32_t length) {

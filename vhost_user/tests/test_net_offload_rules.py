@@ -60,7 +60,7 @@ BAD = {
     "longer than the MTU": (NetFrame(broadcast(1515)), "rx-long"),
     "64 KiB without being a superframe": (NetFrame(broadcast(65549)), "rx-long"),
     "superframe over 64 KiB": (with_data(gso4(), superframe4(5000) + bytes(62000)), "rx-chain"),
-    "checksum field behind the end": (NetFrame(TCP_FRAME, NEEDS_CSUM, csum_start=34, csum_offset=223), "rx-csum-range"),
+    "checksum field behind the end": (NetFrame(TCP_FRAME, NEEDS_CSUM, csum_start=34, csum_offset=219), "rx-csum-range"),
     "checksum start behind the end": (NetFrame(TCP_FRAME, NEEDS_CSUM, csum_start=65535), "rx-csum-range"),
     "checksum sum over 16 bits": (
         NetFrame(TCP_FRAME, NEEDS_CSUM, csum_start=65535, csum_offset=65535),

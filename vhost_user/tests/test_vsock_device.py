@@ -234,6 +234,26 @@ def test_the_rest_of_a_packet_leaves_without_another_transmit() -> None:
         assert received == 20000
 
 
+@pytest.mark.parametrize("size", [1, 84, 85, 5000, 65536])
+@pytest.mark.parametrize("rx_size", [4, 128])
+def test_only_the_last_piece_of_a_message_carries_its_end_marks(size: int, rx_size: int) -> None:
+    """SEQPACKET: SEQ_EOM and SEQ_EOR (1, 2) close a message; a mark in the middle would cut it in two."""
+    message = (2, CID, 2000, 1000, 2, OP_RW, 3, 65536, 0, bytes(range(256)) * 256)
+    message = (*message[:9], message[9][:size])
+    with vsock_rig(VsockDevice(CID, seqpacket=True), rx_size=rx_size) as (device, guest):
+        pieces: list[VsockPacket] = []
+        left = [message, message]
+        for _ in range(100):
+            left = left[device.transmit(left) :]
+            pieces += guest.recv()
+            device.receive(1)
+        ends = [i for i, piece in enumerate(pieces) if piece.flags]
+        assert [pieces[i].flags for i in ends] == [3, 3]
+        first, second = pieces[: ends[0] + 1], pieces[ends[0] + 1 :]
+        assert b"".join(bytes(piece.payload) for piece in first) == message[9]
+        assert b"".join(bytes(piece.payload) for piece in second) == message[9]
+
+
 def test_more_than_64_kib_in_one_packet_is_never_sent() -> None:
     with vsock_rig() as (device, guest):
         assert device.transmit([tx(OP_RW, b"a"), tx(OP_RW, bytes(65537)), tx(OP_RW, b"b")]) == 3
