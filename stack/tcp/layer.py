@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 _STAMPED: Final = struct.Struct("!IIIBBHHHIII")
 _QUOTED: Final = struct.Struct("!II")  # what an ICMP error quotes at least: ports and sequence number
 _PSH_OFF: Final = 0xF7
-_RST_IN_TIME_WAIT: Final = 1 << 16  # how far behind an old incarnation the new ISN starts at least
+_ISN_GAP: Final = 1 << 16  # how far beyond an old incarnation's sequence numbers the new ISN starts
+REUSE_AFTER: Final = NS_PER_S  # ns in TIME-WAIT before connect() may take the port; Linux tcp_tw_reuse_delay
 
 
 @dataclass(slots=True)
@@ -133,9 +134,18 @@ class TcpLayer:
         try:
             return self.ports.bind(source, 0)
         except NetError as failure:
-            if failure.errno == errno.EADDRINUSE:
-                raise NetError(errno.EADDRNOTAVAIL, failure.message) from None  # as connect() says it, row TCP-02
-            raise
+            if failure.errno != errno.EADDRINUSE:
+                raise
+        # Every port is taken. Those of connections we ended long enough ago may be used again (RFC 6191 section 2,
+        # Linux tcp_tw_reuse): timestamps tell old segments from new ones.
+        for connection in self._time_wait:
+            if connection.timestamps and self.scheduler.now - connection.last_heard >= REUSE_AFTER:
+                connection.enter(TcpState.CLOSED)
+                break
+        try:
+            return self.ports.bind(source, 0)
+        except NetError as failure:
+            raise NetError(errno.EADDRNOTAVAIL, failure.message) from None  # as connect() says it, row TCP-02
 
     # --- segments in ---------------------------------------------------------------------------------------------
 
@@ -293,7 +303,7 @@ class TcpLayer:
             return None
         iss, offset = self._sequence.draw(local, remote, self.scheduler.now)
         if iss_after is not None and (iss - iss_after) & MASK >= HALF:
-            iss = (iss_after + _RST_IN_TIME_WAIT) & MASK
+            iss = (iss_after + _ISN_GAP) & MASK
         connection = Connection(self, local, remote, route, options, listener.bound.retain(), iss, offset)
         self.connections[connection.key] = connection
         self.stats.passive_opens += 1

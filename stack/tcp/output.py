@@ -52,7 +52,6 @@ def emit_burst(connection: Connection, plan: Sequence[tuple[int, int, int]]) -> 
     echo = receiver.ts_recent
     ports = connection.ports
     pseudo = connection.pseudo
-    mss = connection.sender.mss
     src, dst = connection.local[0], connection.remote[0]
     ttl, tos = connection.options.ttl, connection.options.tos
     segments = 0
@@ -60,6 +59,7 @@ def emit_burst(connection: Connection, plan: Sequence[tuple[int, int, int]]) -> 
         route = connection.route
         if route.generation != ip.generation:
             route = layer.reroute(connection)
+        mss = connection.sender.mss  # after reroute, which may have lowered it: then longer segments are cut
         for seq, length, flags in plan:
             total = length + header_length
             check = pseudo + total

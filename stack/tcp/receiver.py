@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 QUICK_ACKS: Final = 16  # segments acknowledged at once at the start; Linux TCP_MAX_QUICKACKS
 MAX_WINDOW_FIELD: Final = 65535
 MAX_SHIFT: Final = 14  # RFC 7323 section 2.3
+PIN_SLACK: Final = 64 * 1024  # bytes of slab a queue may keep alive beyond its buffer before it copies
 DUPLICATE_ACKS_PER_TURN: Final = 64  # more tell the peer nothing new
 
 
@@ -52,6 +53,7 @@ class Receiver:
         "last_ack_sent",
         "mark",
         "mss",
+        "pin_limit",
         "pressed",
         "queue",
         "quick",
@@ -76,6 +78,7 @@ class Receiver:
         self.reassembly = Reassembly()
         self.fin_seq: int | None = None  #: sequence number of the peer's FIN once it was seen
         self.rcvbuf = rcvbuf
+        self.pin_limit = rcvbuf + PIN_SLACK  #: memory each of the two queues may keep alive, bytes
         self.space = rcvbuf  #: rcvbuf, clamped to what the window may ever be
         self.mss = 536  #: estimate of the peer's segment size (SendMSS of the peer), for the ACK policy
         self.ts_recent = 0  #: TS.Recent of RFC 7323
@@ -107,6 +110,7 @@ class Receiver:
     def resize(self, rcvbuf: int, clamp: int) -> None:
         """Set the buffer (and the clamp, 0 for none) in bytes; promises already made stay."""
         self.rcvbuf = rcvbuf
+        self.pin_limit = rcvbuf + PIN_SLACK
         space = min(rcvbuf, MAX_WINDOW_FIELD << self.shift)
         self.space = min(space, clamp) if clamp else space
 
@@ -119,15 +123,15 @@ class Receiver:
             self.mss = gso_size or size
         queue = self.queue
         queue.append(view)
-        if queue.charge > 2 * self.rcvbuf:
-            queue.limit(2 * self.rcvbuf)
+        if queue.charge > self.pin_limit:
+            queue.limit(self.pin_limit)
 
     def text(self, seq: int, view: memoryview, gso_size: int) -> bool:
         """Seventh step of RFC 9293 section 3.10.7.4 for payload trimmed to the window. True if RCV.NXT advanced."""
         if seq > self.rcv_nxt:
             # RFC 5681 section 4.2: an immediate duplicate ACK for every segment out of order.
             self.reassembly.insert(seq, view)
-            self.reassembly.limit(2 * self.rcvbuf)
+            self.reassembly.limit(self.pin_limit)
             self.owe_ack()
             return False
         if seq < self.rcv_nxt:

@@ -6,6 +6,7 @@ import errno
 
 import pytest
 
+from stack.errors import NetError
 from stack.scheduler import NS_PER_S
 from stack.tcp import TcpOptions, TcpState
 from stack.tcp.transitions import MOVES, IllegalTransitionError
@@ -354,6 +355,25 @@ def test_time_wait_holds_the_port() -> None:
     assert s.tcp.ports.claims(80)
     s.wait(60_001)
     assert not s.tcp.ports.claims(80)
+
+
+def test_connect_takes_ports_from_time_wait_when_none_is_left() -> None:
+    """RFC 6191, Linux tcp_tw_reuse: with timestamps and after a second; otherwise EADDRNOTAVAIL (row TCP-02)."""
+    s = Script(timestamps=True)
+    s.tcp.ports.ephemeral_first = s.tcp.ports.ephemeral_last = s.our_port = 50000
+    s.connection = s.tcp.connect(None, None, (s.peer, s.peer_port))
+    s.expect(SYN)
+    s.send(SYN | ACK, seq=0, ack=1)
+    s.close()
+    s.send(FIN | ACK, seq=1, ack=2)
+    assert s.in_state(TcpState.TIME_WAIT)
+    with pytest.raises(NetError) as caught:
+        s.tcp.connect(None, None, (s.peer, s.peer_port))
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    s.wait(1000)
+    again = s.tcp.connect(None, None, (s.peer, s.peer_port))
+    assert again.state is TcpState.SYN_SENT
+    assert s.in_state(TcpState.CLOSED)
 
 
 # --- guards ----------------------------------------------------------------------------------------------------------

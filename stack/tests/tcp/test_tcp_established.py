@@ -369,7 +369,7 @@ def test_explicit_buffer_is_not_tuned() -> None:
 
 
 def test_unread_data_pins_little_more_than_itself() -> None:
-    """2 KiB views of a 512 KiB slab each: copied together once they pin twice the buffer."""
+    """2 KiB views of a 512 KiB slab each: copied together once they pin more than the buffer and a little."""
     s = Script(rcvbuf=64 * 1024, rcvbuf_max=64 * 1024).established()
     header = 20
     seq = 1

@@ -82,9 +82,14 @@ class World:
     def pair(self, seconds: float = 300, *, six: bool = False) -> tuple[Connection, Connection]:
         """An established connection, both ends."""
         listener = self.listen(six=six)
+        ends = self.pair_on(listener, seconds, six=six)
+        listener.close()
+        return ends
+
+    def pair_on(self, listener: Listener, seconds: float = 300, *, six: bool = False) -> tuple[Connection, Connection]:
+        """The same, with a listener whose accept queue is empty."""
         near = self.connect(six=six)
         assert self.run_until(lambda: bool(listener.ready) and near.connected, seconds)
         far = listener.accept()
         assert far is not None
-        listener.close()
         return near, far
