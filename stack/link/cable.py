@@ -61,13 +61,15 @@ class CableEnd:
         path = self._path
         if path is not None:
             for frame in burst:
-                if self._carries(frame):
+                if self._carries(frame, wire_length(frame)):
                     path.push(frame)
             path.run()
             return len(burst)
+        accept = self._peer.accept
         accepted = 0
         for frame in burst:
-            if self._carries(frame) and not self._peer.accept(as_received(frame)):
+            received = as_received(frame)
+            if self._carries(frame, len(received[0])) and not accept(received):
                 self._refused = True
                 break
             accepted += 1
@@ -137,13 +139,13 @@ class CableEnd:
         if self.on_change is not None:
             self.on_change()
 
-    def _carries(self, frame: TxFrame) -> bool:
-        length = wire_length(frame)
-        longest = self.max_superframe if frame[2] else ETHERNET_HEADER + VLAN_TAG + self.mtu
+    def _carries(self, frame: TxFrame, length: int) -> bool:
+        _, flags, gso_type, _, _, csum_start, csum_offset = frame
+        longest = self.max_superframe if gso_type else ETHERNET_HEADER + VLAN_TAG + self.mtu
         if (
             not ETHERNET_HEADER <= length <= longest
-            or missing_offload(frame, self.offloads)
-            or (frame[1] & NEEDS_CSUM and frame[5] + frame[6] + 2 > length)
+            or (flags & NEEDS_CSUM and csum_start + csum_offset + 2 > length)
+            or ((flags or gso_type) and self.offloads is not ALL_OFFLOADS and missing_offload(frame, self.offloads))
         ):
             self.dropped += 1
             return False
