@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vhost_user import NetDevice, VsockDevice
 
 DEFAULT_ADDRESS: Final = "10.0.2.2/24"
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @click.command()
@@ -107,6 +108,9 @@ def serve(
     accelerator: Accelerator = "kvm" if kvm else "tcg"
     shown = QemuConfig(DEFAULT_QEMU, Path(), Path(), accelerator=accelerator, memory_mib=memory_mib)
     with ExitStack() as undo:
+        # Blocked before there is any other thread: the signal would be delivered to one that does not wait for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        undo.callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, _ENDING)
         from qemu.guest.wiring import Wiring
 
         wiring = Wiring(config)
@@ -115,12 +119,9 @@ def serve(
             _listen(wiring, wiring.net, net_path, fd if kind == "net" else None)
         if wiring.vsock is not None:
             _listen(wiring, wiring.vsock, vsock_path, fd if kind == "vsock" else None)
-        # Blocked before anything is announced: whoever reads the arguments may send SIGTERM at once.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         click.echo(paste(wiring, shown, net_path, vsock_path))
         sys.stdout.flush()
-        signal.sigwait((signal.SIGTERM, signal.SIGINT))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        signal.sigwait(_ENDING)
     return 0
 
 

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -120,7 +120,7 @@ class Launch:
                 self.explain(f"waited {timeout:g} s for the guest's agent to answer; the guest did not come up")
             ) from None
         except GuestDiedError:
-            raise GuestDiedError(self.explain("the guest ended before its agent answered")) from None
+            raise self._died("the guest ended before its agent answered") from None
         return time.monotonic() - self.started
 
     def explain(self, what: str) -> str:
@@ -142,8 +142,14 @@ class Launch:
     def failure(self, error: GuestError) -> GuestError:
         """`error` with the explanation added, if it means that the guest is gone."""
         if isinstance(error, GuestDiedError) and "--- " not in str(error):
-            return GuestDiedError(self.explain(str(error)))
+            return self._died(str(error))
         return error
+
+    def _died(self, what: str) -> GuestDiedError:
+        # The agent's stream ends a moment before QEMU has ended and its last words are read.
+        with suppress(GuestTimeoutError):
+            self.process.wait(_LAST_WORDS_SECONDS)
+        return GuestDiedError(self.explain(what))
 
     def close(self) -> None:
         """Kill QEMU, remove its directory, end the threads. Idempotent."""
