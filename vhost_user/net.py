@@ -439,7 +439,9 @@ class NetDevice(Device):
         for ring in self._sources:
             work |= ring.arm()
         for ring in self._ignored:
-            work |= ring.arm()
+            if ring.arm():
+                ring.discard()
+                work = True
         if self._blocked is not None:
             work |= self._blocked.arm(self._blocked_room)
         if self.carrier and not (self.rings[0].live and self.rings[1].live):

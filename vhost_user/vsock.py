@@ -285,7 +285,12 @@ class VsockDevice(Device):
         """Kicks again from now on. True: look once more (packets came, room came, or something changed)."""
         self.clear_events()
         work = self.refresh()
-        work |= self.rings[TX].arm()
+        ring = self.rings[TX]
+        if self.carrier:
+            work |= ring.arm()
+        elif ring.started and not ring.enabled and ring.arm():
+            ring.discard()
+            work = True
         if self._blocked:
             work |= self.rings[RX].arm(self._blocked_room)
         if self.carrier and not (self.rings[RX].live and self.rings[TX].live):

@@ -257,7 +257,7 @@ def test_no_buffer_that_returns_at_the_wrong_moment_is_overlooked() -> None:
     with net_rig(rx_size=4) as (device, guest):
         ring = device.rings[0]
         push = ring.push
-        given = []
+        given: list[Any] = []
 
         def push_and_return(*arguments: Any, **options: Any) -> int:
             accepted = push(*arguments, **options)
@@ -352,14 +352,17 @@ def test_queue_pairs_are_all_served_and_a_flow_stays_in_one() -> None:
 
 def test_pairs_the_guest_has_not_enabled_are_not_used() -> None:
     """QEMU configures all rings at DRIVER_OK and enables further pairs when the guest asks for them."""
-    with net_rig(NetDevice(queues=2), queues=2) as (device, guest):
+    with net_rig(NetDevice(queues=2), queues=2, tx_size=8) as (device, guest):
         for ring in (2, 3):
             guest.frontend.set_vring_enable(ring, False)
-        device.receive(1)
+        settle(device)
         assert device.carrier
-        guest.send([broadcast(60, 1)], queue=1)
-        guest.send([broadcast(60, 0)], queue=0)
-        assert [bytes(frame[0]) for frame in device.receive(64)] == [broadcast(60, 0)]
+        for _ in range(3):
+            assert guest.send([broadcast(60, 1)] * 8, queue=1) == 8
+            guest.send([broadcast(60, 0)], queue=0)
+            assert [bytes(frame[0]) for frame in device.receive(64)] == [broadcast(60, 0)]
+            settle(device)  # what is in the other ring keeps neither the guest nor us busy
+        assert device.drops == {"rx-disabled": 24}
         assert device.transmit([plain(flow_frame(port)) for port in range(32)]) == 32
         assert len(guest.recv(64, queue=0)) == 32
         assert guest.recv(64, queue=1) == []

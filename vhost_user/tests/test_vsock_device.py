@@ -186,7 +186,7 @@ def test_no_buffer_that_returns_at_the_wrong_moment_is_overlooked() -> None:
     with vsock_rig(rx_size=4) as (device, guest):
         ring = device.rings[0]
         push = ring.push_split
-        given = []
+        given: list[Any] = []
 
         def push_and_return(*arguments: Any, **options: Any) -> int:
             accepted = push(*arguments, **options)
@@ -377,6 +377,21 @@ def test_a_broken_ring_takes_the_carrier_down() -> None:
         assert state(device)[0] is False
         assert guest.tx.drain_errors() == 1
         assert device.transmit([tx(OP_RW, b"x")]) == 1
+
+
+def test_packets_that_nobody_can_answer_keep_nobody_busy() -> None:
+    """The receive ring is broken or disabled: the other one waits, unless it is disabled as well."""
+    with vsock_rig(tx_size=4) as (device, guest):
+        for index, left in ((0, 4), (1, 0)):
+            guest.frontend.set_vring_enable(index, False)
+            guest.send([packet()] * 4)
+            for _ in range(5):
+                if not device.arm():
+                    break
+            else:
+                raise AssertionError("the device reports work without end")
+            assert guest.tx.in_flight - guest.tx.pending == left
+        assert device.drops == {"rx-disabled": 4}
 
 
 def test_a_disabled_transmit_ring_does_not_keep_the_guest_waiting() -> None:
