@@ -83,6 +83,11 @@ class Runner(Protocol):
         """Lock held: wake every waiting thread, to look for itself."""
         ...
 
+    @property
+    def occupied(self) -> bool:
+        """Lock held: some thread is in a blocking call. The last to leave a vacant Network calls its `release`."""
+        ...
+
     def start(self) -> None: ...
     def stop(self) -> None: ...
 
@@ -141,6 +146,7 @@ class Network:
         self.marks: list[Pollee] = []
         self.stats = NetworkStats()
         self.closed = False
+        self.vacant = False  #: closed, and nothing left but threads on their way out
         self.stacks: dict[str, core.Stack] = {}
         #: Until when (ns) whoever polls sleeps without looking; 0 while nobody does.
         self.asleep_until = 0
@@ -234,6 +240,17 @@ class Network:
             if worked or (self.hot and self.arm()):
                 return now_ns
             return self.scheduler.next_deadline()
+
+    def advance(self, delay: int) -> None:
+        """Let `delay` ns pass in virtual time, turn by turn. Raises RuntimeError with a clock that cannot be moved."""
+        move = getattr(self.clock, "advance_to", None)
+        if move is None:
+            raise RuntimeError("only a Network with a ManualClock can be advanced; others live in real time")
+        now = self.clock()
+        end = now + delay
+        while (due := self.poll(now)) is not None and due <= end:
+            now = due
+        move(end)
 
     def events(self) -> list[tuple[int, int]]:
         """Lock held: what `epoll` reports now, without waiting."""
@@ -408,8 +425,14 @@ class Network:
                 self.detach_locked(source)
             self.marks.clear()
             self._disposals.clear()
-            self.epoll.close()
-            self.alarm.close()
+            self.vacant = True
+            if not self.runner.occupied:
+                self.release()
+
+    def release(self) -> None:
+        """Lock held: the last thread has left a closed Network. Closed earlier, its alarm would not wake a sleeper."""
+        self.epoll.close()
+        self.alarm.close()
 
     def __enter__(self) -> Self:
         self.start()

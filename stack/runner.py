@@ -178,6 +178,10 @@ class _RealRunner:
         for waiter in tuple(self._line):
             waiter.rouse()
 
+    @property
+    def occupied(self) -> bool:
+        return bool(self._line)
+
     def ring(self) -> None:
         """End the leader's sleep."""
         self.network.alarm.ring()
@@ -220,6 +224,8 @@ class _RealRunner:
         waiter.asleep = False
         self._close_gate(waiter)
         self._spare.append(waiter)
+        if self.network.vacant and not self._line:
+            self.network.release()
         if self._leader is not waiter:
             return
         self._leader = None
@@ -514,6 +520,10 @@ class _VirtualRunner:
     def _deadlock(due: int | None) -> str:
         why = "nothing else is going to happen" if due is None else f"nothing came of {HORIZON // NS_PER_S} seconds"
         return f"this call would block for ever: {why} in virtual time"
+
+    @property
+    def occupied(self) -> bool:
+        return False  # with one thread, nobody can be inside while another closes
 
     def nudge(self) -> None:
         """Nobody sleeps in virtual time."""
