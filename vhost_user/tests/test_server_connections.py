@@ -59,8 +59,12 @@ def connect(path: str) -> FrontEnd:
 
 
 def settle(server: Server) -> None:
-    """Return when the control thread has handled everything that had arrived before."""
-    server._call(lambda: None)
+    """Return when the control thread has handled everything that had arrived before.
+
+    A connection may be accepted in one turn of the thread and its end be seen in the next only.
+    """
+    for _ in range(4):
+        server._call(lambda: None)
 
 
 def hung_up(front: FrontEnd) -> bool:
