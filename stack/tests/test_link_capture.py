@@ -133,8 +133,8 @@ def test_a_tap_is_the_device_in_everything_else() -> None:
     inner = RecorderDevice(mtu=4000)
     device = Capture(io.BytesIO(), Scheduler(rng=random.Random(1))).tap(inner, "eth0")
     assert (device.mtu, device.mac, device.carrier) == (4000, inner.mac, True)
-    device.offloads = Offload.NONE
-    assert inner.offloads is Offload.NONE is device.offloads
+    inner.offloads = Offload.NONE
+    assert device.offloads == Offload.NONE
     events: list[int] = []
     device.on_change = lambda: events.append(1)
     inner.changed()
