@@ -2,8 +2,8 @@
 
 One thread runs pure Python without pause, another calls again and again into C code that holds the interpreter's lock
 for tens of milliseconds at a time. Control messages are answered by a thread of their own, which needs the lock once
-per message; QEMU holds its own big lock while it waits. The bounds are far from what is measured on an idle machine (a few
-milliseconds) and close enough to notice a wait for a whole burst, a time-out or another thread's turn on top.
+per message; QEMU holds its own big lock while it waits. The bounds are far from what is measured on an idle machine
+(a few milliseconds) and close enough to notice a wait for a whole burst, a time-out or another thread's turn on top.
 """
 
 from __future__ import annotations
