@@ -26,7 +26,7 @@ from stack.scheduler import NS_PER_MS
 from stack.tcp.congestion import ALGORITHMS
 from stack.tcp.info import TcpInfo, collect
 from stack.tcp.options import TcpOptions
-from stack.tcp.output import emit, emit_burst, emit_syn
+from stack.tcp.output import emit, emit_acks, emit_syn
 from stack.tcp.receiver import QUICK_ACKS, Receiver, window_shift
 from stack.tcp.sender import Sender
 from stack.tcp.seqnum import HALF, MASK
@@ -83,6 +83,7 @@ class Connection:
         "receiver",
         "remote",
         "route",
+        "sack",
         "scheduled",
         "scheduler",
         "sender",
@@ -136,6 +137,7 @@ class Connection:
             self.advmss = min(self.advmss, options.maxseg)
         self.timestamps = config.timestamps  #: wanted; after the handshake: agreed on
         self.window_scaling = config.window_scaling
+        self.sack = config.sack  #: the same: selective acknowledgments
         self.timestamp_offset = timestamp_offset
         self.last_heard = layer.scheduler.now  #: ns
         self.next_answer = 0  #: no bare out-of-window segment is answered before, ns
@@ -409,7 +411,7 @@ class Connection:
         if not sent and self.state is not TcpState.CLOSED:
             count = self.receiver.ack_due()
             if count:
-                emit_burst(self, [(self.sender.bare_seq, 0, ACK)] * count)
+                emit_acks(self, self.sender.bare_seq, count)
         if self.event:
             self.event = False
             self.last_heard = self.scheduler.now
@@ -484,6 +486,7 @@ class Connection:
             self.window_scaling = False
             sender.shift = receiver.shift = 0
             receiver.resize(receiver.rcvbuf, self.options.window_clamp)
+        self.sack = self.sack and options.sack_permitted
         if self.timestamps and options.timestamps is not None:
             receiver.ts_recent = options.timestamps[0]
             receiver.ts_recent_at = self.scheduler.now

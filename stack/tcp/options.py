@@ -52,6 +52,7 @@ class TcpConfig:
     sndbuf_max: int = 4 << 20  #: largest auto-tuned send buffer; Linux tcp_wmem[2]
     window_scaling: bool = True
     timestamps: bool = True
+    sack: bool = True  #: tell the peer what arrived out of order (RFC 2018)
     congestion: str = "reno"
     initial_window: int = 10  #: segments; RFC 6928
     syn_backlog: int = 1024  #: half-open connections per Listener at most; Linux tcp_max_syn_backlog

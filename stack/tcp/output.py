@@ -106,6 +106,23 @@ def emit_burst(connection: Connection, plan: Sequence[tuple[int, int, int]]) -> 
     layer.stats.segments_out += segments
 
 
+def emit_acks(connection: Connection, seq: int, count: int) -> None:
+    """`count` bare ACKs; with something out of order they say what, if the peer wants to know (RFC 2018)."""
+    receiver = connection.receiver
+    if not (connection.sack and receiver.reassembly.length):
+        emit_burst(connection, [(seq, 0, ACK)] * count)
+        return
+    options = HeaderOptions()
+    most = 4  # blocks; three beside timestamps
+    if connection.timestamps:
+        options.timestamps = (connection.timestamp(), receiver.ts_recent)
+        most = 3
+    options.sack = tuple((left & MASK, right & MASK) for left, right in receiver.reassembly.report(most))
+    window = receiver.advertise()
+    for _ in range(count):
+        _emit_with_options(connection, seq, receiver.rcv_nxt, ACK, window, options)
+
+
 def emit_syn(connection: Connection) -> None:
     """SYN, or SYN|ACK in SYN-RECEIVED, with the options of the handshake."""
     receiver = connection.receiver
@@ -114,6 +131,7 @@ def emit_syn(connection: Connection) -> None:
         options.window_scale = receiver.shift
     if connection.timestamps:
         options.timestamps = (connection.timestamp(), receiver.ts_recent)
+    options.sack_permitted = connection.sack
     ack = 0
     flags = SYN
     # RFC 7323 section 2.2: the window of a SYN is never scaled.
@@ -124,12 +142,19 @@ def emit_syn(connection: Connection) -> None:
         receiver.rcv_adv = max(receiver.rcv_adv, ack + window)
         receiver.last_ack_sent = ack
         receiver.acks_owed = 0
+    _emit_with_options(connection, connection.sender.iss, ack, flags, window, options)
+
+
+def _emit_with_options(
+    connection: Connection, seq: int, ack: int, flags: int, window: int, options: HeaderOptions
+) -> None:
+    """One segment without data, with any options."""
     tail = options.emit()
     total = PLAIN_LENGTH + len(tail)
     check = connection.pseudo + total
     header = PLAIN.pack(
         connection.ports,
-        connection.sender.iss & MASK,
+        seq & MASK,
         ack & MASK,
         (total << 10) | flags,
         window,

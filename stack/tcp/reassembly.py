@@ -10,14 +10,18 @@ still has them: nothing out of order was ever acknowledged).
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
+from typing import Final
 
 from stack.tcp.buffers import CHUNK_OVERHEAD, COPY_BREAK, pinned_bytes
+
+RECENT: Final = 8  # arrivals remembered for SACK blocks; an ACK carries at most four blocks
 
 
 class Reassembly:
     """Ranges beyond RCV.NXT, by endless sequence number."""
 
-    __slots__ = ("_charge", "_data", "_ends", "_starts", "length", "newest")
+    __slots__ = ("_charge", "_data", "_ends", "_recent", "_starts", "length")
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -25,7 +29,7 @@ class Reassembly:
         self._data: list[memoryview] = []
         self._charge = 0
         self.length = 0  #: bytes held
-        self.newest = 0  #: start of the range that grew last: the first SACK block (RFC 2018 section 4)
+        self._recent: deque[int] = deque(maxlen=RECENT)  # where something arrived lately, newest last
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -41,6 +45,7 @@ class Reassembly:
                 return False
         base = end - len(view)
         added = False
+        self._recent.append(start)
         # Fill the gaps between the ranges held, up to our end. Usually one gap, all of it.
         at = start
         while at < end:
@@ -51,7 +56,6 @@ class Reassembly:
                 ends.insert(index, gap_end)
                 data.insert(index, self._hold(piece))
                 self.length += gap_end - at
-                self.newest = at
                 added = True
                 index += 1
             if gap_end == end:
@@ -116,9 +120,20 @@ class Reassembly:
                 merged.append((start, end))
         return merged
 
+    def report(self, most: int) -> list[tuple[int, int]]:
+        """Up to `most` (left, right) edges as RFC 2018 section 4 orders them: where data arrived last first."""
+        blocks = self.blocks()
+        chosen: list[tuple[int, int]] = []
+        for place in reversed(self._recent):
+            for block in blocks:
+                if block[0] <= place < block[1] and block not in chosen:
+                    chosen.append(block)
+        return chosen[:most]
+
     def clear(self) -> None:
         self._starts.clear()
         self._ends.clear()
         self._data.clear()
         self._charge = 0
+        self._recent.clear()
         self.length = 0

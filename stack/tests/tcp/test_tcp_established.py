@@ -261,6 +261,53 @@ def test_echoed_timestamp_is_that_of_the_last_segment_acknowledged_in_order() ->
     assert s.expect(ACK, ack=4001).header.options.timestamps[1] == 7005  # type: ignore[index] # options are there
 
 
+# --- selective acknowledgment (RFC 2018), the receiving side ---------------------------------------------------------
+
+
+def sacking(*, timestamps: bool = False) -> Script:
+    s = Script(timestamps=timestamps).listen()
+    s.send(SYN, seq=0, options=HeaderOptions(mss=1460, sack_permitted=True))
+    assert s.expect(SYN | ACK).header.options.sack_permitted
+    s.send(ACK, seq=1, ack=1)
+    accepted = s.listener.accept()
+    assert accepted is not None
+    s.connection = accepted
+    return s
+
+
+def blocks(s: Script) -> list[tuple[int, int]]:
+    sent = s.drain()[-1].header
+    return [((left - 0xFFFFF000) & 0xFFFFFFFF, (right - 0xFFFFF000) & 0xFFFFFFFF) for left, right in sent.options.sack]
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_duplicate_acks_say_what_is_held(timestamps: bool) -> None:
+    """Section 4: the block of the segment that caused the ACK first, then the most recent others."""
+    s = sacking(timestamps=timestamps)
+    for start in (1001, 3001, 5001, 7001, 9001):
+        s.send(ACK, seq=start, ack=1, data=pattern(1000, start))
+    newest_first = [(9001, 10001), (7001, 8001), (5001, 6001), (3001, 4001)]
+    assert blocks(s) == newest_first[: 3 if timestamps else 4]
+    s.send(ACK, seq=4001, ack=1, data=pattern(1000, 4001))
+    assert blocks(s)[0] == (3001, 6001)
+    s.send(ACK, seq=1, ack=1, data=pattern(1000, 1))
+    assert blocks(s)[0] == (3001, 6001)
+    s.send(ACK, seq=2001, ack=1, data=pattern(1000, 2001))
+    s.send(ACK, seq=6001, ack=1, data=pattern(1000, 6001))
+    s.send(ACK, seq=8001, ack=1, data=pattern(1000, 8001))
+    assert blocks(s) == []
+    assert s.read() == pattern(10000, 1)
+
+
+def test_no_sack_unless_both_want_it() -> None:
+    s = Script().established()
+    s.send(ACK, seq=1001, ack=1, data=b"x")
+    assert blocks(s) == []
+    s = Script(sack=False).listen()
+    s.send(SYN, seq=0, options=HeaderOptions(sack_permitted=True))
+    assert not s.expect(SYN | ACK).header.options.sack_permitted
+
+
 # --- delayed ACKs ----------------------------------------------------------------------------------------------------
 
 
