@@ -261,6 +261,9 @@ class NetDevice(Device):
         inbox = self._inbox
         count = lib.vnet_take(inbox, ffi.from_buffer(burst.records), number, len(view))
         self.frames_in += count
+        if count == 1 and not inbox.nchunks:
+            begin, end, _, flags, gso_type, gso_size, start, offset = _RECORD.unpack_from(self._record_bytes)
+            return [(view[begin:end], flags, gso_type, gso_size, start, offset)]
         records = _RECORD.iter_unpack(self._record_bytes[: count * _RECORD.size])
         if not inbox.nchunks:
             return [
