@@ -145,7 +145,9 @@ class CableEnd:
         if (
             not ETHERNET_HEADER <= length <= longest
             or (flags & NEEDS_CSUM and csum_start + csum_offset + 2 > length)
-            or ((flags or gso_type) and self.offloads is not ALL_OFFLOADS and missing_offload(frame, self.offloads))
+            or (
+                (flags or gso_type) and self.offloads is not ALL_OFFLOADS and missing_offload(frame, int(self.offloads))
+            )
         ):
             self.dropped += 1
             return False
