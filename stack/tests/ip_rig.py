@@ -49,6 +49,8 @@ class ScriptedDevice:
         self.bursts: list[int] = []  # length of each accepted burst
         self.accept: int | None = None
         self.on_transmit: Callable[[], None] | None = None
+        self.on_arm: Callable[[], None] | None = None
+        self.room_appears = False  # what `arm` finds
 
     def receive(self, budget: int) -> Sequence[RxFrame]:
         burst, self.inbox = self.inbox[:budget], self.inbox[budget:]
@@ -67,7 +69,9 @@ class ScriptedDevice:
     def suppress(self) -> None: ...
 
     def arm(self) -> bool:
-        return bool(self.inbox)
+        if self.on_arm is not None:
+            self.on_arm()
+        return self.room_appears or bool(self.inbox)
 
     def fileno(self) -> int:
         return -1

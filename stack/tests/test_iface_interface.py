@@ -62,9 +62,10 @@ def test_what_the_device_refuses_stays_in_order_and_is_retried_when_served() -> 
 def test_a_refusal_while_nobody_looks_asks_to_be_told_of_room(suppressed: bool, arms: int) -> None:
     """Frames may be refused between polls, by a socket call of another thread: the device must not stay silent."""
     host = Host()
-    asked: list[bool] = []
+    asked: list[int] = []
     woken: list[int] = []
-    host.device.arm = lambda: asked.append(True) or True  # type: ignore[method-assign, func-returns-value]  # counts
+    host.device.on_arm = lambda: asked.append(1)
+    host.device.room_appears = True
     host.eth.on_ready = lambda: woken.append(1)
     if suppressed:
         host.eth.suppress()

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from stack.ip.packet import IcmpError
+from stack.ip.packet import IcmpError, IpPacket
 from stack.testing import builders
 from stack.tests.ip_rig import LO, LO6, ME, ME6, MY_MAC, PEER, PEER6, SUBNET_BROADCAST, Host, fields4
 
@@ -164,6 +164,32 @@ def test_no_error_about_these(packet: bytes) -> None:
 def test_no_error_about_what_came_in_a_link_layer_broadcast() -> None:
     host = Host()
     host.receive4(closed_port(), dst_mac=b"\xff" * 6)
+    assert host.sent() == []
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        builders.ipv4(PEER, ME, 1, icmp(3, 3, 0, bytes(36)), flags_fragment=0x2000),
+        builders.ipv4(PEER, ME, 1, icmp(11, 0, 0, bytes(36)), flags_fragment=0x2000),
+    ],
+)
+def test_no_time_exceeded_about_the_fragment_of_an_error(packet: bytes) -> None:
+    host = Host()
+    host.receive4(packet)
+    host.pass_time(40 * 10**9)
+    assert (host.sent(), host.ip.drops["fragment-timeout"]) == ([], 1)
+
+
+def test_no_error_about_a_later_fragment_whoever_asks() -> None:
+    host = Host()
+    got: list[IpPacket] = []
+    host.ip.register(200, got.append, lambda _: None)
+    host.receive4(builders.ipv4(PEER, ME, 200, bytes(8)))
+    header = bytearray(got[0].frame)
+    header[20:22] = b"\x00\x05"
+    got[0].frame = memoryview(bytes(header))
+    host.ip.icmp4.send_error(got[0], 3, 2)
     assert host.sent() == []
 
 

@@ -79,6 +79,13 @@ def test_two_claims_on_one_port_as_the_kernel_decides(first: bytes, second: byte
         assert ours == kernel_refuses(first, second, kind, reuse_addr, reuse_port, listen), (reuse_addr, reuse_port)
 
 
+def test_v6only_keeps_out_of_ipv4() -> None:
+    ports = table()
+    ports.bind(ANY6, 80, v6only=True)
+    ports.bind(ANY, 80)
+    assert refusal(lambda: ports.bind(ANY6, 80)) == errno.EADDRINUSE
+
+
 def test_only_one_sharer_may_listen() -> None:
     """TCP-03: second listen on a shared port."""
     ports = table()

@@ -39,11 +39,11 @@ class Card:
         self.eth: Interface = self.gateway.add_interface(self.device, addresses=["10.0.2.2/24"])
         self.server = Server()
 
-    def plug(self, **driver: int) -> NetDriver:
+    def plug(self, *, features: int = ALL_FEATURES, rx_size: int = 256) -> NetDriver:
         """A driver, set up and running."""
         ours, theirs = socket.socketpair()
         self.server.adopt(self.device, ours)
-        guest = NetDriver(theirs, **driver)
+        guest = NetDriver(theirs, features=features, rx_size=rx_size)
         self.poll()
         return guest
 
