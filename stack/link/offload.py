@@ -7,8 +7,8 @@ TCP and IP hand down frames with offload facts (`stack.link.device`): a transpor
 takes them as they are. For every other device `prepare` brings a burst into a form it does take:
 
 * `finish_checksum` sums the frame from ``csum_start`` on, the partial pseudo-header sum in the field included
-  (virtio 1.3 section 5.1.6.2), and stores the complement. A result of zero is stored as 0xffff: the two are equal in
-  one's complement arithmetic, and for UDP a zero would mean "no checksum" (RFC 768).
+  (virtio 1.3 section 5.1.6.2), and stores the complement. For UDP zero is stored as 0xffff: the two are equal in one's
+  complement arithmetic, and a zero would mean "no checksum" (RFC 768).
 * `segment` cuts a TCP superframe: headers are copied once per piece, payload is passed on as views. Total length,
   IPv4 identification and header checksum, sequence number and flags are those a sender without offload would have
   written: FIN and PSH only on the last piece, CWR only on the first (RFC 3168 section 6.1.2). The partial checksum
@@ -144,7 +144,9 @@ def finish_checksum(frame: TxFrame) -> TxFrame:
     field = csum_start + csum_offset
     head, rest = _headers(parts, field + 2)
     check = ~sum_parts((memoryview(head)[csum_start:], *rest)) & 0xFFFF
-    _U16.pack_into(head, field, check or 0xFFFF)
+    if not check and csum_offset == _CHECKSUM_FIELD[_PROTOCOL_UDP]:
+        check = 0xFFFF
+    _U16.pack_into(head, field, check)
     return (bytes(head), *rest), flags & ~NEEDS_CSUM, gso_type, header_length, gso_size, 0, 0
 
 
@@ -250,7 +252,7 @@ def _cut(
             # flags is the low byte of its word; header length is a multiple of four, so payload words stay aligned.
             changed = (sequence >> 16) + (sequence & 0xFFFF) + (piece_flags & (_FIN_PSH | _CWR))
             total = (check + tcp_sum + changed + partial_sum(body)) % 0xFFFF or 0xFFFF
-            _U16.pack_into(piece, start + 16, 0xFFFF - total or 0xFFFF)
+            _U16.pack_into(piece, start + 16, 0xFFFF - total)
             pieces.append(((bytes(piece), body), 0, GSO_NONE, 0, 0, 0, 0))
         sequence = (sequence + length) & 0xFFFFFFFF
         offset += length
