@@ -30,6 +30,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from . import syscalls
+from .gate import Gate
 from .virtqueue import Virtqueue
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Device:
         #: Set by the server; called once by `close`, on the closing thread, to let go of sockets.
         self.on_closed: Callable[[], None] | None = None
         self.control_lock = threading.RLock()
-        self.gates: list[threading.Lock] = [threading.Lock() for _ in range(ring_count)]
+        self.gates = [Gate() for _ in range(ring_count)]
         self.rings = [Virtqueue(i, max_ring_size, gate=gate) for i, gate in enumerate(self.gates)]
         self._kicks: list[int] = [-1] * ring_count  # descriptors now in the epoll, by ring
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
@@ -134,7 +135,7 @@ class Device:
                 return
             self.disconnect()
             for gate, ring in zip(self.gates, self.rings, strict=True):
-                with gate:
+                with gate.control:
                     ring.close()
             self.closed = True
             self._epoll.close()
@@ -153,7 +154,7 @@ class Device:
     def disconnect(self) -> None:
         """The front-end is gone: rings stopped, descriptors closed, guest memory let go. Idempotent."""
         for index, gate in enumerate(self.gates):
-            with gate:
+            with gate.control:
                 self.set_kick(index, None)
                 self.rings[index].reset()
         self.set_memory(None)
@@ -184,7 +185,7 @@ class Device:
         """Move every ring to `table` (owned from here on), each between two bursts, then let the old one go."""
         old, self.memory = self.memory, table
         for gate, ring in zip(self.gates, self.rings, strict=True):
-            with gate:
+            with gate.control:
                 ring.set_memory(table)
         if old is not None:
             old.close()
@@ -193,7 +194,7 @@ class Device:
         """Have every ring mark the pages it writes in `log` (owned from here on) while F_LOG_ALL is acknowledged."""
         old, self._log = self._log, log
         for gate, ring in zip(self.gates, self.rings, strict=True):
-            with gate:
+            with gate.control:
                 ring.set_log(log)
         if old is not None:
             old.close()
@@ -202,7 +203,7 @@ class Device:
         """The driver acknowledged `features`, already checked to be a subset of what was offered."""
         self.features = features & ~(F_PROTOCOL_FEATURES | F_LOG_ALL)
         for gate, ring in zip(self.gates, self.rings, strict=True):
-            with gate:
+            with gate.control:
                 ring.set_features(features)
         self.on_features(self.features)
         self.notify_change()

@@ -225,7 +225,7 @@ class Session:
     def _set_vring_num(self, payload: bytes, _fds: list[int]) -> _Answer:
         index, num = parse_state(payload)
         ring = self.device.rings[self._ring_index(index)]
-        with self.device.gates[index]:
+        with self.device.gates[index].control:
             ring.set_num(num)
         self._start_if_ready(index)
         return None
@@ -233,7 +233,7 @@ class Session:
     def _set_vring_addr(self, payload: bytes, _fds: list[int]) -> _Answer:
         index, flags, desc, used, avail, log = parse_addr(payload)
         ring = self.device.rings[self._ring_index(index)]
-        with self.device.gates[index]:
+        with self.device.gates[index].control:
             # Also on a running ring: that is how QEMU switches dirty logging on and off (flags bit 0).
             ring.set_addr(flags, desc, used, avail, log)
         self._addressed[index] = True
@@ -243,14 +243,14 @@ class Session:
     def _set_vring_base(self, payload: bytes, _fds: list[int]) -> _Answer:
         index, base = parse_state(payload)
         ring = self.device.rings[self._ring_index(index)]
-        with self.device.gates[index]:
+        with self.device.gates[index].control:
             ring.set_base(base)
         return None
 
     def _get_vring_base(self, payload: bytes, _fds: list[int]) -> _Answer:
         index, _ = parse_state(payload)
         self._ring_index(index)
-        with self.device.gates[index]:
+        with self.device.gates[index].control:
             base = self.device.stop_ring(index)
         self._kicked[index] = False
         self._changed = True
@@ -267,7 +267,7 @@ class Session:
     def _enable(self, index: int, enabled: bool) -> None:
         ring = self.device.rings[index]
         if ring.enabled != enabled:
-            with self.device.gates[index]:
+            with self.device.gates[index].control:
                 ring.enabled = enabled
             self._changed = True
 
@@ -281,7 +281,7 @@ class Session:
 
     def _set_vring_kick(self, payload: bytes, fds: list[int]) -> _Answer:
         index, fd = self._ring_fd(payload, fds)
-        with self.device.gates[index]:
+        with self.device.gates[index].control:
             self.device.set_kick(index, fd)
             fds.clear()
         self._kicked[index] = True
@@ -290,14 +290,14 @@ class Session:
 
     def _set_vring_call(self, payload: bytes, fds: list[int]) -> _Answer:
         index, fd = self._ring_fd(payload, fds)
-        with self.device.gates[index]:
+        with self.device.gates[index].control:
             self.device.rings[index].set_call(fd)
             fds.clear()
         return None
 
     def _set_vring_err(self, payload: bytes, fds: list[int]) -> _Answer:
         index, fd = self._ring_fd(payload, fds)
-        with self.device.gates[index]:
+        with self.device.gates[index].control:
             self.device.rings[index].set_err(fd)
             fds.clear()
         return None
@@ -305,7 +305,7 @@ class Session:
     def _start_if_ready(self, index: int) -> None:
         ring = self.device.rings[index]
         if self._kicked[index] and self._addressed[index] and ring.num and not ring.started:
-            with self.device.gates[index]:
+            with self.device.gates[index].control:
                 ring.start()
             self._changed = True
 
