@@ -170,8 +170,8 @@ def test_no_error_about_what_came_in_a_link_layer_broadcast() -> None:
 @pytest.mark.parametrize(
     "packet",
     [
-        builders.ipv4(PEER, ME, 1, icmp(3, 3, 0, bytes(36)), flags_fragment=0x2000),
-        builders.ipv4(PEER, ME, 1, icmp(11, 0, 0, bytes(36)), flags_fragment=0x2000),
+        builders.ipv4(PEER, ME, 1, icmp(3, 3, 0, bytes(40)), flags_fragment=0x2000),
+        builders.ipv4(PEER, ME, 1, icmp(11, 0, 0, bytes(40)), flags_fragment=0x2000),
     ],
 )
 def test_no_time_exceeded_about_the_fragment_of_an_error(packet: bytes) -> None:
