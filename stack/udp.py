@@ -268,10 +268,13 @@ class UdpEndpoint:
         return True
 
     def failed(self, error: IcmpError) -> None:
-        """An ICMP error about a datagram of ours; only a connected endpoint learns of it (RFC 1122 4.1.3.3)."""
+        """An ICMP error about a datagram of ours; a connected endpoint learns of hard ones (UDP-08).
+
+        As Linux: what may pass (host or network unreachable) is for those who asked for every error (IP_RECVERR).
+        """
         if self.on_icmp is not None:
             self.on_icmp(error)
-        if self.remote is not None and (error.hard or (error.errno == errno.EHOSTUNREACH and not error.mtu)):
+        if self.remote is not None and error.hard:
             self.error = error.errno
             if self.on_event is not None:
                 self.on_event()
