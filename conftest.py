@@ -1,10 +1,15 @@
-"""Options of the whole test suite: running a sample of the long tests, chosen by a seed."""
+"""Options of the whole test suite: running a sample of the long tests, chosen by a seed; hypothesis without a clock."""
 
 from __future__ import annotations
 
 from random import Random
 
 import pytest
+from hypothesis import settings
+
+# No test depends on the clock: an example that is slow beside a busy neighbour is not a failure.
+settings.register_profile("guestwire", deadline=None)
+settings.load_profile("guestwire")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
