@@ -40,7 +40,10 @@ lint: $(EXTENSION) ## ruff, mypy --strict, and the import contracts
 	$(BIN)/lint-imports
 
 fuzz: $(EXTENSION) system-fuzz ## Coverage-guided fuzzing of rings and messages (SECONDS=n, default 60)
-	$(BIN)/python tools/fuzz.py --seconds $(SECONDS) --build $(BUILD)/fuzz
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	@mkdir -p $(BUILD)/fuzz
+	$(BIN)/python -m vhost_user.tests.c_programs fuzz --out $(BUILD)/fuzz --seconds $$(( ($(SECONDS) + 1) / 2 ))
+	$(BIN)/python -m vhost_user.fuzz.fuzz_messages $$(( ($(SECONDS) + 1) / 2 )) $(BUILD)/fuzz
 
 doctor: $(EXTENSION) ## Check this machine and say what is missing
 	@$(BIN)/guestwire doctor
