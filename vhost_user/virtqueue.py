@@ -62,8 +62,9 @@ MAX_CHAIN_BYTES: Final = 65536 + 256
 #: costs one memcpy, an address about 150 ns.
 _BY_ADDRESS: Final = 4096
 
-#: Bursts up to this many bytes become a `bytes` object and the slab is freed at once: cheaper than a finalizer.
-_COPIED: Final = 8192
+#: Bursts up to this many bytes become a `bytes` object; larger ones keep the slab C made, whose finalizer costs more
+#: than such a copy.
+_SMALL_BURST: Final = 8192
 _EXTERNAL: Final = lib.GW_PART_EXTERNAL
 _U32S: Final = ffi.typeof("uint32_t[]")
 
@@ -126,7 +127,9 @@ class Virtqueue:
         if ring == ffi.NULL:
             raise MemoryError(f"virtqueue {index}")
         self._ring = ffi.gc(ring, lib.gw_vring_free)
-        self._burst = ffi.new("struct gw_burst *")
+        small = ffi.new("uint8_t[]", _SMALL_BURST)
+        self._small = memoryview(ffi.buffer(small))
+        self._burst = ffi.new("struct gw_burst *", {"small": small, "small_size": _SMALL_BURST})
         self._kick_fd = -1
         self._call_fd = -1
         self._err_fd = -1
@@ -333,11 +336,10 @@ class Virtqueue:
         finally:
             self._gate.release()
         size = burst.bytes
-        if size > _COPIED:
+        if size > _SMALL_BURST:
             raw = memoryview(ffi.buffer(ffi.gc(burst.slab, lib.gw_slab_free, size), size))
         else:
-            raw = memoryview(ffi.buffer(burst.slab, size)[:])
-            lib.gw_slab_free(burst.slab)
+            raw = memoryview(self._small[:size].tobytes())
         cut = 8 * count
         return PopBurst(raw[cut:], raw[:cut], count)
 

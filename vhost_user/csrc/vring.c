@@ -8,7 +8,7 @@
  *
  * Popping is two passes: the first finds out how much there is, then a slab of exactly that size is allocated, the second
  * copies. The slab goes to Python, which frees it with its last view; nothing is cleared, everything handed out is
- * overwritten. Pushing is all or nothing per frame: its chains are walked first, and only when they are enough is anything
+ * overwritten. (What is small goes to a buffer of the caller's, who copies it out: cheaper than a slab's life.) Pushing is all or nothing per frame: its chains are walked first, and only when they are enough is anything
  * copied; taking chains is advancing a local count, so giving up costs nothing.
  *
  * Notification (virtio 1.3 sections 2.7.7 and 2.7.10): each side writes an index, fences (seq_cst), and reads the other's,
@@ -273,9 +273,9 @@ struct pop {
 
 void gw_slab_free(void *slab) { free(slab); }
 
-static void copy_chains(struct gw_vring *ring, uint32_t taken, uint32_t records) {
-    uint32_t *record = (uint32_t *)(void *)ring->slab;
-    uint8_t *payload = ring->slab + 8 * (size_t)records;
+static void copy_chains(struct gw_vring *ring, uint8_t *slab, uint32_t taken, uint32_t records) {
+    uint32_t *record = (uint32_t *)(void *)slab;
+    uint8_t *payload = slab + 8 * (size_t)records;
     uint32_t offset = 0;
     for (uint32_t i = 0; i < taken; i++) {
         const struct gw_chain *chain = &ring->chains[i];
@@ -316,20 +316,22 @@ static int pop(struct gw_vring *ring, void *arguments) {
         bytes += chain->bytes;
         records++;
     }
-    if (records > 0) {
-        ring->slab = malloc(8 * (size_t)records + bytes);
+    uint64_t size = 8 * (uint64_t)records + bytes;
+    if (size > asked->burst->small_size) {
+        ring->slab = malloc(size);
         if (ring->slab == NULL) {
             ring->counters.no_memory++;
             return GW_NO_MEMORY;
         }
-        copy_chains(ring, taken, records);
     }
+    copy_chains(ring, ring->slab != NULL ? ring->slab : asked->burst->small, taken, records);
     for (uint32_t i = 0; i < taken; i++)
         gw_put_used(ring, i, ring->chains[i].head, 0);
     gw_publish(ring, taken);
     ring->counters.dropped_long += taken - records;
     ring->counters.bytes += bytes;
-    *asked->burst = (struct gw_burst){ring->slab, records > 0 ? 8 * (uint64_t)records + bytes : 0};
+    asked->burst->slab = ring->slab;
+    asked->burst->bytes = size;
     ring->slab = NULL;
     return (int)records;
 }
@@ -337,7 +339,8 @@ static int pop(struct gw_vring *ring, void *arguments) {
 int gw_vring_pop(struct gw_vring *ring, uint32_t budget, uint64_t max_bytes, uint64_t max_chain,
                  struct gw_burst *burst) {
     struct pop asked = {budget, gw_least(max_bytes, BURST_BYTES_MAX), gw_least(max_chain, BURST_BYTES_MAX), burst};
-    *burst = (struct gw_burst){NULL, 0};
+    burst->slab = NULL;
+    burst->bytes = 0;
     return gw_run(ring, pop, &asked);
 }
 

@@ -54,7 +54,9 @@ struct gw_counters {
 
 /* One pop's result: `count` pairs of u32 (offset, length), then the payload they refer to, offsets from its beginning. */
 struct gw_burst {
-    uint8_t *slab; /* for gw_slab_free; NULL if count is 0 */
+    uint8_t *small;      /* the caller's: where bursts of up to small_size bytes go */
+    uint64_t small_size;
+    uint8_t *slab;       /* larger ones, for gw_slab_free; or NULL */
     uint64_t bytes;
 };
 

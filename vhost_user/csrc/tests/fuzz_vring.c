@@ -41,10 +41,11 @@ static void call(struct gw_vring *ring, uint8_t op, uint8_t argument) {
     uint16_t base = ring->last_avail, used = ring->used_idx;
     int result, most = (int)num;
     if (op % 8 < 2) {
-        struct gw_burst burst;
+        uint32_t small[16];
+        struct gw_burst burst = {.small = (uint8_t *)small, .small_size = op & 64 ? sizeof small : 0};
         result = gw_vring_pop(ring, op & 8 ? 2 : 256, op & 16 ? 40 : 1 << 19, op & 32 ? 100 : 1 << 16, &burst);
         if (result > 0) {
-            const uint32_t *record = (const uint32_t *)(void *)burst.slab;
+            const uint32_t *record = burst.slab == NULL ? small : (const uint32_t *)(void *)burst.slab;
             uint64_t offset = 0;
             for (int i = 0; i < result; i++) {
                 CHECK(record[2 * i] == offset);
@@ -147,7 +148,7 @@ static size_t make(uint8_t *input) {
     at += sizeof setup;
     uint32_t direction = draw(2); /* most calls and buffers go one way */
     for (int i = 0; i < MAX_OPS; i++) {
-        *at++ = (uint8_t)((draw(4) ? (direction ? 2 + draw(3) : 0) : draw(8)) | draw(8) << 3);
+        *at++ = (uint8_t)((draw(4) ? (direction ? 2 + draw(3) : 0) : draw(8)) | draw(16) << 3);
         *at++ = (uint8_t)draw(draw(2) ? 60 : 256);
     }
     uint8_t *memory = at;

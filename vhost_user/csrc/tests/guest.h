@@ -137,13 +137,16 @@ static inline int calls(struct guest *guest) {
 
 /* pop, check the burst's own consistency, free it; the count or a gw_result. */
 static inline int pop_all(struct guest *guest, uint32_t budget, uint64_t max_bytes, uint64_t max_chain) {
-    struct gw_burst burst;
+    uint64_t small[4];
+    struct gw_burst burst = {.small = (uint8_t *)small, .small_size = sizeof small};
     int count = gw_vring_pop(guest->ring, budget, max_bytes, max_chain, &burst);
     if (count <= 0) {
         CHECK(burst.slab == NULL && burst.bytes == 0);
         return count;
     }
-    const uint32_t *record = (const uint32_t *)(void *)burst.slab;
+    CHECK((burst.slab == NULL) == (burst.bytes <= sizeof small));
+    const uint8_t *slab = burst.slab == NULL ? burst.small : burst.slab;
+    const uint32_t *record = (const uint32_t *)(const void *)slab;
     uint64_t offset = 0;
     for (int i = 0; i < count; i++) {
         CHECK(record[2 * i] == offset);
@@ -152,7 +155,7 @@ static inline int pop_all(struct guest *guest, uint32_t budget, uint64_t max_byt
     CHECK(burst.bytes == 8 * (uint64_t)count + offset);
     volatile uint8_t sum = 0; /* every byte handed out exists */
     for (uint64_t i = 0; i < burst.bytes; i++)
-        sum = (uint8_t)(sum + burst.slab[i]);
+        sum = (uint8_t)(sum + slab[i]);
     gw_slab_free(burst.slab);
     return count;
 }

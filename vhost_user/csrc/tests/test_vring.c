@@ -33,7 +33,7 @@ static void test_allocation_failures(void) {
     struct guest guest;
     open_guest(&guest, 8);
     start(&guest, INDIRECT_AND_EVENT, 0);
-    desc(&guest, 0, BUFFERS, 5, 0, 0);
+    desc(&guest, 0, BUFFERS, 50, 0, 0);
     offer(&guest, 0);
     allocations_left = 1;
     CHECK_INT(pop_all(&guest, MANY, MANY, MANY), GW_NO_MEMORY);
@@ -90,7 +90,7 @@ static void test_places(void) {
 
 /* What a ring with these descriptors answers to pop and to push. */
 static void broken_both_ways(struct guest *guest, int readable, int writable) {
-    struct gw_burst burst;
+    struct gw_burst burst = {0};
     uint16_t taken = (uint16_t)gw_vring_base(guest->ring);
     CHECK_INT(gw_vring_pop(guest->ring, MANY, MANY, MANY, &burst), readable);
     CHECK_INT(push_one(guest, GW_PUSH_ONE, 0, 0, "x", 1), writable);
@@ -179,7 +179,7 @@ static void test_pop(void) {
     offer(&guest, 2);
     offer(&guest, 3);
     offer(&guest, 2);
-    struct gw_burst burst;
+    struct gw_burst burst = {0};
     CHECK_INT(gw_vring_pop(guest.ring, 2, MANY, MANY, &burst), 2);
     CHECK(burst.bytes == 16 + 10 && memcmp(burst.slab + 16, "abcdefgxyz", 10) == 0);
     gw_slab_free(burst.slab);
