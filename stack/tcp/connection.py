@@ -446,8 +446,7 @@ class Connection:
         if size and (size > receiver.rcv_adv - nxt or receiver.fin_seq is not None):
             return False
         if acked:
-            recovery = sender.recovery
-            if acked > sender.snd_max - una or recovery.phase or recovery.duplicates:
+            if acked > sender.snd_max - una:
                 return False
             sender.acknowledge(una + acked, echo)
         elif not size:

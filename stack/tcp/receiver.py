@@ -120,7 +120,7 @@ class Receiver:
         """`size` bytes of payload that begin at RCV.NXT and lie inside the window."""
         self.rcv_nxt += size
         if (gso_size or size) > self.mss:
-            self.mss = gso_size or size
+            self.mss = min(gso_size or size, self.connection.advmss)
         queue = self.queue
         queue.append(view)
         if queue.charge > self.pin_limit:

@@ -41,11 +41,6 @@ class LossRecovery:
         self.extra = 0  #: bytes allowed in flight beyond cwnd
         self.retransmit_due = False
 
-    @property
-    def quiet(self) -> bool:
-        """Nothing is suspected: the fast path may take an ACK."""
-        return self.phase == 0 and self.duplicates == 0
-
     def on_duplicate_ack(self) -> None:
         sender = self.sender
         self.duplicates += 1
@@ -72,7 +67,7 @@ class LossRecovery:
         self.retransmit_due = True
 
     def on_ack(self, acked: int) -> None:
-        """SND.UNA just moved forward by `acked`; called while not `quiet`."""
+        """SND.UNA just moved forward by `acked`; called unless OPEN with no duplicates."""
         sender = self.sender
         self.duplicates = 0
         if self.phase is RecoveryPhase.RECOVERY:

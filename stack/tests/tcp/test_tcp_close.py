@@ -102,8 +102,9 @@ def test_fin_out_of_order_waits_for_the_gap() -> None:
     assert s.connection.eof
 
 
-def test_bare_fin_out_of_order() -> None:
-    s = Script().established()
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_bare_fin_out_of_order(timestamps: bool) -> None:
+    s = Script(timestamps=timestamps).established()
     s.send(FIN | ACK, seq=5, ack=1)
     s.expect(ACK, ack=1)
     s.send(ACK, seq=1, ack=1, data=b"head")

@@ -101,8 +101,9 @@ def test_overlapping_pieces_are_reassembled() -> None:
     assert s.read() == data
 
 
-def test_text_beyond_the_window_is_cut() -> None:
-    s = Script(rcvbuf=1000, rcvbuf_max=1000).established()
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_text_beyond_the_window_is_cut(timestamps: bool) -> None:
+    s = Script(timestamps=timestamps, rcvbuf=1000, rcvbuf_max=1000).established()
     s.send(ACK, seq=1, ack=1, data=pattern(1500))
     s.expect(ACK, ack=1001, win=0)
     assert s.connection.readable == 1000
@@ -140,9 +141,10 @@ def test_no_ack_bit_no_service() -> None:
     assert s.connection.readable == 0
 
 
-def test_ack_of_something_not_yet_sent() -> None:
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_ack_of_something_not_yet_sent(timestamps: bool) -> None:
     """Fifth step: "send an ACK, drop the segment, and return"."""
-    s = Script().established()
+    s = Script(timestamps=timestamps).established()
     s.send(ACK, seq=1, ack=2, data=b"data")
     s.expect(ACK, seq=1, ack=1)
     assert s.connection.readable == 0
@@ -231,8 +233,9 @@ def test_paws_does_not_touch_resets() -> None:
 def test_paws_gives_up_after_24_days_of_silence() -> None:
     """Section 5.5: the peer's clock may have wrapped."""
     s = Script(timestamps=True).established()
+    recent = s.tsval
     s.wait(25 * 24 * 3600 * 1000)
-    s.tsval -= 1 << 30
+    s.tsval = recent - 1
     s.send(ACK | PSH, seq=1, ack=1, data=b"good morning")
     assert s.read() == b"good morning"
 
@@ -385,22 +388,56 @@ def test_silly_windows_are_not_advertised() -> None:
     s.expect(ACK, ack=8001, win=3500)
 
 
-def test_buffer_grows_only_for_a_reader_that_keeps_up() -> None:
+def test_reading_a_part_is_told_when_it_doubles_what_may_be_sent() -> None:
+    s = Script(rcvbuf=8000, rcvbuf_max=8000).established()
+    s.send(ACK, seq=1, ack=1, data=b"x" * 6000)
+    s.expect(ACK, ack=6001, win=2000)
+    s.read(1900)
+    s.expect_nothing()
+    s.read(100)
+    s.expect(ACK, ack=6001, win=4000)
+
+
+def test_rounding_the_window_field_does_not_take_a_promise_back() -> None:
+    """RFC 7323 section 2.4: the field may seem to retreat by less than its unit; what was promised is accepted."""
+    s = Script(rcvbuf=70_000, rcvbuf_max=1 << 20).established(ws=7)
+    promise = s.connection.receiver.rcv_adv
+    s.send(ACK, seq=1, ack=1, data=bytes(65_000))
+    s.send(ACK, seq=65_001, ack=1, data=b"x")
+    left = s.connection.receiver.rcv_adv - s.connection.receiver.rcv_nxt
+    assert s.connection.receiver.rcv_adv >= promise
+    assert left % 16
+    assert s.drain()[-1].header.window == left >> 4 or left >> 5
+    s.send(ACK, seq=65_002, ack=1, data=bytes(left))
+    assert s.connection.readable == 65_001 + left
+
+
+@pytest.mark.parametrize(
+    ("reader", "share", "grows"),
+    [
+        ("keeps up", 1.0, True),
+        ("never reads", 1.0, False),
+        ("never gets to the end", 1.0, False),
+        ("keeps up", 0.3, False),  # the peer does not need more
+    ],
+)
+def test_buffer_grows_only_if_it_is_what_limits_the_peer(reader: str, share: float, grows: bool) -> None:
     start = 64 * 1024
-    for reads in (True, False):
-        s = Script(timestamps=True, rcvbuf=start, rcvbuf_max=1 << 20).established(ws=7)
-        seq = 1
-        for _ in range(60):
-            window = s.connection.receiver.window
-            while window >= 1448:
-                s.send(ACK, seq=seq, ack=1, data=bytes(1448), turn=False)
-                seq += 1448
-                window -= 1448
-            s.turn()
-            if reads:
-                s.read()
-            s.drain()
-        assert s.connection.rcvbuf == (1 << 20 if reads else start)
+    s = Script(timestamps=True, rcvbuf=start, rcvbuf_max=1 << 20).established(ws=7)
+    seq = 1
+    for _ in range(60):
+        window = int(s.connection.receiver.window * share)
+        while window >= 1448:
+            s.send(ACK, seq=seq, ack=1, data=bytes(1448), turn=False)
+            seq += 1448
+            window -= 1448
+        s.turn()
+        if reader == "keeps up":
+            s.read()
+        elif reader == "never gets to the end":
+            s.read(s.connection.readable - 1)
+        s.drain()
+    assert s.connection.rcvbuf == (1 << 20 if grows else start)
 
 
 def test_explicit_buffer_is_not_tuned() -> None:
@@ -475,11 +512,12 @@ def test_window_update_lets_data_go() -> None:
 
 
 def test_old_segments_do_not_change_the_window() -> None:
-    """SND.WL1/SND.WL2."""
+    """SND.WL1: a segment that overtook another has the newer window."""
     s = Script().established(win=1000)
-    s.send(ACK, seq=1, ack=1, data=b"new", win=4000)
-    s.send(ACK, seq=1, ack=1, win=10)  # an older segment: its sequence number is behind
+    s.send(ACK, seq=4, ack=1, data=b"new", win=4000)
+    s.send(ACK, seq=1, ack=1, data=b"old", win=10)
     assert s.connection.sender.snd_wnd == 4000
+    assert s.read() == b"oldnew"
 
 
 def test_nagle_holds_a_second_short_segment() -> None:

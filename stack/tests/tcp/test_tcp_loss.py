@@ -101,6 +101,20 @@ def test_ack_after_timeout_skips_what_the_peer_has() -> None:
     assert seqs(s, s.drain())[0][0] == 1 + 10 * MSS
 
 
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_timer_restarts_when_something_new_is_acknowledged(timestamps: bool) -> None:
+    """RFC 6298 section 5.3."""
+    s = Script(timestamps=timestamps).established()
+    s.write(bytes(s.connection.mss * 2))
+    s.drain()
+    s.wait(150)
+    s.send(ACK, seq=1, ack=1 + s.connection.mss)
+    s.wait(150)
+    s.expect_nothing()
+    s.wait(250)
+    assert s.drain()
+
+
 def test_ssthresh_is_set_once_per_timed_out_segment() -> None:
     """RFC 5681 section 3.1, equation 4: not again for the retransmission of a retransmission."""
     s = sending(10)
