@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 import signal
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qemu.guest import CommandFailedError, CommandTimeoutError, Guest, GuestTimeoutError
+from qemu.guest.initramfs import Initramfs
+from stack.link import Switch
 
 MIB = 1 << 20
 
@@ -164,3 +168,34 @@ def test_bulk_load_both_ways_over_vsock(guest: Guest) -> None:
     with guest.vsock.connect(7005, timeout=30) as connection:
         connection.sendall(bytes(4 * MIB))
     assert load.result()["bytes"] == 4 * MIB
+
+
+def test_a_root_of_the_users_own_runs_the_agent_on_top(tmp_path: Path) -> None:
+    root = Initramfs()
+    root.add_program("busybox", "/bin/cat")
+    root.add_bytes("/hello", b"from my own root\n")
+    root.write(tmp_path / "root")
+    with Guest(initrd=tmp_path / "root", net=False, vsock=False, machine="pc") as own:
+        assert own.run(["cat", "/hello"]).stdout == "from my own root\n"
+        assert own.run("true").rc == 127  # there is no shell in it
+        assert own.power_off() == 0
+
+
+def test_a_second_guest_on_the_same_node_gets_a_subnet_and_a_cid_of_its_own(guest: Guest) -> None:
+    with Guest(stack=guest.stack) as second:
+        assert second.network is guest.network
+        assert (second.gateway, second.address) == ("10.0.3.2", "10.0.3.15")
+        assert second.vsock.cid != guest.vsock.cid
+        assert second.run(["ping", "-c", "1", "-W", "5", second.gateway]).succeeded
+        assert guest.run(["ping", "-c", "1", "-W", "5", guest.gateway]).succeeded
+    assert guest.run(["ping", "-c", "1", "-W", "5", guest.gateway]).succeeded
+
+
+def test_guests_on_a_switch_reach_each_other(guest: Guest) -> None:
+    network = guest.network
+    switch = Switch(network.scheduler)
+    options: dict[str, Any] = {"network": network, "switch": switch, "vsock": False}
+    with Guest(**options) as left, Guest(**options) as right:
+        left.run("ip link set eth0 up; ip addr add 192.168.9.1/24 dev eth0", check=True)
+        right.run("ip link set eth0 up; ip addr add 192.168.9.2/24 dev eth0", check=True)
+        assert left.run(["ping", "-c", "2", "-i", "0.2", "-W", "5", "192.168.9.2"]).succeeded

@@ -34,6 +34,7 @@ KERNEL_WORDS: Final = (
     "nokaslr",
     "no_timer_check",
     "audit=0",
+    "init_on_alloc=0",
     "rcupdate.rcu_expedited=1",
     "random.trust_cpu=on",
     "random.trust_bootloader=on",

@@ -39,7 +39,7 @@ _READ_BYTES: Final = 65536
     help="MiB; 1G.",
 )
 @click.option("--smp", type=click.IntRange(1, 255), default=1, show_default=True, help="Processors.")
-@click.option("--machine", type=click.Choice(["q35", "pc", "microvm"]), default="q35", show_default=True)
+@click.option("--machine", type=click.Choice(["q35", "pc"]), default="q35", show_default=True)
 @click.option(
     "--share",
     "shares",
@@ -129,8 +129,6 @@ def _config(
         modules=options["modules"],
         net=not no_net,
         vsock=not no_vsock,
-        # A root of the user's own has no busybox of ours to take a lease with.
-        dhcp=options["initrd"] is None,
         mtu=options["mtu"],
         offload=not no_offload,
         cid=options["cid"],

@@ -32,7 +32,7 @@ class GuestConfig:
     initrd: Path | None = None  #: a root of the user's own instead of busybox
     memory_mib: int = DEFAULT_MEMORY_MIB
     smp: int = 1
-    machine: Machine = "q35"
+    machine: Machine = "q35"  #: or "pc"; in a "microvm" the Debian kernel finds no clock under QEMU 7.2's TCG
     qemu: str = DEFAULT_QEMU  #: name or path
     kvm: bool = True  #: use KVM if it proves to work
     append: tuple[str, ...] = ()  #: further words for the kernel command line
@@ -49,7 +49,7 @@ class GuestConfig:
     stack: Stack | None = None  #: the node at the other end of the card; None: one called "gw" is made
     switch: Switch | None = None  #: plugs the card into this switch instead; nothing else is configured then
     address: str | None = None  #: the gateway's, e.g. "10.0.2.2/24"; None: the first free 10.0.N.2/24 from N = 2
-    dhcp: bool = True  #: the gateway offers leases, and the guest takes one before it counts as booted
+    dhcp: bool = True  #: the gateway offers leases, and the guest (busybox) takes one before it counts as booted
     mac: bytes | None = None  #: None: one that is new in this process
     mtu: int = 1500
     queues: int = 1  #: queue pairs

@@ -92,7 +92,8 @@ class Guest:
             problems = [value for key, value in launch.agent.report if key == "problem"]
             if problems:
                 raise GuestError(launch.explain("the guest did not boot properly: " + "; ".join(problems)))
-            if config.net and config.dhcp and config.switch is None:
+            # A root of the user's own has no DHCP client of ours; on a switch, leases are the user's affair.
+            if config.net and config.dhcp and config.switch is None and config.initrd is None:
                 self._configure_network()
             self.ready_seconds = time.monotonic() - launch.started
         except GuestError as error:

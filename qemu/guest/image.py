@@ -101,8 +101,8 @@ def parse_share(text: str) -> Share:
     source, colon, target = text.rpartition(":")
     if not colon or Path(text).is_dir():
         source, target = text, DEFAULT_SHARE
-    if not Path(source).is_dir():
-        raise SetupError(f"cannot share {source}: not a directory")
+    if not source or not Path(source).is_dir():  # Path("") would be the current directory
+        raise SetupError(f"cannot share {source or repr(source)}: not a directory")
     if not target.startswith("/"):
         raise SetupError(f"cannot share {source} as {target!r}: the path in the guest must be absolute")
     return Share(Path(source), target)
