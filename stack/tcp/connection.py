@@ -72,6 +72,7 @@ class Connection:
         "listener",
         "local",
         "next_answer",
+        "oif",
         "on_event",
         "options",
         "orphan",
@@ -105,6 +106,7 @@ class Connection:
         bound: BoundPort | None,
         iss: int,
         timestamp_offset: int,
+        oif: int,
     ) -> None:
         config = layer.config
         six = len(remote[0]) == 16
@@ -114,6 +116,7 @@ class Connection:
         self.remote = remote
         self.options = options  #: live; call options_changed() after setting a field
         self.bound = bound
+        self.oif = oif  #: index of the interface this connection is tied to, 0: any
         self.listener: Listener | None = None  #: in SYN-RECEIVED after LISTEN: whose child this is
         self.on_event: Callable[[], None] | None = None
         self.error = 0  #: pending errno, 0 for none

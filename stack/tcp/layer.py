@@ -116,7 +116,7 @@ class TcpLayer:
             raise NetError(errno.EADDRNOTAVAIL, "a connection between these two ports exists")
         iss, offset = self._sequence.draw(local, remote, self.scheduler.now)
         options = TcpOptions() if options is None else options
-        connection = Connection(self, local, remote, route, options, held, iss, offset)
+        connection = Connection(self, local, remote, route, options, held, iss, offset, oif)
         self.connections[connection.key] = connection
         self.stats.active_opens += 1
         connection.enter(TcpState.SYN_SENT)
@@ -213,7 +213,7 @@ class TcpLayer:
         check = pseudo_sum(packet.dst, packet.src, PROTO, PLAIN_LENGTH)
         header = PLAIN.pack(ports, seq & MASK, ack & MASK, 0x5000 | flags, 0, check, 0)
         try:
-            route = self.ip.route(packet.src, src=packet.dst)
+            route = self.ip.route(packet.src, src=packet.dst, oif=_scope(packet))
             self.ip.output(
                 route, packet.dst, packet.src, PROTO, (header,), PLAIN_LENGTH, csum_start_offset=CHECKSUM_OFFSET
             )
@@ -271,7 +271,7 @@ class TcpLayer:
 
     def reroute(self, connection: Connection) -> Route:
         """The connection's route anew, after the routing changed. Raises NetError."""
-        route = self.ip.route(connection.remote[0], src=connection.local[0])
+        route = self.ip.route(connection.remote[0], src=connection.local[0], oif=connection.oif)
         connection.route = route
         if route.mtu != connection.path_mtu:
             connection.path_mtu = route.mtu
@@ -297,14 +297,16 @@ class TcpLayer:
         local = (packet.dst, int.from_bytes(data[2:4], "big"))
         remote = (packet.src, int.from_bytes(data[:2], "big"))
         try:
-            route = self.ip.route(remote[0], src=local[0])
+            oif = _scope(packet)
+            route = self.ip.route(remote[0], src=local[0], oif=oif)
         except NetError:
             self.drops.count(DropReason.NO_ROUTE)
             return None
         iss, offset = self._sequence.draw(local, remote, self.scheduler.now)
         if iss_after is not None and (iss - iss_after) & MASK >= HALF:
             iss = (iss_after + _ISN_GAP) & MASK
-        connection = Connection(self, local, remote, route, options, listener.bound.retain(), iss, offset)
+        held = listener.bound.retain()
+        connection = Connection(self, local, remote, route, options, held, iss, offset, oif)
         self.connections[connection.key] = connection
         self.stats.passive_opens += 1
         return connection
@@ -339,3 +341,11 @@ class TcpLayer:
 
 
 _CONNECTABLE: Final = frozenset((1, 2))  # RouteKind.UNICAST and LOCAL
+
+
+def _scope(packet: IpPacket) -> int:
+    """Index of the interface through which to answer: only a link-local peer is bound to one (RFC 4007)."""
+    src = packet.src
+    if len(src) == 16 and src[0] == 0xFE and src[1] & 0xC0 == 0x80:
+        return packet.iface.index
+    return 0

@@ -248,8 +248,10 @@ class Synchronized(State):
         sender = connection.sender
         changed = sender.update_window(seg.window, seg.seq, seg.ack)
         if sender.snd_una == sender.snd_max or sender.snd_wnd == 0:
-            # RFC 9293 section 3.8.6.1: a window may stay closed as long as the peer says so.
-            sender.retries = 0
+            # RFC 9293 section 3.8.6.1: a window may stay closed as long as the peer says so, but nobody waits for it
+            # once the user has gone (RFC 6429 section 5).
+            if not connection.orphan:
+                sender.retries = 0
             if changed and sender.snd_wnd:
                 sender.backoff = 0
         elif not changed and seg.bare:

@@ -29,9 +29,14 @@ class Timers:
         self.probes = 0  #: keep-alive probes unanswered
 
     def cancel(self) -> None:
-        self.retransmit.cancel()
-        self.delayed_ack.cancel()
-        self.lifetime.cancel()
+        """For good: the connection is CLOSED.
+
+        A cancelled timer's heap entry stays until it comes up, two hours for a keep-alive. It must not keep the
+        connection and its buffers that long, hence the callbacks go.
+        """
+        for timer in (self.retransmit, self.delayed_ack, self.lifetime):
+            timer.cancel()
+            timer.callback = _nothing
 
     def _on_delayed_ack(self) -> None:
         self.connection.receiver.owe_ack()
@@ -119,3 +124,7 @@ class Timers:
         if options.user_timeout:
             return now - connection.last_heard >= options.user_timeout
         return self.probes >= options.keepalive_count
+
+
+def _nothing() -> None:
+    """What the timers of a connection in CLOSED do."""

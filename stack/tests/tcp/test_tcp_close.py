@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import weakref
 
 import pytest
 
@@ -210,6 +212,31 @@ def test_orphan_gives_up_earlier_than_a_connection() -> None:
     s.wait(10_000)
     assert gone(s)
     assert len(s.drain()) == 3
+
+
+def test_orphan_does_not_wait_for_a_closed_window_forever() -> None:
+    """RFC 6429 section 5: while the user is there it may stay closed; afterwards it would be an attack."""
+    s = Script().established(win=0)
+    s.write(b"never read")
+    s.close()
+    for _ in range(4000):
+        s.wait(1000)
+        for _ in s.drain():
+            s.send(ACK, seq=1, ack=1, win=0)
+    assert gone(s)
+
+
+def test_closed_connections_are_not_kept_by_their_timers() -> None:
+    """A keep-alive's heap entry lives for hours; the connection must not."""
+    s = Script().established(TcpOptions(keepalive=True))
+    s.connection.abort()
+    s.turn()
+    reference = weakref.ref(s.connection)
+    s.listener.close()
+    del s.connection
+    gc.collect()
+    assert reference() is None
+    s.wait(8000_000)
 
 
 def test_close_in_syn_sent_says_nothing() -> None:

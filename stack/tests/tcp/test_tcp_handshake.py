@@ -10,6 +10,7 @@ from stack.ip.packet import PacketKind
 from stack.scheduler import NS_PER_S
 from stack.tcp import TcpConfig, TcpOptions, TcpState
 from stack.tests.tcp.script import Script
+from stack.tests.tcp.world import World
 from stack.wire.tcp import ACK, FIN, PSH, RST, SYN, HeaderOptions
 
 
@@ -411,3 +412,18 @@ def test_config_defaults_are_documented_values() -> None:
     config = TcpConfig()
     assert config.initial_window == 10  # RFC 6928
     assert config.time_wait == 60 * NS_PER_S  # row TCP-23
+
+
+def test_link_local_peers_are_answered_through_their_interface() -> None:
+    """RFC 4007: fe80::/10 says nothing without the interface."""
+    with World(1) as world:
+        a, b = (namespace.interfaces["eth0"] for namespace in (world.a, world.b))
+        remote = next(one.address for one in b.addresses if one.address[:2] == b"\xfe\x80")
+        listener = world.listen(six=True)
+        near = world.a.tcp.connect(None, None, (remote, 80), oif=a.index)
+        assert world.run_until(lambda: bool(listener.ready) and near.connected, 10)
+        far = listener.accept()
+        assert far is not None
+        assert far.oif == b.index
+        far.write(b"hello")
+        assert world.run_until(lambda: bool(near.readable), 10)
