@@ -1,4 +1,6 @@
-"""A guest in a process of its own that sends back every frame: ``python -m vhost_user.tests.echo_guest SOCKET SIZE BITS``.
+"""A guest in a process of its own that sends back every frame.
+
+    python -m vhost_user.tests.echo_guest SOCKET SIZE BITS
 
 SIZE: of both rings, in descriptors. BITS: features not to acknowledge. It sleeps whenever there is nothing to do, and
 ends when the back-end hangs up or nothing has come for a while.
