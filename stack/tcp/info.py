@@ -8,7 +8,7 @@ from stack.scheduler import NS_PER_MS, NS_PER_US
 from stack.tcp.transitions import TcpState
 
 if TYPE_CHECKING:
-    from stack.tcp.connection import Connection
+    from stack.tcp.pcb import Pcb
 
 OPT_TIMESTAMPS = 1  # TCPI_OPT_*
 OPT_SACK = 2
@@ -53,7 +53,7 @@ class TcpInfo(NamedTuple):
     snd_wnd: int
 
 
-def collect(connection: Connection) -> TcpInfo:
+def collect(connection: Pcb) -> TcpInfo:
     sender = connection.sender
     receiver = connection.receiver
     recovery = sender.recovery

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from stack.ip.ports import BoundPort, PortTable
     from stack.ip.route import Route
     from stack.scheduler import Scheduler
+    from stack.tcp.pcb import Pcb
 
 #: both ports, seq, ack, data offset, flags, window, checksum, urgent, first option word, TSval, TSecr
 _STAMPED: Final = struct.Struct("!IIIBBHHHIII")
@@ -79,7 +80,7 @@ class TcpLayer:
         self.demux = Demux()
         self.connections = self.demux.connections
         self._sequence = SequenceSource(scheduler.rng)
-        self._time_wait: dict[Connection, None] = {}  # oldest first
+        self._time_wait: dict[Pcb, None] = {}  # oldest first
         self._challenge_second = -1
         self._challenges = 0
         ip.register(PROTO, self.input, self.icmp_error)
@@ -246,7 +247,7 @@ class TcpLayer:
             # RFC 5927 section 5.2: hard errors are soft ones in a synchronized state.
             connection.soft_error = error.errno
 
-    def _path_mtu(self, connection: Connection, mtu: int) -> None:
+    def _path_mtu(self, connection: Pcb, mtu: int) -> None:
         """RFC 1191 section 6.4: smaller segments from now on, and what was too big again, without congestion."""
         if mtu >= connection.path_mtu:
             return
@@ -269,7 +270,7 @@ class TcpLayer:
         """The pseudo-header's partial sum without the length."""
         return pseudo_sum(src, dst, PROTO, 0)
 
-    def reroute(self, connection: Connection) -> Route:
+    def reroute(self, connection: Pcb) -> Route:
         """The connection's route anew, after the routing changed. Raises NetError."""
         route = self.ip.route(connection.remote[0], src=connection.local[0], oif=connection.oif)
         connection.route = route
@@ -311,7 +312,7 @@ class TcpLayer:
         self.stats.passive_opens += 1
         return connection
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Pcb) -> None:
         """`connection` is CLOSED."""
         if self.connections.get(connection.key) is connection:
             del self.connections[connection.key]
@@ -320,14 +321,14 @@ class TcpLayer:
     def unlisten(self, listener: Listener) -> None:
         self.demux.remove_listener(listener)
 
-    def time_waits(self, connection: Connection) -> None:
+    def time_waits(self, connection: Pcb) -> None:
         """`connection` entered TIME-WAIT; the oldest one goes if there are too many."""
         self._time_wait[connection] = None
         if len(self._time_wait) > self.config.time_wait_max:
             self.drops.count("time-wait-overflow")
             next(iter(self._time_wait)).enter(TcpState.CLOSED)
 
-    def reopen(self, connection: Connection, seg: Segment) -> None:
+    def reopen(self, connection: Pcb, seg: Segment) -> None:
         """A new SYN for a connection in TIME-WAIT (RFC 6191): to the listener, if there is one."""
         listener = self.demux.listener(connection.key)
         if listener is None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stack.ip.ports import BoundPort
     from stack.tcp.connection import Connection
     from stack.tcp.layer import TcpLayer
+    from stack.tcp.pcb import Pcb
     from stack.tcp.segment import Segment
 
 SOMAXCONN: Final = 4096  # Linux net.core.somaxconn
@@ -36,10 +37,10 @@ class Listener:
         self.options = options  #: copied to each new connection
         self.backlog = backlog  #: may be set at any time
         self.on_event: Callable[[], None] | None = None
-        self.half_open: dict[Connection, None] = {}  #: the SYN queue, oldest first
+        self.half_open: dict[Pcb, Connection] = {}  #: the SYN queue, oldest first
         self.closed = False
         self._queue: deque[Connection] = deque()
-        self._deferred: dict[Connection, int] = {}  # TCP_DEFER_ACCEPT: until when a bare ACK is ignored, ns
+        self._deferred: dict[Pcb, int] = {}  # TCP_DEFER_ACCEPT: until when a bare ACK is ignored, ns
 
     def __repr__(self) -> str:
         return f"Listener({self.local[0].hex()}:{self.local[1]}, {self.ready} ready, {len(self.half_open)} half open)"
@@ -107,12 +108,12 @@ class Listener:
         if connection is None:
             return
         connection.listener = self
-        self.half_open[connection] = None
+        self.half_open[connection] = connection
         connection.peer_syn(seg)
         connection.enter(TcpState.SYN_RECEIVED)
         connection.send_syn()
 
-    def admit(self, connection: Connection, seg: Segment) -> bool:
+    def admit(self, connection: Pcb, seg: Segment) -> bool:
         """Whether the ACK `seg` may complete the handshake of `connection`."""
         if self.full:
             self.layer.drops.count("accept-queue-full")
@@ -127,14 +128,14 @@ class Listener:
                 return False
         return True
 
-    def established(self, connection: Connection) -> None:
+    def established(self, connection: Pcb) -> None:
         """The handshake is complete: to the accept queue."""
+        self._queue.append(self.half_open[connection])
         self.forget(connection)
-        self._queue.append(connection)
         if self.on_event is not None:
             self.on_event()
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Pcb) -> None:
         """`connection` is not half open any more."""
         self.half_open.pop(connection, None)
         self._deferred.pop(connection, None)

@@ -17,7 +17,7 @@ from stack.tcp.transitions import TcpState
 from stack.wire.tcp import ACK, CHECKSUM_OFFSET, PROTO, SYN, TIMESTAMPS_WORD, HeaderOptions
 
 if TYPE_CHECKING:
-    from stack.tcp.connection import Connection
+    from stack.tcp.pcb import Pcb
 
 #: both ports, sequence number, acknowledgment number, data offset and flags, window, checksum, urgent
 PLAIN: Final = struct.Struct("!IIIHHHH")
@@ -27,12 +27,12 @@ PLAIN_LENGTH: Final = 20
 STAMPED_LENGTH: Final = 32
 
 
-def emit(connection: Connection, seq: int, flags: int) -> None:
+def emit(connection: Pcb, seq: int, flags: int) -> None:
     """A segment without data; it carries everything there is to acknowledge."""
     emit_burst(connection, ((seq, 0, flags),))
 
 
-def emit_burst(connection: Connection, plan: Sequence[tuple[int, int, int]]) -> None:
+def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]]) -> None:
     """Segments and superframes of a connection past its handshake: (sequence number, payload bytes, flags) each.
 
     Acknowledgment, window and timestamp are the same for all of them. What cannot be sent now counts as lost on the
@@ -106,7 +106,7 @@ def emit_burst(connection: Connection, plan: Sequence[tuple[int, int, int]]) -> 
     layer.stats.segments_out += segments
 
 
-def emit_acks(connection: Connection, seq: int, count: int) -> None:
+def emit_acks(connection: Pcb, seq: int, count: int) -> None:
     """`count` bare ACKs; with something out of order they say what, if the peer wants to know (RFC 2018)."""
     receiver = connection.receiver
     if not (connection.sack and receiver.reassembly.length):
@@ -123,7 +123,7 @@ def emit_acks(connection: Connection, seq: int, count: int) -> None:
         _emit_with_options(connection, seq, receiver.rcv_nxt, ACK, window, options)
 
 
-def emit_syn(connection: Connection) -> None:
+def emit_syn(connection: Pcb) -> None:
     """SYN, or SYN|ACK in SYN-RECEIVED, with the options of the handshake."""
     receiver = connection.receiver
     options = HeaderOptions(mss=connection.advmss)
@@ -145,9 +145,7 @@ def emit_syn(connection: Connection) -> None:
     _emit_with_options(connection, connection.sender.iss, ack, flags, window, options)
 
 
-def _emit_with_options(
-    connection: Connection, seq: int, ack: int, flags: int, window: int, options: HeaderOptions
-) -> None:
+def _emit_with_options(connection: Pcb, seq: int, ack: int, flags: int, window: int, options: HeaderOptions) -> None:
     """One segment without data, with any options."""
     tail = options.emit()
     total = PLAIN_LENGTH + len(tail)

@@ -26,7 +26,7 @@ from stack.tcp.reassembly import Reassembly
 from stack.tcp.seqnum import MASK
 
 if TYPE_CHECKING:
-    from stack.tcp.connection import Connection
+    from stack.tcp.pcb import Pcb
 
 QUICK_ACKS: Final = 16  # segments acknowledged at once at the start; Linux TCP_MAX_QUICKACKS
 MAX_WINDOW_FIELD: Final = 65535
@@ -68,7 +68,7 @@ class Receiver:
         "update_due",
     )
 
-    def __init__(self, connection: Connection, rcvbuf: int) -> None:
+    def __init__(self, connection: Pcb, rcvbuf: int) -> None:
         self.connection = connection
         self.rcv_nxt = 0  #: RCV.NXT
         self.rcv_adv = 0  #: right edge of the window promised: RCV.NXT + RCV.WND

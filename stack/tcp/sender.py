@@ -31,7 +31,7 @@ from stack.tcp.seqnum import MASK
 from stack.wire.tcp import ACK, FIN, PSH, SYN
 
 if TYPE_CHECKING:
-    from stack.tcp.connection import Connection
+    from stack.tcp.pcb import Pcb
     from stack.tcp.segment import Segment
 
 CORK_CEILING: Final = 200 * NS_PER_MS  # ns; tcp(7), TCP_CORK
@@ -72,7 +72,7 @@ class Sender:
         "superframe",
     )
 
-    def __init__(self, connection: Connection, iss: int, mss: int, congestion: CongestionControl, sndbuf: int) -> None:
+    def __init__(self, connection: Pcb, iss: int, mss: int, congestion: CongestionControl, sndbuf: int) -> None:
         self.connection = connection
         self.iss = iss  #: initial send sequence number
         self.snd_una = iss  #: SND.UNA

@@ -25,7 +25,7 @@ from stack.tcp.transitions import TcpState
 from stack.wire.tcp import ACK, FIN, RST, SYN
 
 if TYPE_CHECKING:
-    from stack.tcp.connection import Connection
+    from stack.tcp.pcb import Pcb
     from stack.tcp.segment import Segment
 
 #: TS.Recent is not trusted after this long without news: the peer's clock may have wrapped (RFC 7323 section 5.5).
@@ -41,7 +41,7 @@ class State:
     after_close: TcpState | None = None  #: where CLOSE (RFC 9293 section 3.10.4) leads
     after_fin: TcpState | None = None  #: where the peer's FIN, in order, leads
 
-    def segment(self, connection: Connection, seg: Segment) -> None:
+    def segment(self, connection: Pcb, seg: Segment) -> None:
         raise NotImplementedError
 
 
@@ -50,7 +50,7 @@ class Closed(State):
 
     code = TcpState.CLOSED
 
-    def segment(self, connection: Connection, seg: Segment) -> None:
+    def segment(self, connection: Pcb, seg: Segment) -> None:
         connection.layer.refuse(seg)
 
 
@@ -59,7 +59,7 @@ class SynSent(State):
 
     code = TcpState.SYN_SENT
 
-    def segment(self, connection: Connection, seg: Segment) -> None:
+    def segment(self, connection: Pcb, seg: Segment) -> None:
         sender = connection.sender
         flags = seg.flags
         acceptable = False
@@ -100,7 +100,7 @@ class Synchronized(State):
 
     takes_text = False
 
-    def segment(self, connection: Connection, seg: Segment) -> None:
+    def segment(self, connection: Pcb, seg: Segment) -> None:
         receiver = connection.receiver
         sender = connection.sender
         seg.seq = unwrap(seg.seq, receiver.rcv_nxt)
@@ -129,7 +129,7 @@ class Synchronized(State):
 
     # --- first ---------------------------------------------------------------------------------------------------
 
-    def check_sequence(self, connection: Connection, seg: Segment) -> bool:
+    def check_sequence(self, connection: Pcb, seg: Segment) -> bool:
         """First, check sequence number; PAWS before it. What is left of `seg` lies inside the window."""
         receiver = connection.receiver
         if connection.timestamps and not seg.flags & RST and not self.check_timestamp(connection, seg):
@@ -178,7 +178,7 @@ class Synchronized(State):
             receiver.note_timestamp(options.timestamps[0], seg.seq)
         return True
 
-    def check_timestamp(self, connection: Connection, seg: Segment) -> bool:
+    def check_timestamp(self, connection: Pcb, seg: Segment) -> bool:
         """RFC 7323 section 5.3 R1 (PAWS), and section 3.2: no segment without the option once it was agreed on."""
         timestamps = seg.options.timestamps
         if timestamps is None:
@@ -194,26 +194,26 @@ class Synchronized(State):
             connection.answer()
         return False
 
-    def unacceptable(self, connection: Connection, seg: Segment) -> None:
+    def unacceptable(self, connection: Pcb, seg: Segment) -> None:
         """ "An acknowledgment should be sent in reply (unless the RST bit is set)"."""
         if not seg.flags & RST and connection.may_answer(seg):
             connection.answer()
 
     # --- second --------------------------------------------------------------------------------------------------
 
-    def check_reset(self, connection: Connection, seg: Segment) -> None:
+    def check_reset(self, connection: Pcb, seg: Segment) -> None:
         """Second, check the RST bit: RFC 5961 section 3.2."""
         if seg.seq != connection.receiver.rcv_nxt:
             connection.challenge()
         else:
             self.reset(connection)
 
-    def reset(self, connection: Connection) -> None:
+    def reset(self, connection: Pcb) -> None:
         connection.fail(errno.ECONNRESET)
 
     # --- fourth --------------------------------------------------------------------------------------------------
 
-    def check_syn(self, connection: Connection) -> None:
+    def check_syn(self, connection: Pcb) -> None:
         """Fourth, check the SYN bit: RFC 5961 section 4.2, a challenge ACK whatever the sequence number.
 
         In SYN-RECEIVED, too, where RFC 9293 would return a passive open to LISTEN: a blind attacker could.
@@ -222,7 +222,7 @@ class Synchronized(State):
 
     # --- fifth ---------------------------------------------------------------------------------------------------
 
-    def check_ack(self, connection: Connection, seg: Segment) -> bool:
+    def check_ack(self, connection: Pcb, seg: Segment) -> bool:
         """Fifth, check the ACK field. False: drop the segment."""
         sender = connection.sender
         ack = seg.ack
@@ -243,7 +243,7 @@ class Synchronized(State):
             self.same_ack(connection, seg)
         return True
 
-    def same_ack(self, connection: Connection, seg: Segment) -> None:
+    def same_ack(self, connection: Pcb, seg: Segment) -> None:
         """SEG.ACK = SND.UNA: a window update, an answer to a probe, or a duplicate ACK (RFC 5681 section 2)."""
         sender = connection.sender
         changed = sender.update_window(seg.window, seg.seq, seg.ack)
@@ -257,12 +257,12 @@ class Synchronized(State):
         elif not changed and seg.bare:
             sender.recovery.on_duplicate_ack()
 
-    def fin_acknowledged(self, connection: Connection) -> None:
+    def fin_acknowledged(self, connection: Pcb) -> None:
         """Our FIN is acknowledged."""
 
     # --- seventh and eighth --------------------------------------------------------------------------------------
 
-    def text_and_fin(self, connection: Connection, seg: Segment) -> None:
+    def text_and_fin(self, connection: Pcb, seg: Segment) -> None:
         """Seventh, process the segment text; eighth, check the FIN bit. `seg` lies inside the window."""
         if not self.takes_text:
             # "This should not occur, since a FIN has been received from the remote side. Ignore the segment text."
@@ -299,7 +299,7 @@ class SynReceived(Synchronized):
 
     code = TcpState.SYN_RECEIVED
 
-    def unacceptable(self, connection: Connection, seg: Segment) -> None:
+    def unacceptable(self, connection: Pcb, seg: Segment) -> None:
         if connection.listener is not None and seg.is_bare_syn and seg.end == connection.receiver.rcv_nxt:
             # The SYN again: our SYN|ACK was lost. The retransmission timer goes on as it is.
             if connection.may_answer(seg):
@@ -307,11 +307,11 @@ class SynReceived(Synchronized):
             return
         super().unacceptable(connection, seg)
 
-    def reset(self, connection: Connection) -> None:
+    def reset(self, connection: Pcb) -> None:
         """A passive open returns to LISTEN, an active one was refused."""
         connection.fail(errno.ECONNREFUSED)
 
-    def check_ack(self, connection: Connection, seg: Segment) -> bool:
+    def check_ack(self, connection: Pcb, seg: Segment) -> bool:
         sender = connection.sender
         # "If SND.UNA < SEG.ACK =< SND.NXT, then enter ESTABLISHED state"; else a reset.
         if not sender.snd_una < seg.ack <= sender.snd_max:
@@ -344,7 +344,7 @@ class FinWait1(Synchronized):
     takes_text = True
     after_fin = TcpState.CLOSING
 
-    def fin_acknowledged(self, connection: Connection) -> None:
+    def fin_acknowledged(self, connection: Pcb) -> None:
         connection.enter(TcpState.FIN_WAIT_2)
 
 
@@ -364,7 +364,7 @@ class CloseWait(Synchronized):
     takes_writes = True
     after_close = TcpState.LAST_ACK
 
-    def reset(self, connection: Connection) -> None:
+    def reset(self, connection: Pcb) -> None:
         connection.fail(errno.EPIPE)  # as Linux: what remains to be said is what failed (row TCP-21)
 
 
@@ -374,10 +374,10 @@ class Closing(Synchronized):
     code = TcpState.CLOSING
     sends = True
 
-    def fin_acknowledged(self, connection: Connection) -> None:
+    def fin_acknowledged(self, connection: Pcb) -> None:
         connection.enter(TcpState.TIME_WAIT)
 
-    def reset(self, connection: Connection) -> None:
+    def reset(self, connection: Pcb) -> None:
         connection.enter(TcpState.CLOSED)
 
 
@@ -387,10 +387,10 @@ class LastAck(Synchronized):
     code = TcpState.LAST_ACK
     sends = True
 
-    def fin_acknowledged(self, connection: Connection) -> None:
+    def fin_acknowledged(self, connection: Pcb) -> None:
         connection.enter(TcpState.CLOSED)
 
-    def reset(self, connection: Connection) -> None:
+    def reset(self, connection: Pcb) -> None:
         connection.enter(TcpState.CLOSED)
 
 
@@ -399,13 +399,13 @@ class TimeWait(Synchronized):
 
     code = TcpState.TIME_WAIT
 
-    def check_sequence(self, connection: Connection, seg: Segment) -> bool:
+    def check_sequence(self, connection: Pcb, seg: Segment) -> bool:
         if seg.is_bare_syn and self.newer_incarnation(connection, seg):
             connection.layer.reopen(connection, seg)
             return False
         return super().check_sequence(connection, seg)
 
-    def newer_incarnation(self, connection: Connection, seg: Segment) -> bool:
+    def newer_incarnation(self, connection: Pcb, seg: Segment) -> bool:
         """RFC 6191: a SYN that cannot be an old duplicate, by its timestamp or, failing that, its sequence number."""
         receiver = connection.receiver
         timestamps = seg.options.timestamps
@@ -413,13 +413,13 @@ class TimeWait(Synchronized):
             return not older(timestamps[0], receiver.ts_recent)
         return seg.seq > receiver.rcv_nxt
 
-    def unacceptable(self, connection: Connection, seg: Segment) -> None:
+    def unacceptable(self, connection: Pcb, seg: Segment) -> None:
         """ "The only thing that can arrive in this state is a retransmission of the remote FIN": ACK, restart 2 MSL."""
         super().unacceptable(connection, seg)
         if seg.flags & FIN and not seg.flags & RST:
             connection.timers.watch()
 
-    def reset(self, connection: Connection) -> None:
+    def reset(self, connection: Pcb) -> None:
         connection.enter(TcpState.CLOSED)
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from stack.tcp.transitions import TcpState
 
 if TYPE_CHECKING:
-    from stack.tcp.connection import Connection
+    from stack.tcp.pcb import Pcb
 
 
 class Timers:
     __slots__ = ("connection", "delayed_ack", "lifetime", "probes", "retransmit")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Pcb) -> None:
         self.connection = connection
         scheduler = connection.scheduler
         self.retransmit = scheduler.timer(self._on_retransmit)

@@ -30,6 +30,11 @@ PEER_ISN = 0xFFFF_F000  # wraps after 4 KiB, so that every longer test crosses i
 MASK = 0xFFFFFFFF
 
 
+def pattern(length: int, start: int = 0) -> bytes:
+    """Bytes that tell their place: any misplaced piece shows."""
+    return bytes((start + at) * 7 & 0xFF ^ (start + at) >> 8 & 0xFF for at in range(length))
+
+
 @dataclass
 class Sent:
     """One segment the layer handed down."""
@@ -269,7 +274,7 @@ class Script:
         self.listen(options=options)
         self.send(SYN, seq=0, options=HeaderOptions(mss=mss, window_scale=ws), win=win)
         self.expect(SYN | ACK, seq=0, ack=1)
-        self.connection = next(iter(self.listener.half_open))
+        self.connection = next(iter(self.listener.half_open.values()))
         self._watch()
         return self
 

@@ -1,0 +1,389 @@
+"""The protocol control block: the frame that holds the two halves of a connection together.
+
+Theory of operation
+-------------------
+A connection is three objects: `Sender` and `Receiver` own the two directions, `Pcb` owns what they share (state,
+addresses, route, timers, error); `connection.Connection` adds what the user calls. Three things make it move: segments
+(`fast` for the common case, `STATES` for the rest), the user's calls, and timers. None of them sends data on the spot.
+They change state and `schedule` the flush, which runs once at the end of the turn: data if possible, else as many bare
+ACKs as are due, then one `on_event`.
+
+`fast` is Van Jacobson's header prediction: in a connection that is simply transferring data, a segment that is next in
+sequence, with nothing but ACK and PSH set and timestamps in order, needs neither ladder nor `Segment`.
+
+`enter(CLOSED)` takes a connection out of the tables, stops its timers and releases its port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from stack.link.device import GSO_TCPV4, GSO_TCPV6
+from stack.scheduler import NS_PER_MS
+from stack.tcp.congestion import ALGORITHMS
+from stack.tcp.options import TcpOptions
+from stack.tcp.output import emit, emit_acks, emit_syn
+from stack.tcp.receiver import Receiver, window_shift
+from stack.tcp.sender import Sender
+from stack.tcp.seqnum import HALF, MASK
+from stack.tcp.states import STATES
+from stack.tcp.timers import Timers
+from stack.tcp.transitions import MOVES, IllegalTransitionError, TcpState
+from stack.wire.tcp import ACK, RST
+
+if TYPE_CHECKING:
+    from stack.ip.ports import BoundPort
+    from stack.ip.route import Route
+    from stack.tcp.layer import TcpLayer
+    from stack.tcp.listener import Listener
+    from stack.tcp.segment import Segment
+
+MSS_DEFAULT_V4: Final = 536  # bytes; RFC 9293 section 3.7.1, when the peer sent no MSS option
+MSS_DEFAULT_V6: Final = 1220  # bytes; the same
+MSS_MINIMUM: Final = 88  # bytes; Linux TCP_MIN_MSS: a peer's smaller MSS would cost more headers than data
+TIMESTAMPS_LENGTH: Final = 12  # bytes of every header once agreed on
+OUT_OF_WINDOW_INTERVAL: Final = 500 * NS_PER_MS  # ns between answers to bare segments; Linux tcp_invalid_ratelimit
+MAX_SHIFT: Final = 14  # RFC 7323 section 2.3
+
+
+class Pcb:
+    """The TCB of RFC 9293 section 3.3.1. Lock held by whoever calls; nothing waits."""
+
+    __slots__ = (
+        "__weakref__",
+        "advmss",
+        "bound",
+        "error",
+        "event",
+        "fast_state",
+        "gso_type",
+        "ip_header",
+        "key",
+        "last_heard",
+        "layer",
+        "listener",
+        "local",
+        "next_answer",
+        "oif",
+        "on_event",
+        "options",
+        "orphan",
+        "path_mtu",
+        "peer_mss",
+        "ports",
+        "pseudo",
+        "read_shut",
+        "receiver",
+        "remote",
+        "route",
+        "sack",
+        "scheduled",
+        "scheduler",
+        "sender",
+        "soft_error",
+        "state",
+        "timers",
+        "timestamp_offset",
+        "timestamps",
+        "window_scaling",
+    )
+
+    def __init__(
+        self,
+        layer: TcpLayer,
+        local: tuple[bytes, int],
+        remote: tuple[bytes, int],
+        route: Route,
+        options: TcpOptions,
+        bound: BoundPort | None,
+        iss: int,
+        timestamp_offset: int,
+        oif: int,
+    ) -> None:
+        config = layer.config
+        six = len(remote[0]) == 16
+        self.layer = layer
+        self.scheduler = layer.scheduler
+        self.local = local  #: (address, port), address of 4 or 16 bytes
+        self.remote = remote
+        self.options = options  #: live; call options_changed() after setting a field
+        self.bound = bound
+        self.oif = oif  #: index of the interface this connection is tied to, 0: any
+        self.listener: Listener | None = None  #: in SYN-RECEIVED after LISTEN: whose child this is
+        self.on_event: Callable[[], None] | None = None
+        self.error = 0  #: pending errno, 0 for none
+        self.soft_error = 0  #: what ICMP said, in case the connection times out
+        self.state = TcpState.CLOSED
+        self.fast_state = False  #: header prediction may be tried
+        self.orphan = False  #: the user has closed
+        self.read_shut = False
+        self.scheduled = False  #: the flush is deferred to the end of this turn
+        self.event = False  #: the flush is to call on_event
+        self.key = (remote[0], local[0], remote[1] << 16 | local[1])
+        self.ports = local[1] << 16 | remote[1]  #: first word of every header sent
+        self.pseudo = layer.pseudo_sum(local[0], remote[0])
+        self.ip_header = 40 if six else 20
+        self.gso_type = GSO_TCPV6 if six else GSO_TCPV4
+        self.route = route
+        self.path_mtu = route.mtu  #: bytes; lower than the route's after "fragmentation needed"
+        self.peer_mss = MSS_DEFAULT_V6 if six else MSS_DEFAULT_V4
+        self.advmss = min(max(route.mtu - self.ip_header - 20, MSS_MINIMUM), 65535)
+        if options.maxseg:
+            self.advmss = min(self.advmss, options.maxseg)
+        self.timestamps = config.timestamps  #: wanted; after the handshake: agreed on
+        self.window_scaling = config.window_scaling
+        self.sack = config.sack  #: the same: selective acknowledgments
+        self.timestamp_offset = timestamp_offset
+        self.last_heard = layer.scheduler.now  #: ns
+        self.next_answer = 0  #: no bare out-of-window segment is answered before, ns
+        algorithm = ALGORITHMS[options.congestion or config.congestion]
+        congestion = algorithm(self.advmss, config.initial_window)
+        self.sender = Sender(self, iss, self.advmss, congestion, options.sndbuf or config.sndbuf)
+        receiver = self.receiver = Receiver(self, options.rcvbuf or config.rcvbuf)
+        if self.window_scaling:
+            receiver.shift = window_shift(options.rcvbuf or config.rcvbuf_max)
+        receiver.resize(receiver.rcvbuf, options.window_clamp)
+        if not options.quickack:
+            receiver.quick = 0
+        self.timers = Timers(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.local[0].hex()}:{self.local[1]} - {self.remote[0].hex()}:{self.remote[1]} "
+            f"{self.state.name})"
+        )
+
+    @property
+    def connected(self) -> bool:
+        """The handshake completed and the connection is not CLOSED (or as good as: TIME-WAIT)."""
+        return self.state not in (
+            TcpState.CLOSED,
+            TcpState.SYN_SENT,
+            TcpState.SYN_RECEIVED,
+            TcpState.TIME_WAIT,
+        )
+
+    # --- moving --------------------------------------------------------------------------------------------------
+
+    def enter(self, state: TcpState) -> None:
+        """The one place where the state changes."""
+        if state not in MOVES[self.state]:
+            raise IllegalTransitionError(f"{self.state.name} to {state.name}")
+        self.state = state
+        self.fast_state = self.timestamps and not self.orphan and state in _FAST_STATES
+        self.event = True
+        if state is TcpState.CLOSED:
+            self._leave()
+        elif state is TcpState.ESTABLISHED:
+            self.listener = None
+            self.resegment()
+            if self.options.keepalive:
+                self.timers.watch()
+            if self.sender.fin_queued:
+                self.enter(TcpState.FIN_WAIT_1)
+        elif state is TcpState.TIME_WAIT:
+            self.timers.retransmit.cancel()
+            self.layer.time_waits(self)
+            self.timers.watch()
+        elif state is TcpState.FIN_WAIT_2 and self.orphan:
+            if self.options.fin_timeout < 0:
+                self.abort()
+                return
+            self.timers.watch()
+        self.schedule()
+
+    def _leave(self) -> None:
+        """CLOSED: out of the tables, nothing pending. What was received stays readable unless nobody is there."""
+        self.timers.cancel()
+        self.sender.queue.clear()
+        self.sender.flights.clear()
+        self.receiver.reassembly.clear()
+        if self.orphan:
+            self.receiver.queue.clear()
+        self.layer.forget(self)
+        if self.listener is not None:
+            self.listener.forget(self)
+            self.listener = None
+        if self.bound is not None:
+            self.bound.release()
+            self.bound = None
+
+    def fail(self, error: int) -> None:
+        """The connection ends with `error`, without a word to the peer."""
+        self.error = error
+        self.enter(TcpState.CLOSED)
+
+    def abort_with(self, error: int) -> None:
+        """As `fail`, after a RST where RFC 9293 section 3.10.5 asks for one."""
+        state = self.state
+        if state is TcpState.CLOSED:
+            return
+        if state not in (TcpState.SYN_SENT, TcpState.TIME_WAIT, TcpState.CLOSING, TcpState.LAST_ACK):
+            emit(self, self.sender.bare_seq, RST | ACK)
+        self.error = error
+        self.enter(TcpState.CLOSED)
+
+    def abort(self) -> None:
+        """ABORT (RFC 9293 section 3.10.5): RST where the state calls for one, and CLOSED."""
+        self.abort_with(0)
+
+    def schedule(self) -> None:
+        """See to it that the flush runs at the end of this turn."""
+        if not self.scheduled:
+            self.scheduled = True
+            self.scheduler.defer(self.flush)
+
+    def flush(self) -> None:
+        """Send what is due and tell the user: once per turn."""
+        self.scheduled = False
+        sent = False
+        if STATES[self.state].sends:
+            sent = self.sender.output()
+        if not sent and self.state is not TcpState.CLOSED:
+            count = self.receiver.ack_due()
+            if count:
+                emit_acks(self, self.sender.bare_seq, count)
+        if self.event:
+            self.event = False
+            self.last_heard = self.scheduler.now
+            self.layer.ip.confirm(self.route)
+            self.notify()
+
+    def notify(self) -> None:
+        if self.on_event is not None:
+            self.on_event()
+
+    # --- segments in ---------------------------------------------------------------------------------------------
+
+    def segment(self, seg: Segment) -> None:
+        """A segment for this connection, by the ladder of its state."""
+        STATES[self.state].segment(self, seg)
+
+    def fast(self, data: memoryview, seq: int, ack: int, window: int, value: int, echo: int, gso_size: int) -> bool:
+        """Header prediction for a segment with ACK (and PSH) set and a timestamp option. False: take the ladder.
+
+        `data` includes the 32-byte header; `seq` and `ack` are wire values.
+        """
+        receiver = self.receiver
+        nxt = receiver.rcv_nxt
+        if seq != nxt & MASK or receiver.reassembly.length:
+            return False
+        if (value - receiver.ts_recent) & MASK >= HALF:
+            return False
+        sender = self.sender
+        una = sender.snd_una
+        acked = (ack - una) & MASK
+        size = len(data) - 32
+        if size and (size > receiver.rcv_adv - nxt or receiver.fin_seq is not None):
+            return False
+        if acked:
+            if acked > sender.snd_max - una:
+                return False
+            sender.acknowledge(una + acked, echo)
+        elif not size:
+            return False  # duplicate ACKs, window updates, answers to probes
+        if nxt <= receiver.last_ack_sent:
+            # RFC 7323 section 4.3 (2)
+            receiver.ts_recent = value
+            receiver.ts_recent_at = self.scheduler.now
+        if window != sender.raw_window:
+            sender.update_window(window, nxt, una + acked)
+        if size:
+            receiver.accept(data[32:], size, gso_size)
+        self.event = True
+        if not self.scheduled:
+            self.scheduled = True
+            self.scheduler.defer(self.flush)
+        return True
+
+    def heard(self) -> None:
+        """The peer is alive."""
+        self.last_heard = self.scheduler.now
+        self.soft_error = 0
+
+    def peer_syn(self, seg: Segment) -> None:
+        """The peer's SYN: its options, its initial sequence number (RFC 9293 section 3.10.7.2 and .3)."""
+        options = seg.options
+        receiver = self.receiver
+        sender = self.sender
+        receiver.begin(seg.seq)
+        if options.mss is not None:
+            self.peer_mss = max(options.mss, MSS_MINIMUM)
+        if self.window_scaling and options.window_scale is not None:
+            sender.shift = min(options.window_scale, MAX_SHIFT)
+        else:
+            # RFC 7323 section 2.2: both or none.
+            self.window_scaling = False
+            sender.shift = receiver.shift = 0
+            receiver.resize(receiver.rcvbuf, self.options.window_clamp)
+        self.sack = self.sack and options.sack_permitted
+        if self.timestamps and options.timestamps is not None:
+            receiver.ts_recent = options.timestamps[0]
+            receiver.ts_recent_at = self.scheduler.now
+        else:
+            self.timestamps = False
+        self.last_heard = self.scheduler.now
+        self.resegment()
+
+    def echo_plausible(self, seg: Segment) -> bool:
+        """Whether a SYN|ACK's TSecr is a value we sent since the SYN."""
+        timestamps = seg.options.timestamps
+        if timestamps is None or timestamps[1] == 0:
+            return True
+        age = (self.timestamp() - timestamps[1]) & MASK
+        return age * NS_PER_MS <= self.scheduler.now - self.sender.progress_at + NS_PER_MS
+
+    def challenge(self) -> None:
+        """A challenge ACK (RFC 5961), if the layer has not sent too many this second (section 7)."""
+        if self.layer.may_challenge():
+            self.answer()
+
+    def may_answer(self, seg: Segment) -> bool:
+        """Whether an out-of-window segment is answered: bare ones at most twice a second, against ACK loops."""
+        if seg.payload and not seg.is_bare_syn:
+            return True
+        now = self.scheduler.now
+        if now < self.next_answer:
+            self.layer.drops.count("out-of-window")
+            return False
+        self.next_answer = now + OUT_OF_WINDOW_INTERVAL
+        return True
+
+    def answer(self) -> None:
+        """An ACK for a segment that is not taken."""
+        self.receiver.owe_ack()
+        self.schedule()
+
+    # --- segments out --------------------------------------------------------------------------------------------
+
+    def timestamp(self) -> int:
+        """TSval now: milliseconds (RFC 7323 section 5.4) from an offset of this connection's own."""
+        return (self.scheduler.now // NS_PER_MS + self.timestamp_offset) & MASK
+
+    def send_syn(self) -> None:
+        """SYN in SYN-SENT, SYN|ACK in SYN-RECEIVED; again if it was sent before. Arms the timer."""
+        emit_syn(self)
+        sender = self.sender
+        if sender.snd_max == sender.iss:
+            sender.syn_sent()
+        self.timers.retransmit.arm_in(sender.rtt.backed_off(sender.backoff))
+
+    def send_probe(self) -> None:
+        """A segment the peer must answer: one sequence number before its window (RFC 9293 section 3.8.4)."""
+        emit(self, self.sender.snd_una - 1, ACK)
+
+    def resegment(self) -> None:
+        """MSS and superframe size anew, from the peer's MSS, the path's MTU and TCP_MAXSEG (RFC 6691)."""
+        overhead = self.ip_header + 20
+        most = min(self.peer_mss, self.path_mtu - overhead)
+        if self.options.maxseg:
+            most = min(most, self.options.maxseg)
+        if self.timestamps:
+            most -= TIMESTAMPS_LENGTH
+        mss = max(most, MSS_MINIMUM - TIMESTAMPS_LENGTH)
+        _, largest = self.layer.ip.offloads_for(self.route)
+        self.sender.set_mss(mss, largest - 20 - (TIMESTAMPS_LENGTH if self.timestamps else 0))
+
+
+_FAST_STATES: Final = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT, TcpState.FIN_WAIT_2)
