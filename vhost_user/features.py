@@ -63,3 +63,20 @@ def without_orphans(features: NetFeature) -> NetFeature:
         if not features & tso:
             features &= ~ecn
     return features
+
+
+def net_offer(queues: int, offload: bool) -> NetFeature:
+    """What a device of `queues` pairs can offer, with or without offloads."""
+    features = (
+        NetFeature.MRG_RXBUF
+        | NetFeature.EVENT_IDX
+        | NetFeature.INDIRECT_DESC
+        | NetFeature.GUEST_ANNOUNCE
+        | NetFeature.MTU
+        | NetFeature.VERSION_1
+    )
+    if offload:
+        features |= NET_OFFLOADS
+    if queues > 1:
+        features |= NetFeature.MQ
+    return features

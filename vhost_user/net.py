@@ -28,12 +28,12 @@ from __future__ import annotations
 from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final
-from zlib import crc32
 
 from vhost_user._vring import ffi, lib
 
 from .device import F_LOG_ALL, MAX_RING_SIZE, Device
-from .features import NET_OFFLOADS, NetFeature, without_orphans
+from .features import NetFeature, net_offer, without_orphans
+from .frames import ETHER_HEADER, MIN_FRAME, VLAN_TAG, Buffer, finished, flow, rarp, tagged
 from .message import Protocol
 from .slab import slab_views
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from .virtqueue import Virtqueue
 
-Buffer = bytes | bytearray | memoryview
 RxFrame = tuple[memoryview, int, int, int, int, int]
 TxFrame = tuple[tuple[Buffer, ...], int, int, int, int, int, int]
 
@@ -64,10 +63,6 @@ _NUM_BUFFERS_AT: Final = 10
 #: struct vnet_record: begin, end, chunk, flags, gso_type, gso_size, csum_start, csum_offset.
 _RECORD: Final = Struct("=IIHHHHHH")
 
-ETHER_HEADER: Final = 14
-VLAN_TAG: Final = 4
-#: The shortest Ethernet frame without its FCS (IEEE 802.3: 64 bytes with it); drivers may rely on it.
-MIN_FRAME: Final = 60
 MAX_PACKET: Final = 65535
 MAX_SUPERFRAME: Final = ETHER_HEADER + MAX_PACKET
 _PADDING: Final = bytes(MIN_FRAME)
@@ -136,7 +131,7 @@ class NetDevice(Device):
             raise ValueError(f"{queues} queue pairs: 1 to 128 can be served")
         if disable & NetFeature.VERSION_1:
             raise ValueError("VERSION_1 cannot be disabled: legacy devices are not served")
-        offered = without_orphans(_offer(queues, offload) & ~NetFeature(disable))
+        offered = without_orphans(net_offer(queues, offload) & ~NetFeature(disable))
         protocol = Protocol.REPLY_ACK | Protocol.RARP | Protocol.NET_MTU | Protocol.LOG_SHMFD
         protocol |= Protocol.CONFIGURE_MEM_SLOTS | Protocol.STATUS
         if queues > 1:
@@ -295,7 +290,7 @@ class NetDevice(Device):
         while self._announcements:
             mac = self._announcements.popleft()
             self.announced = [*self.announced[1 - _MAX_ANNOUNCEMENTS :], mac]
-            frames.append((memoryview(_rarp(mac)), 0, 0, 0, 0, 0))
+            frames.append((memoryview(rarp(mac)), 0, 0, 0, 0, 0))
         return frames
 
     def transmit(self, burst: Sequence[TxFrame]) -> int:
@@ -351,9 +346,9 @@ class NetDevice(Device):
     def _run(self, burst: Sequence[TxFrame], first: int) -> tuple[Virtqueue, int]:
         """Several pairs: the ring frame `first` belongs to, and where the frames for it end."""
         sinks = self._sinks
-        ring = sinks[_flow(burst[first][0]) % len(sinks)]
+        ring = sinks[flow(burst[first][0]) % len(sinks)]
         end = first + 1
-        while end < len(burst) and sinks[_flow(burst[end][0]) % len(sinks)] is ring:
+        while end < len(burst) and sinks[flow(burst[end][0]) % len(sinks)] is ring:
             end += 1
         return ring, end
 
@@ -406,7 +401,7 @@ class NetDevice(Device):
             if not flags & NEEDS_CSUM or not gso_size:
                 return "gso-facts"
             longest = MAX_SUPERFRAME
-        elif length > longest and _tagged(parts):
+        elif length > longest and tagged(parts):
             longest += VLAN_TAG
         if length > longest:
             return "long"
@@ -416,7 +411,7 @@ class NetDevice(Device):
             return "csum-range"
         if flags and not self._guest_csum:
             if flags & NEEDS_CSUM:
-                parts = (_finished(parts, start, offset),)
+                parts = (finished(parts, start, offset),)
             header = _HEADER.pack(0, 0, 0, 0, 0, 0, 1)
         else:
             header = _HEADER.pack(flags, gso_type, hdr_len, gso_size, start, offset, 1)
@@ -472,56 +467,3 @@ class NetDevice(Device):
     def _drop(self, reason: str, count: int) -> None:
         if count:
             self._tx_drops[reason] = self._tx_drops.get(reason, 0) + count
-
-
-def _offer(queues: int, offload: bool) -> NetFeature:
-    features = (
-        NetFeature.MRG_RXBUF
-        | NetFeature.EVENT_IDX
-        | NetFeature.INDIRECT_DESC
-        | NetFeature.GUEST_ANNOUNCE
-        | NetFeature.MTU
-        | NetFeature.VERSION_1
-    )
-    if offload:
-        features |= NET_OFFLOADS
-    if queues > 1:
-        features |= NetFeature.MQ
-    return features
-
-
-def _finished(parts: tuple[Buffer, ...], start: int, offset: int) -> bytearray:
-    """One buffer of the frame with its checksum complete. The field lies inside, that was checked."""
-    frame = bytearray().join(parts)
-    lib.vnet_finish_checksum(ffi.from_buffer(frame), len(frame), start, offset)
-    return frame
-
-
-def _first_bytes(parts: tuple[Buffer, ...], size: int) -> bytes:
-    head = bytes(parts[0][:size])
-    for part in parts[1:]:
-        if len(head) >= size:
-            break
-        head += part[: size - len(head)]
-    return head
-
-
-def _tagged(parts: tuple[Buffer, ...]) -> bool:
-    """The frame carries a VLAN tag, which does not count against the MTU."""
-    return _first_bytes(parts, ETHER_HEADER)[12:14] in (b"\x81\x00", b"\x88\xa8")
-
-
-def _flow(parts: tuple[Buffer, ...]) -> int:
-    """The same number for all frames of a flow: over addresses and ports of IPv4 and IPv6, else over the MACs."""
-    head = _first_bytes(parts, 58)
-    if head[12:14] == b"\x08\x00":
-        return crc32(head[26:38])
-    if head[12:14] == b"\x86\xdd":
-        return crc32(head[22:58])
-    return crc32(head[:12])
-
-
-def _rarp(mac: bytes) -> bytes:
-    """A reverse ARP request (RFC 903) as the owner of `mac` would broadcast it: switches learn where it is now."""
-    body = b"\x00\x01\x08\x00\x06\x04\x00\x03" + (mac + bytes(4)) * 2
-    return (b"\xff" * 6 + mac + b"\x80\x35" + body).ljust(MIN_FRAME, b"\0")

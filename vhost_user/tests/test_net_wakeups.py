@@ -1,7 +1,8 @@
 """No wake-up is lost between a device that sleeps and a guest that sleeps, on two processors.
 
-Virtio 1.3 sections 2.7.7 and 2.7.10. Every frame sent comes back. Both sides suppress notifications while they work and sleep as soon as they run dry, on
-rings so small that both also run full. One notification too few and everybody sleeps until the timeout.
+Virtio 1.3 sections 2.7.7 and 2.7.10. Every frame sent comes back. Both sides suppress notifications while they work
+and sleep as soon as they run dry, on rings so small that both also run full. One notification too few and everybody
+sleeps until the timeout.
 """
 
 from __future__ import annotations
