@@ -119,6 +119,7 @@ class Alarm:
 class NetworkStats:
     """Counters since creation."""
 
+    calls: int = 0  #: socket calls attempted
     turns: int = 0
     timers: int = 0  #: timer callbacks run
     served: int = 0  #: items of work done by sources
@@ -336,7 +337,8 @@ class Network:
                     if not ready:
                         break
                     self._serve_ready()
-                scheduler.run_deferred()
+                else:
+                    scheduler.run_deferred()
             except BaseException:
                 self.runner.rouse()
                 raise
@@ -365,6 +367,7 @@ class Network:
     def _call(self, attempt: Callable[..., T], args: tuple[Any, ...]) -> T:
         if self.closed:
             raise closed_error()
+        self.stats.calls += 1
         self.scheduler.now = self.clock()
         try:
             return attempt(*args)
@@ -386,6 +389,10 @@ class Network:
     def _look(self, attempt: Callable[..., T], args: tuple[Any, ...]) -> T:
         """A call that may not wait takes one turn itself, so that it sees what has arrived."""
         self.turn(self.scheduler.now, self.events())
+        if self.hot and self.asleep_until and self.arm():
+            # Who sleeps relies on notifications, which this turn has suppressed, and more work is there already.
+            self.asleep_until = 0
+            self.runner.nudge()
         return attempt(*args)
 
     def dispose(self, close: Callable[[], None]) -> None:

@@ -45,6 +45,7 @@ from stack.network import MAX_EVENTS, Alarm, Network, Runner, closed_error
 from stack.scheduler import NS_PER_MS, NS_PER_S, NS_PER_US
 from stack.socket.base import AGAIN, Again, Timeout
 from stack.socket.poll import ALWAYS, Pollee
+from stack.switching import SwitchInterval
 
 T = TypeVar("T")
 
@@ -60,6 +61,9 @@ MAX_SPIN: Final = 200 * NS_PER_US
 LONGEST_SLEEP: Final = 86400.0
 #: In virtual time: a call that is still blocked after this long never ends.
 HORIZON: Final = 7 * 24 * 3600 * NS_PER_S
+
+#: The interpreter has one switch interval, whatever the number of Networks.
+SWITCHING: Final = SwitchInterval()
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -191,6 +195,7 @@ class _RealRunner:
 
     def stop(self) -> None:
         self._background.stop()
+        SWITCHING.restore()
 
     # -- following ----------------------------------------------------------------------------------------------------
 
@@ -288,6 +293,8 @@ class _RealRunner:
                             continue
                         if network.arm():
                             continue
+                    if SWITCHING.due(now):
+                        self.consider_switching(now)
                     timeout = self._prepare_sleep(waiter, now, deadline)
                     break
             if timeout == 0.0:
@@ -306,6 +313,12 @@ class _RealRunner:
         waiter.asleep = True
         network.asleep_until = until
         return _seconds(until, now)
+
+    def consider_switching(self, now: int) -> None:
+        """Lock held, about to sleep: is somebody computing beside us? Only matters where outside events wake us."""
+        if self.network.polls_descriptors:
+            others = time.process_time_ns() - time.thread_time_ns()
+            SWITCHING.look(now, threading.get_ident(), others, self.network.stats.calls)
 
     # -- for the background thread ------------------------------------------------------------------------------------
 
@@ -430,6 +443,8 @@ class _Background:
                 return 0.0, False
             if not worked and not network.arm():
                 break
+        if SWITCHING.due(now):
+            runner.consider_switching(now)
         due = network.scheduler.next_deadline()
         self._on_watch = True
         self._until = network.asleep_until = FOREVER if due is None else due

@@ -19,8 +19,8 @@ from stack.scheduler import NS_PER_S
 from stack.testing.clock import ManualClock
 
 LIMIT = 16 * 1024  # SO_RCVBUF and SO_SNDBUF given, bytes of payload
-#: What the kernel doubles its buffers for: book-keeping. Ours is Python objects, two sockets' worth.
-BOOKKEEPING = 40 * 1024
+#: What the kernel doubles its buffers for: book-keeping. Ours is Python objects, those of two sockets.
+BOOKKEEPING = 64 * 1024
 STREAMS = 500
 DATAGRAMS = 500
 
