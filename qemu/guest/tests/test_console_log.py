@@ -16,6 +16,7 @@ def test_keeps_the_end_within_the_limit() -> None:
     assert len(log.text) <= 1000
     assert log.text.endswith("line 999\n")
     assert log.dropped > 0
+    assert len(log._bytes) <= 1250  # what is held, not only what is shown
 
 
 def test_tail_skips_empty_lines_and_control_sequences() -> None:
