@@ -26,10 +26,12 @@ def launch():
     process = QemuProcess(["sleep", "600"], remove=[Path(sys.argv[1])])
 thread = threading.Thread(target=launch)  # the forking thread ends long before the process does
 thread.start(); thread.join()
+forked = 0
 if sys.argv[2] == "fork":
-    if os.fork() == 0:  # a child without exec holds every descriptor of ours
+    forked = os.fork()  # a child without exec holds every descriptor of ours
+    if forked == 0:
         time.sleep(600)
-print(process.pid, process._reaper.pid, flush=True)
+print(process.pid, process._reaper.pid, forked, flush=True)
 time.sleep(600)
 """
 
@@ -127,13 +129,17 @@ def test_sigkill_of_the_launcher_leaves_nothing(directory: Path, how: str) -> No
     """PR_SET_PDEATHSIG alone would kill too early (the forking thread ended) and remove no file."""
     with subprocess.Popen([sys.executable, "-c", LAUNCHER, str(directory), how], stdout=subprocess.PIPE) as launcher:
         assert launcher.stdout is not None
-        qemu, reaper = map(int, launcher.stdout.readline().split())
+        qemu, reaper, forked = map(int, launcher.stdout.readline().split())
         os.kill(qemu, 0)  # alive although the thread that launched it is gone
         assert directory.exists()
         launcher.kill()
-    assert gone(qemu)
-    assert gone(reaper)
-    assert not directory.exists()
+    try:
+        assert gone(qemu)
+        assert gone(reaper)
+        assert not directory.exists()
+    finally:
+        if forked:
+            os.kill(forked, signal.SIGKILL)
 
 
 def test_sigkill_of_the_reaper_kills_qemu() -> None:
