@@ -213,6 +213,10 @@ class VsockConnection:
         """As read() from `offset` on, but the bytes stay."""
         return self._incoming.peek(limit, offset)
 
+    def views(self, pieces: int) -> list[Buffer]:
+        """What read() would give, uncopied, `pieces` pieces at most. Say with `discard` how much was used, at once."""
+        return self._incoming.views(pieces)
+
     def write(self, data: Buffer, *, more: bool = False) -> int:  # noqa: ARG002 - `more` is for TCP: here nothing waits
         """Take as much of `data` as the peer's credit allows; returns the bytes taken (0: none).
 
@@ -224,9 +228,7 @@ class VsockConnection:
         length = len(data)
         free = self.credit.free
         if free < length:
-            if not free and not self._credit_requested:
-                self._credit_requested = self._credit_request_due = True
-                self._port.mark(self)
+            self.ask_credit()
             data = memoryview(data)[:free]
             length = free
         if length:
@@ -236,6 +238,16 @@ class VsockConnection:
             self.credit.sent += length
             self._port.mark(self)
         return length
+
+    def ask_credit(self) -> None:
+        """Somebody wants to write and the peer takes nothing: have it say when it does."""
+        if not self.credit.free and not self._credit_requested and self.can_write:
+            self._credit_requested = self._credit_request_due = True
+            self._port.mark(self)
+
+    def answer(self) -> None:
+        """Accept a peer's request that was kept waiting (see `stack.vsock.acceptor`)."""
+        self.start(_RESPONSE, None)
 
     def set_buffer(self, size: int) -> None:
         """Change the receive buffer to `size` bytes, or what the engine's memory still allows; the peer is told."""

@@ -29,6 +29,7 @@ from stack.vsock.transport import VsockRx, VsockTransport, VsockTx
 from stack.wire.vsock import CID_HOST, TYPE_STREAM, Op
 
 if TYPE_CHECKING:
+    from stack.vsock.acceptor import Acceptor
     from stack.vsock.engine import VsockEngine
     from stack.vsock.ports import BoundPort
 
@@ -52,6 +53,7 @@ class GuestPort:
         self.transport = transport
         self.guest_cid = transport.guest_cid
         self.connections: dict[tuple[int, int], VsockConnection] = {}  #: by (host port, guest port)
+        self.acceptor: Acceptor | None = None  #: takes what no listener of the engine's does
         self.drops = Drops()
         self.on_ready: Callable[[], None] | None = None
         self.closed = False
@@ -135,12 +137,13 @@ class GuestPort:
     def _requested(self, packet: VsockRx) -> None:
         _, _, guest_port, host_port, _, _, _, buf_alloc, fwd_cnt, _ = packet
         listener = self.engine.listeners.get(host_port)
-        if listener is None:
+        taker = listener or self.acceptor
+        if taker is None:
             self._refuse(packet, "no-listener")
-        elif listener.full:
+        elif listener is not None and listener.full:
             listener.refused += 1
             self._refuse(packet, "accept-queue-full")
-        elif len(self.connections) >= CONNECTION_LIMIT or not self.engine.reserve(buffer := listener.buffer):
+        elif len(self.connections) >= CONNECTION_LIMIT or not self.engine.reserve(buffer := taker.buffer):
             self._refuse(packet, "connection-limit")
         else:
             connection = VsockConnection(self, host_port, guest_port, buffer=buffer)
@@ -148,8 +151,11 @@ class GuestPort:
             if not connection.credit.hear(buf_alloc, fwd_cnt):
                 connection.abort()  # it claims to have consumed something already
                 return
-            connection.start(_RESPONSE, None)
-            listener.add(connection)
+            if listener is not None:
+                connection.start(_RESPONSE, None)
+                listener.add(connection)
+            elif self.acceptor is not None:
+                self.acceptor.requested(connection)
 
     def _strange(self, packet: VsockRx) -> None:
         """For another host, of a type we do not speak, or from someone else."""

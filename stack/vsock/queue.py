@@ -8,6 +8,7 @@ memory of its bytes, not of an object for each, and a few bytes never pin a larg
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import Final
 
 from stack.vsock.transport import Buffer
@@ -87,6 +88,13 @@ class ByteQueue:
             missing -= len(part)
             skip = 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def views(self, pieces: int) -> list[Buffer]:
+        """The first `pieces` pieces at most, uncopied, which stay. Let go of them before the next `append`."""
+        views: list[Buffer] = list(islice(self._pieces, pieces))
+        if self._head and views:
+            views[0] = memoryview(views[0])[self._head :]
+        return views
 
     def take(self, limit: int) -> Buffer:
         """Take up to `limit` bytes that lie together, without copying; b"" only if the queue is empty."""
