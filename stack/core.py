@@ -82,6 +82,8 @@ class Stack:
             self.netns: NetNamespace = NetNamespace(network.scheduler, name=name)
             for interface in self.netns.interfaces.values():
                 network.attach_locked(interface)
+            self.netns.attach = network.attach_locked
+            self.netns.detach = network.detach_locked
             network.stacks[name] = self
             network.finish()
         self._vsock_sources: list[Source] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
@@ -41,6 +41,20 @@ METRIC6_KERNEL: Final = 256
 METRIC6_USER: Final = 1024
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError for what is no interface name."""
+    if (
+        not name
+        or name in (".", "..")
+        or len(name.encode()) > MAX_NAME_LENGTH
+        or "/" in name
+        or ":" in name
+        or not name.isprintable()
+        or " " in name
+    ):
+        raise ValueError(f"not an interface name (1..{MAX_NAME_LENGTH} characters, no blank, '/' or ':'): {name!r}")
+
+
 class NetNamespace:
     """Made with `lo` up: index 1, 127.0.0.1/8, ::1/128, MTU 65536 (IF-01)."""
 
@@ -50,6 +64,9 @@ class NetNamespace:
         self.changes = ChangeLog()
         self._by_name: dict[str, Interface] = {}
         self._next_index = itertools.count(1)
+        #: Set by the owner: told of interfaces that links made by kind bring along, so that somebody polls them.
+        self.attach: Callable[[Interface], None] | None = None
+        self.detach: Callable[[Interface], None] | None = None
         self.ip = IpLayer(scheduler)
         self.lo = self._add(Loopback(), "lo", None, None, loopback=True)
         self.add_address(self.lo, "127.0.0.1/8")
@@ -94,32 +111,118 @@ class NetNamespace:
                 self._add_address(iface, address)
         return iface
 
-    def _add(self, device: LinkDevice, name: str, mac: bytes | None, mtu: int | None, *, loopback: bool) -> Interface:
-        if (
-            not name
-            or len(name) > MAX_NAME_LENGTH
-            or "/" in name
-            or ":" in name
-            or not name.isprintable()
-            or " " in name
-        ):
-            raise ValueError(f"not an interface name (1..{MAX_NAME_LENGTH} characters, no blank, '/' or ':'): {name!r}")
+    def add_link(
+        self,
+        device: LinkDevice,
+        name: str,
+        *,
+        kind: str,
+        mac: bytes | None = None,
+        mtu: int | None = None,
+        index: int = 0,
+        noarp: bool = False,
+    ) -> Interface:
+        """An interface of a link made by `kind` (see `stack.iface.kinds`): down, without addresses, polled from now on.
+
+        `index` 0 is the next free one. Raises NetError: EEXIST (name), EBUSY (index), EINVAL (name, MAC, MTU).
+        """
+        if index and (index < 0 or index in self.ip.interfaces):
+            raise NetError(errno.EINVAL if index < 0 else errno.EBUSY)
+        try:
+            iface = self._add(device, name, mac, mtu, loopback=False, kind=kind, index=index, noarp=noarp, up=False)
+        except ValueError as error:
+            raise NetError(errno.EINVAL, str(error)) from None
+        if self.attach is not None:
+            self.attach(iface)
+        return iface
+
+    def _add(
+        self,
+        device: LinkDevice,
+        name: str,
+        mac: bytes | None,
+        mtu: int | None,
+        *,
+        loopback: bool,
+        kind: str = "",
+        index: int = 0,
+        noarp: bool = False,
+        up: bool = True,
+    ) -> Interface:
+        check_name(name)
         if name in self._by_name:
             raise NetError(errno.EEXIST, f"there is an interface {name!r} already")
         iface = Interface(
             self.scheduler,
             device,
             name=name,
-            index=next(self._next_index),
+            index=index or next(each for each in self._next_index if each not in self.ip.interfaces),
             changes=self.changes,
             mac=mac,
             mtu=mtu,
             loopback=loopback,
+            kind=kind,
+            noarp=noarp,
+            up=up,
         )
         self._by_name[name] = iface
         self.ip.add_interface(iface)
         self.changes.append(ChangeKind.NEW_LINK, iface, iface.index, "new")
         return iface
+
+    def rename(self, iface: Interface, name: str) -> None:
+        """Raises NetError: EEXIST, EINVAL for what is no interface name."""
+        if name == iface.name:
+            return
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise NetError(errno.EINVAL, str(error)) from None
+        if name in self._by_name:
+            raise NetError(errno.EEXIST, f"there is an interface {name!r} already")
+        old = iface.name
+        iface.name = name
+        self._by_name = {each.name: each for each in self._by_name.values()}  # the order of indexes stays
+        self.changes.append(ChangeKind.NEW_LINK, iface, iface.index, f"renamed from {old}")
+
+    def set_up(self, iface: Interface, up: bool) -> None:
+        """Take a link up or down, and with it what follows on Linux (RT-15).
+
+        Down: its routes go, silently for IPv4 as there, and its IPv6 addresses. Up: the routes to its subnets are back,
+        and an Ethernet link has its link-local address.
+        """
+        if up == iface.up:
+            return
+        iface.set_up(up)
+        if up:
+            for address in iface.addresses:
+                self._add_connected(iface, address)
+            if not iface.loopback and iface.master is None:
+                link_local = InterfaceAddress(link_local_from_mac(iface.mac), 64, scope=SCOPE_LINK)
+                if not any(len(each.address) == 16 and each.scope == SCOPE_LINK for each in iface.addresses):
+                    self._add_address(iface, link_local)
+            return
+        for entry in [each for each in self.routes if each.uses(iface)]:
+            self.ip.remove_route(entry)
+            if len(entry.network) == 16:
+                self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index)
+        if not iface.loopback:
+            for address in [each for each in iface.addresses if len(each.address) == 16]:
+                self.remove_address(iface, address.address)
+
+    def set_master(self, iface: Interface, master: Interface | None) -> None:
+        """Make `iface` a port of `master`, a bridge, or free. Raises NetError: EOPNOTSUPP, EINVAL, ELOOP, EBUSY."""
+        if master is iface.master:
+            return
+        if master is not None and master.ports is None:
+            raise NetError(errno.EOPNOTSUPP, f"{master.name} takes no ports")
+        if iface.master is not None and iface.master.ports is not None:
+            iface.master.ports.remove(iface)
+            iface.master = None
+        if master is not None and master.ports is not None:
+            master.ports.add(iface)
+            iface.master = master
+        self.changes.append(ChangeKind.NEW_LINK, iface, iface.index, "master")
 
     def remove_interface(self, which: Interface | str) -> None:
         """Take an interface away with its addresses and routes; its device stays open.
@@ -129,13 +232,29 @@ class NetNamespace:
         iface = self.interface(which if isinstance(which, str) else which.name)
         if iface is self.lo:
             raise NetError(errno.EOPNOTSUPP, "lo cannot be removed")
+        self._release_links(iface)
         for address in list(iface.addresses):
             self.remove_address(iface, address.address)
         for entry in self.ip.remove_interface(iface):
             self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index)
         del self._by_name[iface.name]
         iface.close()
+        if iface.kind and self.detach is not None:
+            self.detach(iface)
         self.changes.append(ChangeKind.DEL_LINK, iface, iface.index)
+        on_removed, iface.on_removed = iface.on_removed, None
+        if on_removed is not None:
+            on_removed()
+
+    def _release_links(self, iface: Interface) -> None:
+        """A link goes: it is nobody's port any more, its ports are free, and what stands on it goes first."""
+        if iface.master is not None:
+            self.set_master(iface, None)
+        for other in list(self._by_name.values()):
+            if other.master is iface:
+                self.set_master(other, None)
+            elif other.link is iface and other.link.link is not other and other.name in self._by_name:
+                self.remove_interface(other)
 
     def close(self) -> None:
         """Remove every interface. Idempotent."""
@@ -158,11 +277,15 @@ class NetNamespace:
         iface.addresses.append(address)
         self.ip.refresh()
         self.changes.append(ChangeKind.NEW_ADDRESS, address, iface.index)
-        connected = self._connected_route(iface, address)
+        self._add_connected(iface, address)
+        if iface.up and not iface.loopback and len(address.address) == 4:
+            iface.arp.announce(address.address)
+
+    def _add_connected(self, iface: Interface, address: InterfaceAddress) -> None:
+        """The route to an address's subnet, if the link is up."""
+        connected = self._connected_route(iface, address) if iface.up else None
         if connected is not None and self.ip.add_route(connected):
             self.changes.append(ChangeKind.NEW_ROUTE, connected, iface.index)
-        if not iface.loopback and len(address.address) == 4:
-            iface.arp.announce(address.address)
 
     def remove_address(self, iface: Interface, address: bytes) -> None:
         """Raises NetError(EADDRNOTAVAIL) if `iface` does not have it."""

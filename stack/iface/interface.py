@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
@@ -74,6 +74,16 @@ class InterfaceFlags(IntFlag):
     LOWER_UP = 0x10000
 
 
+class Ports(Protocol):
+    """What a bridge-like kind lends its interface: other interfaces become its ports."""
+
+    def add(self, port: Interface) -> None:
+        """Raises NetError for an interface that cannot be a port: ELOOP, EINVAL, EBUSY."""
+        ...
+
+    def remove(self, port: Interface) -> None: ...
+
+
 class Tap(Protocol):
     """Sees every frame of an interface as it passes: packet sockets, captures."""
 
@@ -105,6 +115,9 @@ class Interface:
         mac: bytes | None = None,
         mtu: int | None = None,
         loopback: bool = False,
+        kind: str = "",
+        noarp: bool = False,
+        up: bool = True,
     ) -> None:
         """`mac` (6 bytes) and `mtu` replace what the device suggests. Raises ValueError for values no link can have."""
         self.scheduler = scheduler
@@ -119,8 +132,19 @@ class Interface:
         self.mtu = device.mtu if mtu is None else mtu  #: largest layer-3 packet, bytes
         if self.mtu < MIN_MTU or self.mtu > device.mtu:
             raise ValueError(f"{name}: MTU {self.mtu} is not within {MIN_MTU}..{device.mtu}, what the device carries")
-        self.up = True  #: administratively; see `set_up`
+        self.up = up  #: administratively; see `set_up`
         self.carrier = device.carrier
+        self.carrier_changes = 0
+        self.kind = kind  #: IFLA_INFO_KIND, "" for a device that was plugged in
+        self.kind_data: Mapping[str, Any] = {}  #: what the kind shows of itself, by names of its IFLA_INFO_DATA
+        self.noarp = noarp  #: IFF_NOARP: neighbours are not asked for
+        self.link: Interface | None = None  #: the interface below this one: a VLAN's, a peer's (IFLA_LINK)
+        self.master: Interface | None = None  #: the bridge this is a port of
+        self.ports: Ports | None = None  #: of a bridge: takes and gives back ports
+        self.alias = ""  #: IFLA_IFALIAS
+        self.group = 0  #: IFLA_GROUP
+        self.tx_queue_length = TX_QUEUE_FRAMES  #: frames
+        self.on_removed: Callable[[], None] | None = None  #: set by its kind: what else goes when it goes
         self.offloads = Offload.NONE  #: of the device, as last seen; so are the two below
         self.max_superframe = 0
         self.tso4 = self.tso6 = False  #: the device cuts superframes of TCP over IPv4, over IPv6
@@ -218,7 +242,7 @@ class Interface:
         """Queue a whole frame of `length` bytes; it leaves at the end of the turn. Drops at the tail when full."""
         queue = self._queue
         queued = self._queued_bytes + length
-        if queued > TX_QUEUE_BYTES or len(queue) + len(self._ready) >= TX_QUEUE_FRAMES:
+        if queued > TX_QUEUE_BYTES or len(queue) + len(self._ready) >= self.tx_queue_length:
             self.drops.count(DropReason.QUEUE_FULL)
             return
         self._queued_bytes = queued
@@ -303,6 +327,8 @@ class Interface:
                 flags |= InterfaceFlags.RUNNING | InterfaceFlags.LOWER_UP
         if self.promiscuous:
             flags |= InterfaceFlags.PROMISC
+        if self.noarp:
+            flags = flags & ~InterfaceFlags.MULTICAST | InterfaceFlags.NOARP
         return flags
 
     @property
@@ -400,6 +426,7 @@ class Interface:
             what.append("mtu")
         if device.carrier != self.carrier:
             self.carrier = device.carrier
+            self.carrier_changes += 1
             what.append("carrier" if self.carrier else "no carrier")
             if not self.carrier:
                 self.neighbours.flush()

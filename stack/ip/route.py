@@ -92,6 +92,10 @@ class RouteEntry:
         self.protocol = protocol  #: who made it: 2 kernel, 3 boot, 4 static, 16 dhcp (RTPROT_*)
         self.scope = scope
 
+    def uses(self, iface: Interface) -> bool:
+        """Packets of this route may leave through `iface`."""
+        return self.iface is iface
+
     def same_as(self, other: RouteEntry) -> bool:
         """The same line for the purpose of "already exists": destination, metric, gateway and device agree."""
         return (
