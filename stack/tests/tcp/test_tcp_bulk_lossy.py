@@ -61,11 +61,11 @@ def transfer(seed: int) -> tuple[int, int, str]:
     rng = random.Random(seed)
     line = Impairment(
         loss=0.02,
-        duplicate=rng.choice((0.0, 0.01, 0.05)),
-        reorder=rng.choice((0.0, 0.01, 0.05)),
+        duplicate=rng.choice((0.005, 0.01, 0.05)),
+        reorder=rng.choice((0.005, 0.01, 0.05)),
         delay_ns=rng.choice((0, 1, 10)) * NS_PER_MS,
         jitter_ns=rng.choice((0, 1)) * NS_PER_MS,
-        per_packet=rng.random() < 0.5,
+        per_packet=rng.random() < 0.75,
         seed=seed,
     )
     back = Impairment(
@@ -88,7 +88,7 @@ def transfer(seed: int) -> tuple[int, int, str]:
             assert world.advance(), "nothing will ever happen again"
             assert world.scheduler.now < end, f"too slow: {flows[0].read} and {flows[1].read} of {SIZE}"
         finished = world.scheduler.now
-        check_line(world, line)
+        check_line(world)
         near.close()
         far.close()
         assert world.run_until(lambda: not world.a.tcp.connections and not world.b.tcp.connections, 2000)
@@ -97,14 +97,15 @@ def transfer(seed: int) -> tuple[int, int, str]:
         return finished, sent, flows[0].digest.hexdigest() + flows[1].digest.hexdigest()
 
 
-def check_line(world: World, line: Impairment) -> None:
-    """The line was as bad as it was said to be."""
+def check_line(world: World) -> None:
+    """The line was as bad as it was said to be (where enough packets crossed to tell)."""
     for end in (world.left, world.right):
         stats = end.stats
         assert stats is not None
-        assert 0.01 < stats.loss / stats.offered < 0.04 or stats.offered < 1000
-        assert bool(stats.duplicate) == bool(line.duplicate)
-        assert bool(stats.reorder) == bool(line.reorder)
+        if stats.offered >= 2000:
+            assert 0.01 < stats.loss / stats.offered < 0.03
+            assert stats.duplicate
+            assert stats.reorder
 
 
 @pytest.mark.parametrize("seed", range(20))
