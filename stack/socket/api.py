@@ -190,7 +190,7 @@ class StackSocket:
             raise ValueError(f"count must be a positive integer (got {count!r})")
         if self._timeout == 0:
             raise ValueError("non-blocking sockets are not supported")
-        if offset:
+        if offset or (hasattr(file, "seekable") and file.seekable()):
             file.seek(offset)
         sent = 0
         try:

@@ -29,7 +29,7 @@ from stack.errors import NetError
 from stack.link.device import Buffer
 from stack.socket.message import MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, Message
 from stack.socket.mirror import Mirror
-from stack.socket.options import OptionTable, OptionValues, get_option, set_option
+from stack.socket.options import INT_MAX, OptionTable, OptionValues, get_option, set_option
 from stack.socket.poll import ERR, HUP, IN, NVAL, OUT, Pollee
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ class Socket:
         self.pollee = Pollee(self._bits, host.waiting.marks)
         self.receive_timeout: Timeout = None  #: SO_RCVTIMEO, ns
         self.send_timeout: Timeout = None  #: SO_SNDTIMEO, ns
+        self.low_water_max = INT_MAX  #: largest SO_RCVLOWAT, bytes
         self.mirrors = 0  #: descriptors that show this socket's readiness
         self._holders = 1
 

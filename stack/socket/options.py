@@ -70,7 +70,8 @@ class Option:
     error: int = errno.EINVAL
     readable: bool = True
     writable: bool = True
-    short_ok: bool = False  #: one byte is enough (most of IPPROTO_IP)
+    short_ok: bool = False  #: one byte is enough, and is what a short read of a small value gives (IPPROTO_IP)
+    empty_ok: bool = False  #: nothing at all counts as 0
     refusal: int = errno.ENOPROTOOPT  #: for what is not readable or not writable
     adjust: Callable[[Any, int], int] | None = None
     check: Callable[[Any, Value], None] | None = None
@@ -141,7 +142,8 @@ def get_option(socket: Any, values: OptionValues, level: int, number: int, lengt
     value = row.get(socket) if row.get is not None else values.value(level, number)
     packed = _pack(row, value)
     if length is not None:
-        return packed[:length]
+        one_byte = row.short_ok and length < _INT.size and isinstance(value, int) and 0 <= value <= 0xFF
+        return packed[: 1 if one_byte else length]
     if len(packed) < _INT.size:  # an empty string read into an int leaves what the caller had there: zero
         packed = packed.ljust(_INT.size, b"\0")
     return int(_INT.unpack_from(packed)[0])
@@ -152,9 +154,14 @@ def set_option(
 ) -> Value:
     """setsockopt: check, store, effect; returns what was stored. Raises NetError."""
     row = values.table.row(level, number, setting=True)
-    value = _unpack(row, _INT.pack(given) if isinstance(given, int) else bytes(given))
-    if not row.writable:  # after the length check, as Linux (OPT-00)
+    data = _INT.pack(given) if isinstance(given, int) else bytes(given)
+    if not row.writable:
+        if level and len(data) < _INT.size:  # checked first everywhere but on level IPPROTO_IP (OPT-00)
+            raise NetError(errno.EINVAL)
         raise NetError(row.refusal)
+    value = _unpack(row, data)
+    if isinstance(value, tuple) and not value[0]:
+        value = (0, values.value(level, number)[1])  # switching SO_LINGER off does not touch the seconds
     if isinstance(value, int) and row.kind in _RANGED:
         if not row.low <= value <= row.high:
             raise NetError(row.error)
@@ -175,9 +182,9 @@ def _unpack(row: Option, data: bytes) -> Value:
     kind = row.kind
     if kind in (Kind.INT, Kind.BOOL):
         if len(data) < _INT.size:
-            if not (row.short_ok and data):
+            if not (row.short_ok if data else row.empty_ok):
                 raise NetError(errno.EINVAL)
-            value = data[0]
+            value = data[0] if data else 0
         else:
             value = _INT.unpack_from(data)[0]
         return int(value != 0) if kind is Kind.BOOL else value

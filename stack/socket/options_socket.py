@@ -126,8 +126,8 @@ def _force(number: int) -> Callable[[Socket, int], None]:
 
 
 def _low_water(socket: Socket, value: int) -> int:
-    """At least 1; negative means as much as there can be, which here is half of what a buffer may grow to."""
-    return min(INT_MAX if value < 0 else max(value, 1), 2 * BUFFER_MAX)
+    """At least 1; negative means as much as there can be."""
+    return min(INT_MAX if value < 0 else max(value, 1), socket.low_water_max)
 
 
 def _receive_timeout(socket: Socket, value: int) -> None:

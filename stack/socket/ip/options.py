@@ -35,15 +35,18 @@ def ip_level(*, tos_keeps_ecn: bool) -> list[Option]:
         byte = value & 0xFF
         return byte & ~3 if tos_keeps_ecn else byte
 
+    def traffic_class(socket: Socket, value: int) -> int:
+        return tos(socket, max(value, 0))
+
     return [
-        Option(IPPROTO_IP, IP_TOS, "IP_TOS", short_ok=True, adjust=tos),
+        Option(IPPROTO_IP, IP_TOS, "IP_TOS", short_ok=True, empty_ok=True, adjust=tos),
         Option(IPPROTO_IP, IP_TTL, "IP_TTL", default=DEFAULT_TTL, low=-1, high=255, short_ok=True, adjust=_ttl),
-        Option(IPPROTO_IP, IP_MTU_DISCOVER, "IP_MTU_DISCOVER", default=1, low=0, high=5, short_ok=True),
+        Option(IPPROTO_IP, IP_MTU_DISCOVER, "IP_MTU_DISCOVER", default=1, low=0, high=5, short_ok=True, empty_ok=True),
         Option(IPPROTO_IP, IP_MTU, "IP_MTU", writable=False, get=_mtu),
         Option(IPPROTO_IP, IP_FREEBIND, "IP_FREEBIND", Kind.BOOL, short_ok=True),
         Option(IPPROTO_IPV6, IPV6_V6ONLY, "IPV6_V6ONLY", Kind.BOOL, check=_v6_unbound),
         Option(IPPROTO_IPV6, IPV6_UNICAST_HOPS, "IPV6_UNICAST_HOPS", default=-1, low=-1, high=255, get=_hops),
-        Option(IPPROTO_IPV6, IPV6_TCLASS, "IPV6_TCLASS", low=-1, high=255, adjust=lambda _, value: max(value, 0)),
+        Option(IPPROTO_IPV6, IPV6_TCLASS, "IPV6_TCLASS", low=-1, high=255, adjust=traffic_class),
     ]
 
 

@@ -29,6 +29,7 @@ class StreamSocket(Socket):
     def __init__(self, host: Host, family: int) -> None:
         super().__init__(host, SOCK_STREAM, IPPROTO_TCP)
         self.family = family
+        self.low_water_max = host.netns.tcp.config.rcvbuf_max // 2
         self.chose_port = False  #: bind was given a port, not 0
         self.phase = StreamInit(self)
 
