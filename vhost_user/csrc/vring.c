@@ -8,8 +8,8 @@
  *
  * Popping is two passes: the first finds out how much there is, then a slab of exactly that size is allocated, the second
  * copies. The slab goes to Python, which frees it with its last view; nothing is cleared, everything handed out is
- * overwritten. (What is small goes to a buffer of the caller's, who copies it out: cheaper than a slab's life.) Pushing is all or nothing per frame: its chains are walked first, and only when they are enough is anything
- * copied; taking chains is advancing a local count, so giving up costs nothing.
+ * overwritten. (What is small goes to a buffer of the caller's, who copies it out: cheaper than a slab's life.) Pushing is
+ * in push.c.
  *
  * Notification (virtio 1.3 sections 2.7.7 and 2.7.10): each side writes an index, fences (seq_cst), and reads the other's,
  * so that at least one sees the other's. After used.idx comes used_event; after avail_event comes avail.idx.
@@ -324,7 +324,8 @@ static int pop(struct gw_vring *ring, void *arguments) {
             return GW_NO_MEMORY;
         }
     }
-    copy_chains(ring, ring->slab != NULL ? ring->slab : asked->burst->small, taken, records);
+    if (records > 0)
+        copy_chains(ring, ring->slab != NULL ? ring->slab : asked->burst->small, taken, records);
     for (uint32_t i = 0; i < taken; i++)
         gw_put_used(ring, i, ring->chains[i].head, 0);
     gw_publish(ring, taken);
