@@ -62,8 +62,10 @@ $(READY): pyproject.toml setup.py tools/system-packages tools/check-python
 	@$(PYTHON) tools/check-python
 	@test -x $(BIN)/python || { echo "Making a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing Python packages into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@mkdir -p $(BUILD)
+	@{ $(BIN)/python -m pip install --disable-pip-version-check --upgrade "pip>=25.1" && \
+	    $(BIN)/python -m pip install --disable-pip-version-check --editable . --group dev; } \
+	    >$(BUILD)/python-packages.log 2>&1 || { tail -30 $(BUILD)/python-packages.log; exit 1; }
 	@touch $@
 
 $(EXTENSION): $(READY) $(C_SOURCES)
