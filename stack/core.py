@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
+from stack.credentials import Capability, Credentials
 from stack.iface.address import SCOPE_LINK
 from stack.socket.base import Again, Timeout
 from stack.socket.poll import Pollee
@@ -58,13 +59,13 @@ class Stack:
     #: Makes the Network of a Stack made alone; put here by `stack.network`.
     make_network: ClassVar[Callable[[], World] | None] = None
 
-    def __init__(self, name: str, *, network: World | None = None, privileged: bool = True) -> None:
-        """Without `network` the Stack has one of its own, closed with it. `privileged`: may bind ports below 1024.
+    def __init__(self, name: str, *, network: World | None = None, credentials: Credentials | None = None) -> None:
+        """Without `network` the Stack has one of its own, closed with it. Its sockets act as `credentials` (root).
 
         Raises ValueError if the Network has a Stack of that name.
         """
         self.name = name
-        self.privileged = privileged
+        self.credentials = Credentials() if credentials is None else credentials
         self._owns_network = network is None
         if network is None:
             if Stack.make_network is None:
@@ -161,6 +162,11 @@ class Stack:
             if each.scope != SCOPE_LINK
         ]
         return sorted(texts, key=lambda text: ":" in text) or ["127.0.0.1"]
+
+    @property
+    def privileged(self) -> bool:
+        """May take ports below 1024 (row SEC-02)."""
+        return self.credentials.may(Capability.NET_BIND_SERVICE)
 
     # -- sockets ------------------------------------------------------------------------------------------------------
 

@@ -387,12 +387,11 @@ class Network:
         return self.runner.block_on(pollee, events, timeout, attempt, args)
 
     def _look(self, attempt: Callable[..., T], args: tuple[Any, ...]) -> T:
-        """A call that may not wait takes one turn itself, so that it sees what has arrived."""
+        """A call that may not wait takes one turn itself, so that it sees what has arrived.
+
+        What becomes hot in it has a readable descriptor, which wakes whoever sleeps as well; he arms it again.
+        """
         self.turn(self.scheduler.now, self.events())
-        if self.hot and self.asleep_until and self.arm():
-            # Who sleeps relies on notifications, which this turn has suppressed, and more work is there already.
-            self.asleep_until = 0
-            self.runner.nudge()
         return attempt(*args)
 
     def dispose(self, close: Callable[[], None]) -> None:

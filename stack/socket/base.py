@@ -33,6 +33,7 @@ from stack.socket.options import INT_MAX, OptionTable, OptionValues, get_option,
 from stack.socket.poll import ERR, HUP, IN, NVAL, OUT, Pollee
 
 if TYPE_CHECKING:
+    from stack.credentials import Credentials
     from stack.netns import NetNamespace
     from stack.vsock import VsockEngine
 
@@ -92,6 +93,11 @@ class Host(Protocol):
     def waiting(self) -> Waiting: ...
     @property
     def vsock(self) -> VsockEngine: ...
+    @property
+    def credentials(self) -> Credentials:
+        """Who the sockets act for."""
+        ...
+
     @property
     def privileged(self) -> bool:
         """May take ports below 1024 (CAP_NET_BIND_SERVICE, row SEC-02)."""

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from stack.credentials import Capability
 from stack.errors import NetError
 from stack.socket.options import INT_MAX, SOL_SOCKET, Kind, Option, Value
 
@@ -93,17 +94,17 @@ def socket_level(
 
 
 def _debug(socket: Socket, value: Value) -> None:
-    if value and not socket.host.privileged:
+    if value and not socket.host.credentials.may(Capability.NET_ADMIN):
         raise NetError(errno.EACCES)
 
 
 def _priority(socket: Socket, value: Value) -> None:
-    if not socket.host.privileged and not (isinstance(value, int) and 0 <= value <= 6):
+    if not socket.host.credentials.may(Capability.NET_ADMIN) and not (isinstance(value, int) and 0 <= value <= 6):
         raise NetError(errno.EPERM)
 
 
 def _forced(socket: Socket, value: Value) -> None:
-    if not socket.host.privileged:
+    if not socket.host.credentials.may(Capability.NET_ADMIN):
         raise NetError(errno.EPERM)
 
 

@@ -31,6 +31,11 @@ def stack() -> Iterator[Stack]:
         yield network.stack("gw")
 
 
+def advance(stack: Stack, delay: int) -> None:
+    assert isinstance(stack.network, Network)
+    stack.network.advance(delay)
+
+
 @pytest.fixture
 def traced() -> Iterator[None]:
     tracemalloc.start(1)
@@ -69,7 +74,7 @@ def test_one_unread_stream(stack: Stack, traced: None, piece: int) -> None:
         client, served = stream_pair(stack, server)
         before = used()
         taken = push(client, bytes(piece), 1 << 20)
-        stack.network.advance(NS_PER_S)
+        advance(stack, NS_PER_S)
         taken += push(client, bytes(piece), 1 << 20)
         assert LIMIT <= taken <= 3 * LIMIT
         assert used() - before <= 2 * (LIMIT + LIMIT) + BOOKKEEPING
@@ -95,7 +100,7 @@ def test_a_thousand_unread_sockets_and_a_bulk_stream(stack: Stack, traced: None)
         for _ in range(30):
             sender.sendto(bytes(1000), unread.getsockname())
         opened.append(unread)
-    stack.network.advance(NS_PER_S)
+    advance(stack, NS_PER_S)
     allowed = STREAMS * (2 * (LIMIT + LIMIT) + BOOKKEEPING) + DATAGRAMS * (2 * LIMIT + BOOKKEEPING)
     unread_memory = used() - before
     assert unread_memory <= allowed

@@ -9,7 +9,7 @@ import errno
 import select
 import socket as kernel
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -278,7 +278,11 @@ def test_error_taken_by_so_error_leaves_one_econnaborted(world: World) -> None:
 def test_send_and_recv_on_a_refused_socket(world: World) -> None:
     """TCP-07: the error once, then EPIPE for send and the end for recv."""
     address = world.refused_address()
-    for call, then in ((lambda s: s.send(b"x"), errno.EPIPE), (lambda s: s.recv(1), None)):
+    attempts: list[tuple[Callable[[Any], Any], int | None]] = [
+        (lambda sock: sock.send(b"x"), errno.EPIPE),
+        (lambda sock: sock.recv(1), None),
+    ]
+    for call, then in attempts:
         with world.socket.socket() as sock:
             sock.setblocking(False)
             sock.connect_ex(address)

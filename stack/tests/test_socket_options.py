@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stack import Network, Stack
+from stack import Credentials, Network, Stack
 from stack.socket.ip.datagram_options import DATAGRAM_OPTIONS
 from stack.socket.ip.options import IP_MTU
 from stack.socket.ip.stream_options import STREAM_OPTIONS, TCP_CONGESTION, defer_accept
@@ -165,7 +165,7 @@ def test_congestion(stack: Stack) -> None:
 
 def test_what_an_unprivileged_stack_may_not(stack: Stack) -> None:
     """SEC-02, SEC-04."""
-    user = Stack("user", network=stack.network, privileged=False)
+    user = Stack("user", network=stack.network, credentials=Credentials.user(1000))
     with user.socket.socket() as sock:
         assert outcome(sock.bind, ("127.0.0.1", 80)) == "errno EACCES"
         assert outcome(sock.setsockopt, kernel.SOL_SOCKET, kernel.SO_PRIORITY, 7) == "errno EPERM"
