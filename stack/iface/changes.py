@@ -26,6 +26,9 @@ class ChangeKind(StrEnum):
     DEL_NEIGHBOUR = "del-neighbour"
 
 
+_OF_LINKS: Final = frozenset((ChangeKind.NEW_LINK, ChangeKind.DEL_LINK))
+
+
 @dataclass(slots=True)
 class Change:
     """One record. `subject` is the Interface, InterfaceAddress, RouteEntry or Neighbour concerned."""
@@ -34,6 +37,7 @@ class Change:
     subject: Any
     ifindex: int  #: 0 if no interface is concerned
     detail: str = ""  #: for links: what changed, in words
+    name: str = ""  #: for links: what it was called just then
 
 
 class ChangeLog:
@@ -42,14 +46,15 @@ class ChangeLog:
     def __init__(self, limit: int = MAX_RECORDS) -> None:
         self._records: deque[Change] = deque(maxlen=limit)
         self.end = 0  #: the cursor after the newest record
-        #: Set by the one layer above that distributes records; called at each append, may only note the work.
-        self.on_append: Callable[[], None] | None = None
+        #: Layers above that distribute records; called at each append, may only note the work.
+        self.observers: list[Callable[[], None]] = []
 
     def append(self, kind: ChangeKind, subject: Any, ifindex: int, detail: str = "") -> None:
-        self._records.append(Change(kind, subject, ifindex, detail))
+        name = str(getattr(subject, "name", "")) if kind in _OF_LINKS else ""
+        self._records.append(Change(kind, subject, ifindex, detail, name))
         self.end += 1
-        if self.on_append is not None:
-            self.on_append()
+        for observer in self.observers:
+            observer()
 
     def since(self, cursor: int) -> tuple[list[Change], int]:
         """(records after `cursor`, how many were lost before them). Continue from ``end``."""

@@ -59,6 +59,9 @@ _ETHERTYPE: Final = struct.Struct("!H")
 #: What an ethertype's handler is called with: interface, whole frame, TO_*, offload flags, gso_size (0: no superframe).
 FrameHandler: TypeAlias = Callable[["Interface", memoryview, int, int, int], None]
 
+#: Takes what it wants of a burst and returns the rest, the very frames that came.
+RxHook: TypeAlias = Callable[[Sequence[RxFrame]], Sequence[RxFrame]]
+
 
 class InterfaceFlags(IntFlag):
     """IFF_* of <net/if.h>."""
@@ -145,6 +148,12 @@ class Interface:
         self.group = 0  #: IFLA_GROUP
         self.tx_queue_length = TX_QUEUE_FRAMES  #: frames
         self.on_removed: Callable[[], None] | None = None  #: set by its kind: what else goes when it goes
+        #: Set by its kind: told when it was taken up or down, before anybody else; raises NetError to refuse.
+        self.on_up: Callable[[], None] | None = None
+        #: See each burst before the layers above do, in this order, and give on what they leave (bridge, VLAN).
+        self.rx_hooks: list[RxHook] = []
+        #: Interfaces that stand on this one: called with (interface, what) after flags, carrier, MTU or MAC changed.
+        self.watchers: list[Callable[[Interface, str], None]] = []
         self.offloads = Offload.NONE  #: of the device, as last seen; so are the two below
         self.max_superframe = 0
         self.tso4 = self.tso6 = False  #: the device cuts superframes of TCP over IPv4, over IPv6
@@ -209,6 +218,27 @@ class Interface:
         if not self.up:
             self.drops.count(DropReason.LINK_DOWN, len(burst))
             return len(burst)
+        if self.rx_hooks:
+            return self._hooked(burst)
+        return self._handle(burst)
+
+    def _hooked(self, burst: Sequence[RxFrame]) -> int:
+        count = len(burst)
+        before = burst
+        for hook in tuple(self.rx_hooks):
+            burst = hook(burst)
+            if not burst:
+                break
+        if len(burst) < count:
+            kept = set(map(id, burst))
+            self.stats.rx_packets += count - len(burst)
+            self.stats.rx_bytes += sum(len(frame[0]) for frame in before if id(frame) not in kept)
+        if burst:
+            self._handle(burst)
+        return count
+
+    def _handle(self, burst: Sequence[RxFrame]) -> int:
+        """Hand each frame to whom its ethertype names."""
         mac = self.mac
         handlers = self.handlers
         size = 0
@@ -359,6 +389,12 @@ class Interface:
         if up == self.up:
             return
         self.up = up
+        if self.on_up is not None:
+            try:
+                self.on_up()
+            except NetError:
+                self.up = not up
+                raise
         if not up:
             self.neighbours.flush()
             self._drop_queue()
@@ -406,6 +442,8 @@ class Interface:
         self._changes.append(ChangeKind.NEW_LINK, self, self.index, what)
         if self.on_link_change is not None:
             self.on_link_change(self, what)
+        for watcher in tuple(self.watchers):
+            watcher(self, what)
 
     # --- called by the device and the neighbour cache -------------------------------------------------------------
 

@@ -54,7 +54,7 @@ MAX_SUPERFRAME: Final = ETHERNET_HEADER + 65535
 _RESERVED: Final = frozenset(bytes.fromhex(f"0180c200000{low:x}") for low in range(16))
 
 
-class _Port:
+class Port:
     """What both kinds of port share: a name, counters, and the addresses learned there."""
 
     def __init__(self, switch: Switch, name: str) -> None:
@@ -75,7 +75,7 @@ class _Port:
         raise NotImplementedError
 
 
-class StackPort(_Port):
+class StackPort(Port):
     """The `LinkDevice` end of a port: give it to an interface."""
 
     def __init__(self, switch: Switch, name: str, *, mtu: int, mac: bytes) -> None:
@@ -128,7 +128,7 @@ class StackPort(_Port):
         self.switched(as_received(frame))
 
 
-class DevicePort(_Port):
+class DevicePort(Port):
     """A device plugged into the switch, and the `Source` that drives it. Made by `Switch.attach`."""
 
     def __init__(self, switch: Switch, name: str, device: LinkDevice, scheduler: Scheduler) -> None:
@@ -227,7 +227,7 @@ class DevicePort(_Port):
         self._queued_bytes = 0
 
 
-_Targets: TypeAlias = "tuple[_Port, ...]"
+_Targets: TypeAlias = "tuple[Port, ...]"
 
 
 class Switch:
@@ -248,8 +248,8 @@ class Switch:
         self._scheduler = scheduler
         self._mac_ageing = mac_ageing
         self._macs_per_port = macs_per_port
-        self._ports: list[_Port] = []
-        self._where: dict[bytes, _Port] = {}
+        self._ports: list[Port] = []
+        self._where: dict[bytes, Port] = {}
         self._made = 0
 
     def port(self, name: str | None = None, *, mtu: int | None = None, mac: bytes | None = None) -> StackPort:
@@ -266,13 +266,13 @@ class Switch:
         self._ports.append(port)
         return port
 
-    def remove(self, port: _Port) -> None:
+    def remove(self, port: Port) -> None:
         """Take `port` out of the segment. Idempotent."""
         if port in self._ports:
             self._ports.remove(port)
         self.forget(port)
 
-    def forget(self, port: _Port) -> None:
+    def forget(self, port: Port) -> None:
         """Forget every address learned at `port`."""
         for mac in port.macs:
             del self._where[mac]
@@ -284,7 +284,7 @@ class Switch:
         for mac, port in self._where.items():
             yield mac, port.name, now - port.macs[mac]
 
-    def forward_received(self, ingress: _Port, burst: Sequence[RxFrame]) -> None:
+    def forward_received(self, ingress: Port, burst: Sequence[RxFrame]) -> None:
         """Switch frames that a device received. Called by its port."""
         last: bytes | None = None
         targets: _Targets = ()
@@ -296,7 +296,7 @@ class Switch:
             for port in targets:
                 port.switched(frame)
 
-    def forward_sent(self, ingress: _Port, burst: Sequence[TxFrame]) -> None:
+    def forward_sent(self, ingress: Port, burst: Sequence[TxFrame]) -> None:
         """Switch frames that a stack transmitted. Called by its port."""
         last: bytes | None = None
         targets: _Targets = ()
@@ -311,7 +311,7 @@ class Switch:
             for port in targets:
                 port.sent(frame)
 
-    def _targets(self, ingress: _Port, header: bytes) -> _Targets:
+    def _targets(self, ingress: Port, header: bytes) -> _Targets:
         """Where a frame with this Ethernet header goes; its source is learned on the way."""
         if len(header) < ETHERNET_HEADER:
             ingress.drops.count(DropReason.TOO_SHORT)
@@ -331,7 +331,7 @@ class Switch:
             return ()
         return tuple(port for port in self._ports if port is not ingress and port.carrier)
 
-    def _learn(self, port: _Port, mac: bytes) -> None:
+    def _learn(self, port: Port, mac: bytes) -> None:
         macs = port.macs
         known = self._where.get(mac)
         if known is not port:
