@@ -345,7 +345,7 @@ def test_we_do_not_ask_without_an_address() -> None:
 def test_a_reader_of_changes_that_was_away_learns_what_it_lost() -> None:
     log = ChangeLog(limit=4)
     noted: list[int] = []
-    log.on_append = lambda: noted.append(log.end)
+    log.observers.append(lambda: noted.append(log.end))
     for number in range(3):
         log.append(ChangeKind.NEW_ROUTE, number, 1)
     records, lost = log.since(1)
