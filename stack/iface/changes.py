@@ -37,6 +37,7 @@ class Change:
     subject: Any
     ifindex: int  #: 0 if no interface is concerned
     detail: str = ""  #: for links: what changed, in words
+    origin: tuple[int, int] = (0, 0)  #: who asked for it: netlink port id and sequence number, or nobody
     name: str = ""  #: for links: what it was called just then
 
 

@@ -143,8 +143,8 @@ class IpOutput:
         if neighbour is None or neighbour.state == NeighbourState.DEAD:
             iface = route.iface
             hop = route.next_hop
-            if iface.loopback:
-                neighbour = iface.neighbours.fixed(hop, ethernet.NULL_MAC)
+            if iface.loopback or iface.noarp:
+                neighbour = iface.neighbours.fixed(hop, iface.mac)
             elif route.kind == RouteKind.BROADCAST:
                 neighbour = iface.neighbours.fixed(hop, ethernet.BROADCAST)
             elif route.kind == RouteKind.MULTICAST:
