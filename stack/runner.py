@@ -100,7 +100,11 @@ class _Waiter:
 
 
 class _Patience:
-    """How long it pays to keep looking before sleeping: learnt from how long waits took."""
+    """How long it pays to keep looking before sleeping: learnt from how long waits took.
+
+    A spin helps only if it outlasts the wait, so it is the longest allowed or none at all. A wait that was slept
+    through includes the time a halted core takes to wake: hence half as much again before spinning is given up.
+    """
 
     __slots__ = ("_typical",)
 
@@ -109,8 +113,7 @@ class _Patience:
 
     def window(self) -> int:
         """Nanoseconds to look for."""
-        typical = self._typical
-        return min(2 * typical, MAX_SPIN) if typical < MAX_SPIN else 0
+        return MAX_SPIN if 2 * self._typical < 3 * MAX_SPIN else 0
 
     def learn(self, waited: int) -> None:
         """A wait took `waited` ns. One long pause counts little: it is capped before it is averaged."""

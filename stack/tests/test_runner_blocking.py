@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import select
+import struct
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from stack import Network, Stack
-from stack.link import cable
+from stack.link import Impairment, cable
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.socket.base import AGAIN, Again
 from stack.socket.poll import IN, Pollee
@@ -307,6 +308,34 @@ def test_connecting_to_nobody_gives_up_after_two_minutes_of_virtual_time(virtual
         sock.connect(("10.0.0.9", 80))
     assert caught.value.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH)
     assert NS_PER_S < virtual.clock() - virtual_before < 200 * NS_PER_S
+
+
+def test_lingering_close_waits_for_the_peer(virtual: Network) -> None:
+    """TCP-22: until everything is acknowledged, or for as long as was asked for; without SO_LINGER not at all."""
+    outage = Impairment(delay_ns=100 * NS_PER_MS, seed=1)
+    left, right = cable(virtual.scheduler, a_to_b=outage, b_to_a=outage)
+    one, other = virtual.stack("one"), virtual.stack("other")
+    one.add_interface(left, addresses=["10.0.0.1/24"])
+    interface = other.add_interface(right, addresses=["10.0.0.2/24"])
+    server = other.socket.create_server(("10.0.0.2", 80))
+
+    def closing_takes(linger: tuple[int, int], *, cut: bool) -> int:
+        sock = one.socket.create_connection(("10.0.0.2", 80))
+        served, _ = server.accept()
+        sock.setsockopt(one.socket.SOL_SOCKET, one.socket.SO_LINGER, struct.pack("ii", *linger))
+        sock.sendall(b"last words")
+        virtual.call(interface.set_up, (not cut,))
+        before = virtual.clock()
+        sock.close()
+        took = virtual.clock() - before
+        virtual.call(interface.set_up, (True,))
+        served.close()
+        return took
+
+    assert closing_takes((0, 0), cut=False) == 0
+    assert 200 * NS_PER_MS <= closing_takes((1, 30), cut=False) < 400 * NS_PER_MS
+    assert closing_takes((1, 3), cut=True) == 3 * NS_PER_S
+    server.close()
 
 
 def test_a_call_that_can_never_end_is_an_error(virtual: Network) -> None:

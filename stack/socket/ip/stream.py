@@ -5,20 +5,32 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, ClassVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from stack.errors import NetError
-from stack.socket.base import Socket
+from stack.scheduler import NS_PER_S
+from stack.socket.base import AGAIN, CLOSED, Socket
 from stack.socket.ip import IPPROTO_TCP, SOCK_STREAM
 from stack.socket.ip.address import IpAddress, address_in, address_out
 from stack.socket.ip.stream_init import StreamInit
 from stack.socket.ip.stream_options import NOT_INHERITED, STREAM_OPTIONS, fill
-from stack.socket.options import OptionTable
+from stack.socket.options import SOL_SOCKET, OptionTable
+from stack.socket.options_socket import SO_LINGER
+from stack.socket.poll import IN, Pollee
+from stack.tcp import TcpState
 from stack.tcp.options import TcpOptions
 
 if TYPE_CHECKING:
     from stack.socket.base import Host
+    from stack.socket.mirror import Mirror
     from stack.tcp import Connection
+
+
+#: The peer has our FIN, or there is no peer any more.
+_ACKNOWLEDGED: Final = (TcpState.FIN_WAIT_2, TcpState.TIME_WAIT, TcpState.CLOSED)
+#: Seconds; what a clock can count.
+LINGER_MAX: Final = 1 << 31
 
 
 class StreamSocket(Socket):
@@ -53,6 +65,23 @@ class StreamSocket(Socket):
         """An option was set on a live connection."""
         fill(connection.options, self)
         connection.options_changed()
+
+    def close(self, mirror: Mirror | None = None) -> None:
+        """As `Socket.close`; with SO_LINGER it then waits until the peer has everything, as long as was asked for."""
+        connection = self.connection
+        on, seconds = self.options.value(SOL_SOCKET, SO_LINGER)
+        super().close(mirror)
+        if connection is not None and self.phase is CLOSED and on and seconds > 0:
+            self._linger(connection, min(seconds, LINGER_MAX) * NS_PER_S)
+
+    def _linger(self, connection: Connection, timeout: int) -> None:
+        def done() -> bool:
+            return connection.state in _ACKNOWLEDGED
+
+        pollee = Pollee(lambda: IN if done() else 0, self.waiting.marks)
+        with suppress(NetError):  # a Network that closes meanwhile ends the wait too
+            self.waiting.call(setattr, (connection, "on_event", pollee.notify))
+            self.waiting.block_on(pollee, IN, timeout, lambda: None if done() else AGAIN, ())
 
     def is_bound(self) -> bool:
         return not isinstance(self.phase, StreamInit) or self.phase.bound is not None
