@@ -25,13 +25,11 @@ traffic wakes it about a thousand times a second, however many messages there ar
 **Interrupts.** The lock is only taken by `with`, sleeping happens outside of it, and whoever leaves, by whatever
 exception, gives back in `finally` what it held: its place among the observers, its place in the line, the token.
 
-With a ManualClock there is nothing to wait for: `_VirtualRunner` moves the clock to the next deadline, turn after
-turn, until the call is ready or due.
+With a ManualClock there is nothing to wait for: see `stack.virtual`.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import select
@@ -40,12 +38,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from stack.errors import NetError
 from stack.network import MAX_EVENTS, Alarm, Network, Runner, closed_error
 from stack.scheduler import NS_PER_MS, NS_PER_S, NS_PER_US
 from stack.socket.base import AGAIN, Again, Timeout
 from stack.socket.poll import ALWAYS, Pollee
 from stack.switching import SwitchInterval
+from stack.virtual import VirtualRunner
 
 T = TypeVar("T")
 
@@ -59,8 +57,6 @@ RECENT: Final = 20 * NS_PER_MS
 MAX_SPIN: Final = 200 * NS_PER_US
 #: Seconds; epoll_wait counts milliseconds in a C int.
 LONGEST_SLEEP: Final = 86400.0
-#: In virtual time: a call that is still blocked after this long never ends.
-HORIZON: Final = 7 * 24 * 3600 * NS_PER_S
 
 #: The interpreter has one switch interval, whatever the number of Networks.
 SWITCHING: Final = SwitchInterval()
@@ -459,108 +455,11 @@ def _seconds(until: int, now: int) -> float:
     return -1.0 if until == FOREVER else min(max((until - now) / NS_PER_S, 1e-6), LONGEST_SLEEP)
 
 
-class _Flag:
-    """The observer of a call that runs the world itself."""
-
-    __slots__ = ("events", "ready")
-
-    def __init__(self, events: int, ready: bool) -> None:
-        self.events = events
-        self.ready = ready
-
-    def update(self, bits: int) -> None:
-        if bits & self.events:
-            self.ready = True
-
-
-class _VirtualRunner:
-    """Blocking in virtual time: the world is run, deadline by deadline, until the call is ready or due."""
-
-    def __init__(self, network: Network, clock: Callable[[], int], advance_to: Callable[[int], None]) -> None:
-        self.network = network
-        self.clock = clock
-        self._advance_to = advance_to
-        self._blocked: int | None = None  # the thread that is inside
-
-    def block_on(
-        self, pollee: Pollee, events: int, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]
-    ) -> T | Again:
-        me = threading.get_ident()
-        if self._blocked not in (None, me):
-            raise RuntimeError(
-                "a second thread would block in a Network that runs in virtual time; "
-                "use one thread, or a Network with the real clock"
-            )
-        network = self.network
-        with network.lock:
-            self._blocked = me
-            flag = _Flag(events | ALWAYS, ready=True)
-            pollee.observe(flag)
-            try:
-                return self._run(flag, timeout, attempt, args)
-            finally:
-                pollee.forget(flag)
-                self._blocked = None
-
-    def _run(
-        self, flag: _Flag, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]
-    ) -> T | Again:
-        network = self.network
-        scheduler = network.scheduler
-        start = now = self.clock()
-        deadline = start + (HORIZON if timeout is None else timeout)
-        while True:
-            if network.closed:
-                raise closed_error()
-            if flag.ready:
-                flag.ready = False
-                scheduler.now = now
-                try:
-                    result = attempt(*args)
-                finally:
-                    network.finish()
-                if result is not AGAIN:
-                    return result
-            if network.turn(now, network.events()) or flag.ready:
-                continue
-            if network.hot and network.arm():
-                continue
-            due = scheduler.next_deadline()
-            if timeout is None and (due is None or due > deadline):
-                raise NetError(errno.EDEADLK, self._deadlock(due))
-            if due is None or due > deadline:
-                self._advance_to(deadline)
-                return AGAIN
-            now = max(due, now)
-            self._advance_to(now)
-
-    @staticmethod
-    def _deadlock(due: int | None) -> str:
-        why = "nothing else is going to happen" if due is None else f"nothing came of {HORIZON // NS_PER_S} seconds"
-        return f"this call would block for ever: {why} in virtual time"
-
-    @property
-    def occupied(self) -> bool:
-        return False  # with one thread, nobody can be inside while another closes
-
-    def nudge(self) -> None:
-        """Nobody sleeps in virtual time."""
-
-    def rouse(self) -> None:
-        """Nor is anybody parked."""
-
-    def start(self) -> None:
-        """The world moves only when somebody blocks or polls."""
-
-    def stop(self) -> None:
-        """Nothing was started."""
-
-
 def make_runner(network: Network, clock: Callable[[], int] | None) -> Runner:
     """The runner for a Network: virtual if its clock can be moved."""
     advance_to = getattr(clock, "advance_to", None)
     if clock is not None and advance_to is not None:
-        return _VirtualRunner(network, clock, advance_to)
+        return VirtualRunner(network, clock, advance_to, threading.get_ident)
     return _RealRunner(network, clock if clock is not None else time.monotonic_ns)
 
 

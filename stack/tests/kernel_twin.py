@@ -1,0 +1,70 @@
+"""What tests of socket semantics run on: the kernel's `socket` module and a Stack's, behind one face."""
+
+from __future__ import annotations
+
+import select
+from typing import Any
+
+import pytest
+
+from stack import Network
+from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP
+
+LOOPBACK = "127.0.0.1"
+ASKED = IN | OUT | RDHUP
+
+
+class World:
+    """What differs between the two: the module, and how to ask for poll bits."""
+
+    def __init__(self, module: Any, network: Network | None) -> None:
+        self.socket = module
+        self.network = network
+
+    def bits(self, sock: Any) -> int:
+        """Poll bits among IN, OUT, RDHUP, ERR, HUP once they have settled."""
+        if self.network is not None:
+            return int(sock._sock.poll()) & (ASKED | ERR | HUP)
+        poll = select.poll()
+        poll.register(sock, ASKED)
+        return sum(bits for _, bits in poll.poll(0))
+
+    def settle(self, sock: Any, wanted: int) -> int:
+        """The bits as soon as all of `wanted` are there (the kernel's loopback is quick, not instant)."""
+        if self.network is None:
+            poll = select.poll()
+            poll.register(sock, ASKED)
+            for _ in range(1000):
+                if self.bits(sock) & wanted == wanted:
+                    break
+                poll.poll(1)
+        return self.bits(sock)
+
+    def listener(self, backlog: int = 5) -> Any:
+        sock = self.socket.socket()
+        sock.bind((LOOPBACK, 0))
+        sock.listen(backlog)
+        return sock
+
+    def pair(self) -> tuple[Any, Any]:
+        """A connected client and the accepted socket."""
+        with self.listener() as listener:
+            client = self.socket.socket()
+            client.settimeout(10)
+            client.connect(listener.getsockname())
+            served, _ = listener.accept()
+        served.settimeout(10)
+        return client, served
+
+    def refused_address(self) -> tuple[str, int]:
+        with self.socket.socket() as sock:
+            sock.bind((LOOPBACK, 0))
+            address: tuple[str, int] = sock.getsockname()
+        return address
+
+
+def code(call: Any, *args: Any) -> int | None:
+    """The errno a call raises."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what the test compares
+        call(*args)
+    return caught.value.errno
