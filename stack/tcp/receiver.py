@@ -7,7 +7,7 @@ asks `ack_due`, and whichever segment leaves (data or a bare ACK) calls `adverti
 made. So a burst of forty segments costs one ACK, except where RFC 5681 section 4.2 wants one each: segments out of
 order, whose duplicate ACKs the peer counts (`acks_owed`).
 
-ACK policy: at once after two full-sized segments (RFC 9293 section 3.8.6.3), at once for the first few segments of a
+ACK policy: at once for more than one full-sized segment (RFC 9293 section 3.8.6.3), at once for the first segments of a
 connection so that the peer's slow start is not held up (Linux's quick ACKs), else by a timer of 40 ms. A connection
 whose own data carries its ACKs (request and response) leaves quick mode.
 
@@ -168,7 +168,7 @@ class Receiver:
         waiting = self.rcv_nxt - self.last_ack_sent
         if waiting <= 0:
             return 0
-        if waiting >= 2 * self.mss:
+        if waiting > self.mss:  # as Linux: a small segment before a full one counts as well
             if self.quick:
                 self.quick -= 1
             return 1

@@ -135,3 +135,24 @@ def test_in_virtual_time_in_one_thread() -> None:
         finally:
             Handler.protocol_version = "HTTP/1.1"
             server.server_close()
+
+
+def test_header_and_body_in_two_writes_wait_for_no_delayed_ack() -> None:
+    """What http.server does: a small write, then a large one whose last piece Nagle holds until the first is acked.
+
+    RFC 9293 section 3.8.6.3: more than one full-sized segment is acknowledged at once, so no 40 ms go by on lo.
+    """
+    with Network(clock=ManualClock(), rng=random.Random(1)) as network:
+        stack = network.stack("gw")
+        with stack.socket.create_server(("127.0.0.1", 80)) as server:
+            client = stack.socket.create_connection(("127.0.0.1", 80))
+            served, _ = server.accept()
+        before = network.clock()
+        with client, served:
+            for _ in range(30):  # past the quick ACKs of a connection's beginning
+                client.sendall(b"request")
+                assert served.recv(100) == b"request"
+                served.sendall(b"h" * 200)
+                served.sendall(BODY[:100_000])
+                assert len(client.recv(100_200, stack.socket.MSG_WAITALL)) == 100_200
+            assert network.clock() == before
