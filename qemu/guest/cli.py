@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Final
 
@@ -73,6 +74,9 @@ def run_cli(arguments: Sequence[str]) -> int:
         return _failed(error, EXIT_MISSING)
     except GuestError as error:
         return _failed(error, EXIT_HARNESS)
+    except Exception:  # noqa: BLE001 - a bug of ours: shown whole, and never taken for the command's own exit code 1
+        traceback.print_exc()
+        return EXIT_HARNESS
 
 
 def main() -> None:

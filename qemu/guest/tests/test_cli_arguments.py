@@ -70,6 +70,7 @@ def test_an_address_needs_a_prefix_with_room_for_a_guest(text: str) -> None:
         (GuestDiedError("panic"), 125),
         (GuestTimeoutError("did not come up"), 125),
         (GuestError("other"), 125),
+        (ZeroDivisionError("a bug of ours"), 125),
         (CommandTimeoutError("too long"), 124),
         (KeyboardInterrupt(), 130),
         (BrokenPipeError(), 141),
@@ -89,6 +90,8 @@ def test_every_failure_has_its_exit_code_and_one_line(
     assert said.out == ""
     if isinstance(error, GuestError):
         assert said.err == f"guestwire: {error}\n"
+    if isinstance(error, ZeroDivisionError):
+        assert said.err.endswith("ZeroDivisionError: a bug of ours\n")
 
 
 def test_bad_arguments_of_run_are_told_from_the_commands_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
