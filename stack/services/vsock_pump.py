@@ -1,0 +1,203 @@
+"""One vsock stream joined to one socket of the host: bytes, their end, and back-pressure, both ways.
+
+Theory of operation
+-------------------
+**Guest to host.** What the guest sent lies in slabs, copied there once by the ring code. The stream's queue holds views
+of them, and one `sendmsg` takes all of a turn's: no byte is touched in Python. What the socket does not take stays in
+the stream, whose credit shrinks until the guest waits.
+
+**Host to guest.** As much is received as the guest granted, in pieces the ring code scatters into the guest's buffers.
+Without credit nothing is read, and the host's program waits in its own kernel's buffer. So memory is bounded by the
+stream's receive buffer one way and the guest's credit, which the stream caps, the other.
+
+**Ends.** Each direction ends by itself. The guest's end of stream becomes SHUT_WR behind the last byte, the host's
+becomes SHUTDOWN; a host that will not read any more is told to the guest as "will not receive", and the other way
+round. Both ended, both are closed. A stream that failed (its guest was reset, it broke the rules) closes the socket
+abruptly: TCP peers see RST. A socket that failed resets the stream.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from stack.services.host_sockets import HostSockets
+from stack.vsock import VsockConnection, VsockState
+
+#: Bytes one stream moves each way before it is the next one's turn.
+SHARE: Final = 512 << 10
+#: Bytes received at a time: several packets, and a buffer the allocator does not have to clear.
+PIECE: Final = 128 << 10
+#: Pieces in one sendmsg; IOV_MAX is 1024.
+PIECES: Final = 64
+
+_ABRUPT: Final = struct.pack("ii", 1, 0)  # struct linger: on, no time
+
+
+class Pump:
+    """Moves bytes from its making on. `on_end(pump)` is called once, after both sides are closed.
+
+    `sock` is connected, non-blocking and registered with `hosts`; `early` was received from it already.
+    """
+
+    __slots__ = (
+        "_can_read",
+        "_can_write",
+        "_deaf",
+        "_early",
+        "_ended",
+        "_hosts",
+        "_mute",
+        "_on_end",
+        "_said_deaf",
+        "_said_mute",
+        "_sock",
+        "connection",
+    )
+
+    def __init__(
+        self,
+        hosts: HostSockets,
+        connection: VsockConnection,
+        sock: socket.socket,
+        *,
+        on_end: Callable[[Pump], None],
+        early: bytes = b"",
+    ) -> None:
+        self.connection = connection
+        self._hosts = hosts
+        self._sock = sock
+        self._early = early
+        self._on_end = on_end
+        self._can_read = self._can_write = True  # until EAGAIN
+        self._mute = False  # the host's program will not send any more
+        self._deaf = False  # the host's program will not receive any more
+        self._said_mute = False  # the host's program knows that the guest will not send any more
+        self._said_deaf = False  # ... that the guest will not receive any more
+        self._ended = False
+        connection.on_event = self._event
+        hosts.hand_over(sock, self)
+
+    def _event(self) -> None:
+        self._hosts.mark(self)
+
+    def hint(self, *, hung_up: bool) -> None:
+        self._can_read = self._can_write = True
+        if hung_up:
+            self._deaf = True
+
+    def run(self) -> bool:
+        """Both directions, a share each. True: there is more."""
+        if self._ended:
+            return False
+        try:
+            more = self._to_host()
+            more |= self._to_guest()
+        except OSError:
+            self.abort()
+            return False
+        self._look_for_the_end()
+        return more and not self._ended
+
+    def abort(self) -> None:
+        """RST to the guest, and the socket closed abruptly. Idempotent."""
+        if not self._ended:
+            self.connection.on_event = None
+            self.connection.close(0)
+            self._close(abrupt=True)
+
+    def _to_host(self) -> bool:
+        connection = self.connection
+        moved = 0
+        while connection.readable:
+            if self._deaf:
+                connection.discard(connection.readable)
+                break
+            if not self._can_write:
+                return False
+            if moved >= SHARE:
+                return True
+            try:
+                sent = self._sock.sendmsg(connection.views(PIECES))
+            except BlockingIOError:
+                self._can_write = False
+                return False
+            except BrokenPipeError:
+                self._deaf = True
+                continue
+            connection.discard(sent)
+            moved += sent
+        if self._deaf:
+            connection.shutdown_read()
+        elif connection.eof and not self._said_mute and connection.state is not VsockState.CLOSED:
+            self._said_mute = True
+            _shut(self._sock, socket.SHUT_WR)
+        return False
+
+    def _to_guest(self) -> bool:
+        connection = self.connection
+        moved = 0
+        while not self._mute:
+            if not connection.can_write:
+                if not self._said_deaf and connection.state is not VsockState.CLOSED:
+                    self._said_deaf = True
+                    _shut(self._sock, socket.SHUT_RD)
+                return False
+            room = connection.writable
+            if not room:
+                connection.ask_credit()
+                return False
+            if self._early:
+                self._early = self._early[connection.write(self._early) :]
+                continue
+            if not self._can_read:
+                return False
+            if moved >= SHARE:
+                return True
+            try:
+                data = self._sock.recv(min(room, PIECE))
+            except BlockingIOError:
+                self._can_read = False
+                return False
+            if data:
+                moved += connection.write(data)
+            else:
+                self._mute = True
+                connection.shutdown_write()
+        return False
+
+    def _look_for_the_end(self) -> None:
+        connection = self.connection
+        if connection.readable:
+            return
+        if connection.state is VsockState.CLOSED:
+            connection.on_event = None
+            failed = connection.take_error() != 0
+            connection.close()
+            self._close(abrupt=failed)
+        elif (self._mute or not connection.can_write) and (self._said_mute or self._deaf):
+            connection.on_event = None
+            connection.close()
+            self._close()
+
+    def _close(self, *, abrupt: bool = False) -> None:
+        self._ended = True
+        self._hosts.remove(self._sock, self)
+        close_socket(self._sock, abrupt=abrupt)
+        self._on_end(self)
+
+
+def close_socket(sock: socket.socket, *, abrupt: bool = False) -> None:
+    """Close it; `abrupt`: a TCP peer gets RST."""
+    if abrupt and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABRUPT)
+    sock.close()
+
+
+def _shut(sock: socket.socket, how: int) -> None:
+    try:
+        sock.shutdown(how)
+    except OSError:  # ENOTCONN: the peer has gone meanwhile, which is seen when reading
+        return
