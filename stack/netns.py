@@ -166,6 +166,7 @@ class NetNamespace:
             up=up,
         )
         self._by_name[name] = iface
+        iface.netns = self
         self.ip.add_interface(iface)
         self.changes.append(ChangeKind.NEW_LINK, iface, iface.index, "new")
         return iface
@@ -238,6 +239,7 @@ class NetNamespace:
         for entry in self.ip.remove_interface(iface):
             self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index)
         del self._by_name[iface.name]
+        iface.netns = None
         iface.close()
         if iface.kind and self.detach is not None:
             self.detach(iface)
@@ -246,6 +248,49 @@ class NetNamespace:
         if on_removed is not None:
             on_removed()
 
+    def adopt(self, iface: Interface, name: str | None = None, index: int = 0) -> None:
+        """Take an interface over from the namespace it is in, as `ip link set NAME netns`: down, without addresses.
+
+        It keeps its name (or gets `name`) and its index if that is free here. Raises NetError: EINVAL for `lo` and
+        bridges, which stay where they are, and for a bad name; EEXIST for a name, EBUSY for an `index` in use here.
+        """
+        there = iface.netns
+        if there is None or there is self:
+            return
+        if iface.loopback or iface.ports is not None:
+            raise NetError(errno.EINVAL, "The interface is bound to its namespace")
+        wanted = iface.name if name is None else name
+        try:
+            check_name(wanted)
+        except ValueError as error:
+            raise NetError(errno.EINVAL, str(error)) from None
+        if wanted in self._by_name:
+            raise NetError(errno.EEXIST, f"there is an interface {wanted!r} already")
+        if index and index in self.ip.interfaces:
+            raise NetError(errno.EBUSY)
+        there._give_away(iface)  # noqa: SLF001 - another of us
+        iface.name = wanted
+        own = index or (iface.index if iface.index not in self.ip.interfaces else 0)
+        iface.index = own or next(each for each in self._next_index if each not in self.ip.interfaces)
+        iface.move(self.changes)
+        self._by_name[wanted] = iface
+        self._by_name = {each.name: each for each in sorted(self._by_name.values(), key=lambda each: each.index)}
+        iface.netns = self
+        self.ip.add_interface(iface)
+        self.changes.append(ChangeKind.NEW_LINK, iface, iface.index, "new")
+
+    def _give_away(self, iface: Interface) -> None:
+        """An interface leaves, unharmed, for another namespace."""
+        if iface.master is not None:
+            self.set_master(iface, None)
+        self.set_up(iface, False)
+        for address in list(iface.addresses):
+            self.remove_address(iface, address.address)
+        for entry in self.ip.remove_interface(iface):
+            self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index)
+        del self._by_name[iface.name]
+        self.changes.append(ChangeKind.DEL_LINK, iface, iface.index, "moved")
+
     def _release_links(self, iface: Interface) -> None:
         """A link goes: it is nobody's port any more, its ports are free, and what stands on it goes first."""
         if iface.master is not None:
@@ -253,13 +298,14 @@ class NetNamespace:
         for other in list(self._by_name.values()):
             if other.master is iface:
                 self.set_master(other, None)
-            elif other.link is iface and other.link.link is not other and other.name in self._by_name:
-                self.remove_interface(other)
+        for upper in list(iface.uppers):
+            if upper.netns is not None:
+                upper.netns.remove_interface(upper)
 
     def close(self) -> None:
         """Remove every interface. Idempotent."""
         for iface in list(self._by_name.values()):
-            if iface is not self.lo:
+            if iface is not self.lo and iface.netns is self:  # with one link others go
                 self.remove_interface(iface)
         self.lo.device.close()
 

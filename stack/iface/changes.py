@@ -52,7 +52,7 @@ class ChangeLog:
 
     def append(self, kind: ChangeKind, subject: Any, ifindex: int, detail: str = "") -> None:
         name = str(getattr(subject, "name", "")) if kind in _OF_LINKS else ""
-        self._records.append(Change(kind, subject, ifindex, detail, name))
+        self._records.append(Change(kind, subject, ifindex, detail, name=name))
         self.end += 1
         for observer in self.observers:
             observer()

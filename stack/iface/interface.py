@@ -33,6 +33,7 @@ from stack.wire.ipv4 import MIN_MTU
 
 if TYPE_CHECKING:
     from stack.iface.address import InterfaceAddress
+    from stack.netns import NetNamespace
     from stack.scheduler import Scheduler
 
 TX_QUEUE_FRAMES: Final = 1000  # Linux: txqueuelen of an Ethernet device
@@ -148,6 +149,8 @@ class Interface:
         self.group = 0  #: IFLA_GROUP
         self.tx_queue_length = TX_QUEUE_FRAMES  #: frames
         self.on_removed: Callable[[], None] | None = None  #: set by its kind: what else goes when it goes
+        self.netns: NetNamespace | None = None  #: where it is; set by the namespace
+        self.uppers: list[Interface] = []  #: links that stand on this one (VLANs, macvlans) and go with it
         #: Set by its kind: told when it was taken up or down, before anybody else; raises NetError to refuse.
         self.on_up: Callable[[], None] | None = None
         #: See each burst before the layers above do, in this order, and give on what they leave (bridge, VLAN).
@@ -362,6 +365,11 @@ class Interface:
         return flags
 
     @property
+    def running(self) -> bool:
+        """Up, and somebody at the other end."""
+        return self.up and self.carrier
+
+    @property
     def link_type(self) -> int:
         """ARPHRD_*"""
         return ARPHRD_LOOPBACK if self.loopback else ARPHRD_ETHER
@@ -417,6 +425,10 @@ class Interface:
             self.mac = mac
             self.neighbours.set_mac(mac)
             self._link_changed("mac")
+
+    def move(self, changes: ChangeLog) -> None:
+        """Belong to another namespace from now on, whose log is `changes`. Called by that namespace."""
+        self._changes = changes
 
     def close(self) -> None:
         """Let go of the device (which stays open: it is its maker's). Idempotent."""

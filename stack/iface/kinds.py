@@ -70,4 +70,35 @@ def _dummy(netns: NetNamespace, name: str, attributes: Attributes) -> Interface:
     )
 
 
-register("dummy", _dummy)
+def _veth(netns: NetNamespace, name: str, attributes: Attributes) -> Interface:
+    from stack.iface import veth
+
+    return veth.create(netns, name, attributes)
+
+
+def _bridge(netns: NetNamespace, name: str, attributes: Attributes) -> Interface:
+    from stack.iface import bridge
+
+    return bridge.create(netns, name, attributes)
+
+
+def _vlan(netns: NetNamespace, name: str, attributes: Attributes) -> Interface:
+    from stack.iface import vlan
+
+    return vlan.create(netns, name, attributes)
+
+
+def _macvlan(netns: NetNamespace, name: str, attributes: Attributes) -> Interface:
+    from stack.iface import macvlan
+
+    return macvlan.create(netns, name, attributes)
+
+
+for _kind, _factory in (
+    ("dummy", _dummy),
+    ("veth", _veth),
+    ("bridge", _bridge),
+    ("vlan", _vlan),
+    ("macvlan", _macvlan),
+):
+    register(_kind, _factory)

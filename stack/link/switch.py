@@ -266,6 +266,10 @@ class Switch:
         self._ports.append(port)
         return port
 
+    def join(self, port: Port) -> None:
+        """Take a port made elsewhere into the segment."""
+        self._ports.append(port)
+
     def remove(self, port: Port) -> None:
         """Take `port` out of the segment. Idempotent."""
         if port in self._ports:
