@@ -9,6 +9,9 @@ a *follower*: it parks on a gate of its own until the leader's turn makes its so
 hands it the token; a leaving leader wakes exactly one. The **background thread** (`start`) is the last follower: it
 polls only while no other thread does.
 
+A Network without descriptors (loopback and cables alone) has nothing to poll for but timers: everything else is
+delivered in the call that causes it. There the background thread, if it runs, keeps the token and all others follow.
+
 **Looking and sleeping.** After traffic the leader keeps looking for a while, with notifications suppressed, because
 waking a halted core costs more than the wait; how long is learnt from how long recent waits took (`_Patience`). Then
 it arms the devices, looks once more, and sleeps in `epoll` - Python's, so that Ctrl-C works - without the lock, until
@@ -155,7 +158,7 @@ class _RealRunner:
                                 return result
                         if network.closed:
                             raise closed_error()
-                        if self._leader is None:
+                        if self._leader is None and (network.polls_descriptors or not self._background.running):
                             self._leader = waiter
                             leads = True
                         elif self.clock() >= deadline:
@@ -343,6 +346,10 @@ class _Background:
         self._until = FOREVER  # on watch: when it will look by itself
         self._bell: Alarm
         self._rest: select.epoll  # where it sleeps: its own bell, and on watch the Network's descriptors too
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None
 
     def start(self) -> None:
         network = self._runner.network
