@@ -132,17 +132,32 @@ class Stack:
 
         return VsockEngine(self.network.scheduler)
 
-    def add_vsock(self, transport: VsockTransport) -> None:
+    def add_vsock(self, transport: VsockTransport, *, groups: Iterable[str] = ()) -> None:
         """AF_VSOCK sockets of this Stack reach the transport's guest, and it reaches them at CID 2.
 
-        Raises ValueError if a guest with that CID is there already.
+        Guests with one of their `groups` in common reach each other too. Raises ValueError if a guest with that CID is
+        there already.
         """
         network = self.network
         engine = self.vsock
         with network.lock:
-            port = engine.add_guest(transport)
+            port = engine.add_guest(transport, groups=groups)
             network.attach_locked(port)
             self._vsock_sources.append(port)
+            network.finish()
+
+    def remove_vsock(self, cid: int) -> None:
+        """The guest is gone: its connections end with ECONNRESET. Its transport is not touched again, nor closed.
+
+        Raises KeyError without a guest of that CID.
+        """
+        network = self.network
+        with network.lock:
+            port = self.vsock.remove_guest(cid)
+            if port is None:
+                raise KeyError(f"no guest with vsock CID {cid} is attached here")
+            network.detach_locked(port)
+            self._vsock_sources.remove(port)
             network.finish()
 
     def names(self) -> dict[str, list[str]]:

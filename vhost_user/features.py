@@ -30,6 +30,7 @@ class VsockFeature(IntFlag):
 
     STREAM = 1 << 0
     SEQPACKET = 1 << 1
+    NO_IMPLIED_STREAM = 1 << 2  #: without STREAM there are no streams, whatever else was negotiated
     INDIRECT_DESC = 1 << 28
     EVENT_IDX = 1 << 29
     VERSION_1 = 1 << 32

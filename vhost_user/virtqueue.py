@@ -181,6 +181,11 @@ class Virtqueue:
         return int(lib.gw_vring_base(self._ring)) if self._started else self._base
 
     @property
+    def addresses(self) -> tuple[int, int, int, int, int] | None:
+        """What SET_VRING_ADDR said last (see `set_addr`), or None."""
+        return self._addresses
+
+    @property
     def counters(self) -> RingCounters:
         counters = lib.gw_vring_counters(self._ring)
         return RingCounters(*[int(getattr(counters, name)) for name in RingCounters._fields])

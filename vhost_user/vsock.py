@@ -10,9 +10,14 @@ in each; a packet goes out whole or not at all. When the ring has no room `trans
 kick when buffers come back. The transmit ring is emptied regardless of the receive ring's state, so the two directions
 cannot lock each other up.
 
-`generation` tells the engine which connections are dead. A driver that resets its device starts its rings over at
-index 0; a guest that was paused goes on where it stopped. So rings that start anywhere but where they stopped, and
-every new front-end, begin a new generation.
+`generation` tells the engine which connections are dead. When rings stop nobody can know yet whether the guest was
+paused (QMP `stop`) or its driver has reset the device: QEMU says the same. Their next start tells. A paused guest goes
+on where it stopped: same size, same addresses, and the index each ring had reached. A driver that begins anew begins at
+index 0. Only if both rings had just come by 0 the two look alike, and then nothing was ever exchanged (or 65536 times n
+chains on both at once). So rings that go on anywhere else begin a new generation, and so does a front-end that leaves.
+
+What was negotiated, not what was offered, decides which types of connection there are: SEQPACKET if acknowledged, and
+STREAM too, unless NO_IMPLIED_STREAM was acknowledged and STREAM was not (virtio 1.3 section 5.10.3.1).
 
 Of the three queues the driver has, the event queue never reaches a vhost-user back-end under QEMU: two rings here.
 """
@@ -21,7 +26,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vhost_user._vring import ffi, lib
 
@@ -67,19 +72,26 @@ RX_DROPS: Final = ("header", "long", "payload", "src-cid")
 _EMPTY: Final = memoryview(b"")
 
 
+class _Place(NamedTuple):
+    """A ring and where the device is in it."""
+
+    base: int
+    num: int
+    addresses: tuple[int, ...] | None  #: of descriptors, used and available ring, as in SET_VRING_ADDR
+
+
 class VsockDevice(Device):
     """A guest's vsock, seen from the host.
 
-    `guest_cid`: the CID the guest learns from the device, 3..0xfffffffe. `seqpacket=True` offers SEQPACKET too; the
-    engine behind must then know it. `disable` names features (bits of
-    `VsockFeature`) not to offer. Raises ValueError for a reserved CID.
+    `guest_cid`: the CID the guest learns from the device, 3..0xfffffffe. `disable` names features (bits of
+    `VsockFeature`) not to offer: without SEQPACKET and NO_IMPLIED_STREAM it is the device of virtio 1.1. Raises
+    ValueError for a reserved CID.
     """
 
     def __init__(
         self,
         guest_cid: int,
         *,
-        seqpacket: bool = False,
         disable: int = 0,
         max_ring_size: int = MAX_RING_SIZE,
         name: str = "vsock",
@@ -88,9 +100,14 @@ class VsockDevice(Device):
             raise ValueError(f"guest CID {guest_cid} is reserved: use {MIN_GUEST_CID}..{MAX_GUEST_CID}")
         if disable & VsockFeature.VERSION_1:
             raise ValueError("VERSION_1 cannot be disabled: legacy devices are not served")
-        offered = VsockFeature.STREAM | VsockFeature.INDIRECT_DESC | VsockFeature.EVENT_IDX | VsockFeature.VERSION_1
-        if seqpacket:
-            offered |= VsockFeature.SEQPACKET
+        offered = (
+            VsockFeature.STREAM
+            | VsockFeature.SEQPACKET
+            | VsockFeature.NO_IMPLIED_STREAM
+            | VsockFeature.INDIRECT_DESC
+            | VsockFeature.EVENT_IDX
+            | VsockFeature.VERSION_1
+        )
         super().__init__(
             name=name,
             device_features=offered & ~disable,
@@ -102,13 +119,16 @@ class VsockDevice(Device):
         )
         self.guest_cid = guest_cid
         self.carrier = False
-        self.generation = 0
+        self.stream = True  #: negotiated or implied
+        self.seqpacket = False
+        self.generation = 1
         self.packets_in = 0  #: from the guest
         self.packets_out = 0  #: to the guest, accepted by its ring
-        self._generation = 0  # as the control thread counts
-        self._begun = False  # this start has been counted
+        self._generation = 1  # as the control thread counts
         self._was_started = [False, False]
-        self._stopped_at: list[int | None] = [None, None]  # bases; None: nothing to go on from
+        #: Where each ring stopped. None: it has not run since the front-end came, so there is nothing to go on from.
+        self._stopped_at: list[_Place | None] = [None, None]
+        self._begun = False  # this start has been counted
         self._records = ffi.new("struct vvsock_record[]", BURST_PACKETS)
         self._record_bytes = memoryview(ffi.buffer(self._records))
         self._chunks = ffi.new("struct chunk[]", BURST_PACKETS)
@@ -131,17 +151,24 @@ class VsockDevice(Device):
         self._was_started = [False, False]
         self._begun = False
 
+    def on_disconnect(self) -> None:
+        self._generation += 1
+
     def on_rings_changed(self) -> None:
         for index, ring in enumerate(self.rings):
             if ring.started == self._was_started[index]:
                 continue
             self._was_started[index] = ring.started
             if not ring.started:
-                self._stopped_at[index] = ring.base
+                self._stopped_at[index] = self._place(index)
                 self._begun = False
-            elif ring.base != self._stopped_at[index] and not self._begun:
+            elif not self._begun and self._stopped_at[index] not in (None, self._place(index)):
                 self._generation += 1
                 self._begun = True
+
+    def _place(self, index: int) -> _Place:
+        ring = self.rings[index]
+        return _Place(ring.base, ring.num, None if ring.addresses is None else ring.addresses[1:4])
 
     # -- data thread ----------------------------------------------------------------------------------------------
 
@@ -151,6 +178,8 @@ class VsockDevice(Device):
         if self.generation != self._generation:
             self._rest = None
         self.generation = self._generation
+        self.seqpacket = bool(self.features & VsockFeature.SEQPACKET)
+        self.stream = bool(self.features & VsockFeature.STREAM) or not self.features & VsockFeature.NO_IMPLIED_STREAM
         # A packet that needs more buffers than half the ring is sent in portions, lest it never fits.
         self._portion = min(MAX_PAYLOAD, max(1, self.rings[RX].num // 2) * MIN_BUFFER)
         if self.carrier:

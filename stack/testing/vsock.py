@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from stack.vsock.transport import VsockRx, VsockTx
-from stack.wire.vsock import CID_HOST, MAX_PAYLOAD, TYPE_STREAM, Op, text
+from stack.wire.vsock import CID_HOST, MAX_PAYLOAD, SEQ_EOM, SEQ_EOR, TYPE_SEQPACKET, TYPE_STREAM, Op, text
 
 GUEST_CID: Final = 3
 U32: Final = 0xFFFFFFFF
@@ -25,6 +25,7 @@ class ScriptedGuest:
         self.guest_cid = guest_cid
         self.carrier = True
         self.generation = 1
+        self.stream = self.seqpacket = True
         self.on_change: Callable[[], None] | None = None
         self.room = room
         self.sent: list[VsockTx] = []  #: what the host transmitted, oldest first
@@ -95,8 +96,11 @@ class ScriptedGuest:
 class ModelStream:
     """One connection as the guest's kernel sees it; all counters 32 bits wide."""
 
-    def __init__(self, guest: ModelGuest, host_port: int, guest_port: int, buffer: int) -> None:
+    def __init__(
+        self, guest: ModelGuest, host_port: int, guest_port: int, buffer: int, kind: int = TYPE_STREAM
+    ) -> None:
         self.guest = guest
+        self.kind = kind
         self.host_port = host_port
         self.guest_port = guest_port
         self.buf_alloc = buffer
@@ -107,6 +111,8 @@ class ModelStream:
         self.state = "requested"
         self.shutdown = 0  #: bits the host has sent
         self.received = bytearray()  #: everything, in order
+        self.messages: list[tuple[bytes, bool]] = []  #: of SEQPACKET: each whole one, and whether it ended a record
+        self._message = bytearray()
         self.unread = 0
 
     @property
@@ -123,7 +129,19 @@ class ModelStream:
             alloc=self.buf_alloc,
             forwarded=self.fwd_cnt,
             payload=payload,
+            kind=self.kind,
         )
+
+    def write_message(self, data: bytes, *, end_of_record: bool = False, piece: int = MAX_PAYLOAD) -> bool:
+        """Send `data` as one message, cut into pieces; False, and nothing sent, without credit for all of it."""
+        if len(data) > self.free:
+            return False
+        self.tx_cnt = (self.tx_cnt + len(data)) & U32
+        for at in range(0, len(data) or 1, piece):
+            last = at + piece >= len(data)
+            flags = (SEQ_EOM | (SEQ_EOR if end_of_record else 0)) if last else 0
+            self.send(Op.RW, flags=flags, payload=data[at : at + piece])
+        return True
 
     def write(self, data: bytes) -> int:
         """Send what the host's credit allows of `data`, as one packet; returns how much that was."""
@@ -132,6 +150,17 @@ class ModelStream:
             self.tx_cnt = (self.tx_cnt + len(data)) & U32
             self.send(Op.RW, payload=data)
         return len(data)
+
+    def piece(self, payload: bytes, flags: int) -> None:
+        """A part of a message arrived."""
+        if self.kind == TYPE_STREAM:
+            if flags:
+                self.guest.broken.append(f"flags {flags} on a stream")
+            return
+        self._message += payload
+        if flags & SEQ_EOM:
+            self.messages.append((bytes(self._message), bool(flags & SEQ_EOR)))
+            self._message.clear()
 
     def consume(self, count: int, *, tell: bool = True) -> None:
         """The guest's user reads `count` bytes."""
@@ -152,8 +181,8 @@ class ModelGuest:
         self.broken: list[str] = []  #: rules the host broke
         self.resets = 0
 
-    def connect(self, host_port: int, guest_port: int) -> ModelStream:
-        stream = ModelStream(self, host_port, guest_port, self.buffer)
+    def connect(self, host_port: int, guest_port: int, *, kind: int = TYPE_STREAM) -> ModelStream:
+        stream = ModelStream(self, host_port, guest_port, self.buffer, kind)
         self.streams[host_port, guest_port] = stream
         stream.send(Op.REQUEST)
         return stream
@@ -168,18 +197,14 @@ class ModelGuest:
     def _packet(self, packet: VsockTx) -> None:
         src_cid, dst_cid, host_port, guest_port, kind, op, flags, alloc, forwarded, payload = packet
         line = text(src_cid, dst_cid, host_port, guest_port, op, flags, alloc, forwarded, len(payload))
-        if (src_cid, dst_cid) != (CID_HOST, self.transport.guest_cid) or kind != TYPE_STREAM:
-            self.broken.append(f"misaddressed: {line}")
-        if not (0 <= alloc <= U32 and 0 <= forwarded <= U32):
-            self.broken.append(f"credit beyond 32 bits: {line}")
-        if payload and op != Op.RW:
-            self.broken.append(f"payload where none belongs: {line}")
+        stream = self.streams.get((host_port, guest_port))
+        known = kind in (TYPE_STREAM, TYPE_SEQPACKET) if stream is None else kind == stream.kind
+        self._look(packet, line, known=known)
         key = host_port, guest_port
-        stream = self.streams.get(key)
         if op == Op.REQUEST:
             if stream is not None:
                 self.broken.append(f"second request: {line}")
-            stream = self.streams[key] = ModelStream(self, host_port, guest_port, self.buffer)
+            stream = self.streams[key] = ModelStream(self, host_port, guest_port, self.buffer, kind)
             stream.peer_buf_alloc, stream.peer_fwd_cnt = alloc, forwarded
             stream.state = "connected"
             stream.send(Op.RESPONSE)
@@ -200,6 +225,7 @@ class ModelGuest:
             stream.state = "connected"
         elif op == Op.RW:
             self._data(stream, bytes(payload), line)
+            stream.piece(bytes(payload), flags)
         elif op == Op.SHUTDOWN:
             if not 1 <= flags <= 3:
                 self.broken.append(f"shutdown flags: {line}")
@@ -208,6 +234,16 @@ class ModelGuest:
             stream.send(Op.CREDIT_UPDATE)
         elif op != Op.CREDIT_UPDATE:
             self.broken.append(f"no such operation: {line}")
+
+    def _look(self, packet: VsockTx, line: str, *, known: bool) -> None:
+        """What holds for every packet."""
+        src_cid, dst_cid, _, _, _, op, _, alloc, forwarded, payload = packet
+        if (src_cid, dst_cid) != (CID_HOST, self.transport.guest_cid) or not known:
+            self.broken.append(f"misaddressed: {line}")
+        if not (0 <= alloc <= U32 and 0 <= forwarded <= U32):
+            self.broken.append(f"credit beyond 32 bits: {line}")
+        if payload and op != Op.RW:
+            self.broken.append(f"payload where none belongs: {line}")
 
     def _data(self, stream: ModelStream, payload: bytes, line: str) -> None:
         if stream.state != "connected" or stream.shutdown & 2:

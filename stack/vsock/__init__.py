@@ -4,6 +4,15 @@ from stack.vsock.connection import VsockConnection, VsockState
 from stack.vsock.engine import VsockEngine
 from stack.vsock.guest import GuestPort
 from stack.vsock.listener import VsockListener
+from stack.vsock.seqpacket import SeqpacketConnection
 from stack.vsock.transport import VsockTransport
 
-__all__ = ["GuestPort", "VsockConnection", "VsockEngine", "VsockListener", "VsockState", "VsockTransport"]
+__all__ = [
+    "GuestPort",
+    "SeqpacketConnection",
+    "VsockConnection",
+    "VsockEngine",
+    "VsockListener",
+    "VsockState",
+    "VsockTransport",
+]

@@ -1,4 +1,6 @@
-"""One vsock stream between this host and a guest: its states, its two directions, its end.
+"""One vsock connection between this host and a guest: its states, its two directions, its end.
+
+`VsockConnection` is a stream; `stack.vsock.seqpacket` adds message boundaries to it.
 
 Theory of operation
 -------------------
@@ -25,7 +27,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S, Timer
@@ -33,7 +35,6 @@ from stack.vsock.credit import Credit
 from stack.vsock.queue import COALESCE, ByteQueue
 from stack.vsock.transport import Buffer, VsockTx
 from stack.wire.vsock import (
-    CID_HOST,
     MAX_PAYLOAD,
     SHUTDOWN_BOTH,
     SHUTDOWN_RECEIVE,
@@ -88,6 +89,7 @@ class VsockConnection:
         "_orphan",
         "_outgoing",
         "_owes_reset",
+        "_passive",
         "_peer_shutdown",
         "_port",
         "_reserved",
@@ -103,11 +105,20 @@ class VsockConnection:
         "wanted",
     )
 
+    kind: ClassVar[int] = TYPE_STREAM
+
     def __init__(
-        self, port: GuestPort, local_port: int, remote_port: int, *, buffer: int, bound: BoundPort | None = None
+        self,
+        port: GuestPort,
+        local: tuple[int, int],
+        remote: tuple[int, int],
+        *,
+        buffer: int,
+        bound: BoundPort | None = None,
     ) -> None:
-        self.local = (CID_HOST, local_port)
-        self.remote = (port.guest_cid, remote_port)
+        """`local`, `remote`: (CID, port) of this end and of the guest's."""
+        self.local = local
+        self.remote = remote
         self.state = VsockState.CONNECTING
         self.error = 0  #: errno pending, 0 for none; see `take_error`
         self.on_event: Callable[[], None] | None = None
@@ -126,11 +137,13 @@ class VsockConnection:
         self._credit_requested = False  # asked for, no answer yet
         self._owes_reset = False  # the peer shut both directions and waits for our RST
         self._orphan = False
+        self._passive = False  # the peer's request waits for our answer
         self._reserved = buffer  # bytes of the engine's memory
         self._timer: Timer | None = None
 
     def __repr__(self) -> str:
-        return f"VsockConnection({self.local[1]} - {self.remote[0]}:{self.remote[1]}, {self.state.value})"
+        name, local, remote = type(self).__name__, self.local, self.remote
+        return f"{name}({local[0]}:{local[1]} - {remote[0]}:{remote[1]}, {self.state.value})"
 
     # -- how it is ------------------------------------------------------------------------------------------------
 
@@ -142,6 +155,16 @@ class VsockConnection:
     def readable(self) -> int:
         """Bytes that read() would give now. What arrived before the end stays readable."""
         return len(self._incoming)
+
+    @property
+    def has_data(self) -> bool:
+        """Something can be read."""
+        return len(self._incoming) > 0
+
+    @property
+    def closed(self) -> bool:
+        """Over; what was received may still be read."""
+        return self.state is VsockState.CLOSED
 
     @property
     def eof(self) -> bool:
@@ -177,6 +200,25 @@ class VsockConnection:
         return min(self.credit.buffer, self.credit.peer_buffer)
 
     @property
+    def pending(self) -> int:
+        """Bytes written that were not handed to the transport yet."""
+        return len(self._outgoing)
+
+    @property
+    def unsent(self) -> bool:
+        """Something written has not reached the guest's memory yet (SO_LINGER waits for that)."""
+        return bool(self._outgoing) or self._port.holds(self)
+
+    def tell_when_sent(self) -> None:
+        """Call `on_event` once nothing is `unsent`."""
+        self._port.tell_when_sent(self)
+
+    @property
+    def unannounced(self) -> bool:
+        """The guest has not heard of this connection: our REQUEST has not left."""
+        return self._greeting == _REQUEST
+
+    @property
     def unacknowledged(self) -> int:
         """Bytes written that the peer's user has not consumed yet, as far as the peer told."""
         return self.credit.sent - self.credit.peer_consumed
@@ -209,6 +251,16 @@ class VsockConnection:
             self._consumed(count)
         return count
 
+    def take(self, limit: int) -> Buffer:
+        """As read(), uncopied and perhaps less: what lies together."""
+        data = self._incoming.take(limit)
+        self._consumed(len(data))
+        return data
+
+    def forget_received(self) -> None:
+        """Nobody is going to read what is there."""
+        self._consumed(self._incoming.discard(len(self._incoming)))
+
     def peek(self, limit: int, offset: int = 0) -> bytes:
         """As read() from `offset` on, but the bytes stay."""
         return self._incoming.peek(limit, offset)
@@ -217,14 +269,13 @@ class VsockConnection:
         """What read() would give, uncopied, `pieces` pieces at most. Say with `discard` how much was used, at once."""
         return self._incoming.views(pieces)
 
-    def write(self, data: Buffer, *, more: bool = False) -> int:  # noqa: ARG002 - `more` is for TCP: here nothing waits
+    def write(self, data: Buffer, *, keep: bool = False) -> int:
         """Take as much of `data` as the peer's credit allows; returns the bytes taken (0: none).
 
-        Exact `bytes` of 4 KiB and more are kept, anything else is copied. Raises NetError: EPIPE when the stream
-        cannot be written to (any more), ENOTCONN before it is connected.
+        Exact `bytes` of 4 KiB and more are kept, anything else is copied - or kept too with `keep`, if it will not
+        change. Raises NetError: EPIPE when the stream cannot be written to (any more), ENOTCONN before it is connected.
         """
-        if not self.can_write:
-            raise NetError(errno.ENOTCONN if self.state is VsockState.CONNECTING else errno.EPIPE)
+        self._check_writable()
         length = len(data)
         free = self.credit.free
         if free < length:
@@ -232,21 +283,34 @@ class VsockConnection:
             data = memoryview(data)[:free]
             length = free
         if length:
-            if type(data) is not bytes and length >= COALESCE:
+            if type(data) is not bytes and length >= COALESCE and not keep:
                 data = bytes(data)
             self._outgoing.append(data)
             self.credit.sent += length
             self._port.mark(self)
         return length
 
+    def _check_writable(self) -> None:
+        if not self.can_write:
+            raise NetError(errno.ENOTCONN if self.state is VsockState.CONNECTING else errno.EPIPE)
+
     def ask_credit(self) -> None:
         """Somebody wants to write and the peer takes nothing: have it say when it does."""
-        if not self.credit.free and not self._credit_requested and self.can_write:
+        if not self.credit.free and self.can_write:
+            self._request_credit()
+
+    def _request_credit(self) -> None:
+        if not self._credit_requested:
             self._credit_requested = self._credit_request_due = True
             self._port.mark(self)
 
+    def keep_waiting(self) -> None:
+        """The peer's request is known, the answer to it is not yet: `answer` or `abort`."""
+        self._passive = True
+
     def answer(self) -> None:
         """Accept a peer's request that was kept waiting (see `stack.vsock.acceptor`)."""
+        self._passive = False
         self.start(_RESPONSE, None)
 
     def set_buffer(self, size: int) -> None:
@@ -337,7 +401,7 @@ class VsockConnection:
         state = self.state
         if state is VsockState.CONNECTED:
             if op == _RW:
-                self._data(payload)
+                self._data(payload, flags)
                 return
             if op == _CREDIT_REQUEST:
                 self._credit_due = True
@@ -358,7 +422,7 @@ class VsockConnection:
                 self._end()
 
     def _answered(self, op: int) -> None:
-        if op != _RESPONSE:
+        if op != _RESPONSE or self._passive:
             self._violated("it answered a request with neither RESPONSE nor RST", errno.EPROTO)
             return
         if self._timer is not None:
@@ -366,7 +430,7 @@ class VsockConnection:
         self.state = VsockState.CONNECTED
         self.notify()
 
-    def _data(self, payload: memoryview) -> None:
+    def _data(self, payload: memoryview, flags: int) -> None:  # noqa: ARG002 - a stream's data has no flags
         length = len(payload)
         if length:
             if not self.credit.receive(length):
@@ -432,13 +496,8 @@ class VsockConnection:
         if self._greeting:
             burst.append(self._packet(self._greeting))
             self._greeting = 0
-        outgoing = self._outgoing
-        while outgoing:
-            if limit <= 0:
-                return False
-            payload = outgoing.take(min(limit, MAX_PAYLOAD))
-            limit -= len(payload)
-            burst.append(self._packet(_RW, 0, payload))
+        if self._outgoing and not self._emit_data(burst, limit):
+            return False
         if self._shutdown_due:
             self._shutdown_due = False
             burst.append(self._packet(_SHUTDOWN, self._shutdown))
@@ -450,10 +509,20 @@ class VsockConnection:
         self._credit_due = False
         return True
 
+    def _emit_data(self, burst: list[VsockTx], limit: int) -> bool:
+        outgoing = self._outgoing
+        while outgoing:
+            if limit <= 0:
+                return False
+            payload = outgoing.take(min(limit, MAX_PAYLOAD))
+            limit -= len(payload)
+            burst.append(self._packet(_RW, 0, payload))
+        return True
+
     def _packet(self, op: int, flags: int = 0, payload: Buffer = _NO_DATA) -> VsockTx:
         buf_alloc, fwd_cnt = self.credit.tell()
         local, remote = self.local, self.remote
-        return (local[0], remote[0], local[1], remote[1], TYPE_STREAM, op, flags, buf_alloc, fwd_cnt, payload)
+        return (local[0], remote[0], local[1], remote[1], self.kind, op, flags, buf_alloc, fwd_cnt, payload)
 
     # -- the rest -------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,11 @@ class Credit:
         """
         return max(0, min(self.peer_buffer, self.buffer) - (self.sent - self.peer_consumed))
 
+    @property
+    def unreported(self) -> int:
+        """Bytes consumed that the peer does not know of."""
+        return self.consumed - self.reported
+
     def hear(self, buf_alloc: int, fwd_cnt: int) -> bool:
         """Take the numbers of a packet that arrived. False: they cannot be true."""
         ahead = (fwd_cnt - self.peer_consumed) & MASK
@@ -84,7 +89,7 @@ class Credit:
         `wanted` is what the user waits for at least (SO_RCVLOWAT): the peer must be allowed to send that much.
         """
         self.consumed += length
-        unreported = self.consumed - self.reported
+        unreported = self.unreported
         if not unreported:
             return False
         return self.buffer - unreported < UPDATE_BELOW or self.edge - self.consumed < wanted

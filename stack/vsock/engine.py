@@ -7,19 +7,22 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import Final
 
 from stack.errors import NetError
 from stack.scheduler import Scheduler
 from stack.vsock.connection import CONNECT_TIMEOUT, DEFAULT_BUFFER, VsockConnection, buffer_size
-from stack.vsock.guest import CONNECTION_LIMIT, GuestPort
+from stack.vsock.guest import GuestPort
 from stack.vsock.listener import VsockListener
+from stack.vsock.loopback import Loopback
 from stack.vsock.ports import BoundPort, PortTable
 from stack.vsock.transport import VsockTransport
-from stack.wire.vsock import PORT_ANY
+from stack.wire.vsock import CID_ANY, CID_HOST, CID_LOCAL, PORT_ANY, TYPE_STREAM
 
 #: Bytes that all receive buffers together may promise: 1024 connections of the default size.
 MEMORY_LIMIT: Final = 256 << 20
+BUDGET: Final = 256  # packets to itself that the host handles at a time
 
 
 class VsockEngine:
@@ -32,16 +35,20 @@ class VsockEngine:
         self.listeners: dict[int, VsockListener] = {}  #: by port
         self.memory_limit = memory_limit
         self.reserved = 0  #: bytes promised to peers
+        #: This host as its own guest (row VS-20). It needs no Network: its packets arrive as deferred work.
+        self._loop = Loopback(scheduler, self._deliver)
+        self.loopback = GuestPort(self, scheduler, self._loop, host_cids=frozenset((CID_LOCAL, CID_HOST)))
 
-    def add_guest(self, transport: VsockTransport) -> GuestPort:
+    def add_guest(self, transport: VsockTransport, *, groups: Iterable[str] = ()) -> GuestPort:
         """Sockets reach the transport's guest from now on. The result is a `Source` for the Network.
 
-        Raises ValueError if there is a guest with that CID.
+        Guests with one of their `groups` in common may connect to each other. Raises ValueError if there is a guest
+        with that CID.
         """
         cid = transport.guest_cid
         if cid in self.guests:
             raise ValueError(f"there is a guest with vsock CID {cid} already: give this one another")
-        port = GuestPort(self, self.scheduler, transport)
+        port = GuestPort(self, self.scheduler, transport, groups=frozenset(groups))
         self.guests[cid] = port
         return port
 
@@ -51,6 +58,21 @@ class VsockEngine:
         if port is not None:
             port.close()
         return port
+
+    def _deliver(self) -> None:
+        self.loopback.service(BUDGET)
+        if self._loop.arm():
+            self.scheduler.defer(self._deliver)
+
+    def sibling(self, port: GuestPort, cid: int) -> GuestPort | None:
+        """The guest `cid`, if that of `port` may talk to it."""
+        sibling = self.guests.get(cid)
+        return sibling if sibling is not None and sibling is not port and sibling.groups & port.groups else None
+
+    def listener(self, cid: int, port: int) -> VsockListener | None:
+        """Who accepts connections to this address of ours."""
+        listener = self.listeners.get(port)
+        return listener if listener is not None and listener.cid in (CID_ANY, cid) else None
 
     def bind(self, port: int, *, privileged: bool = True) -> BoundPort:
         """Take a host port; PORT_ANY chooses one. Raises NetError: EADDRINUSE, EACCES."""
@@ -64,35 +86,47 @@ class VsockEngine:
         bound: BoundPort | None = None,
         buffer: int = DEFAULT_BUFFER,
         timeout: int = CONNECT_TIMEOUT,
+        kind: int = TYPE_STREAM,
     ) -> VsockConnection:
         """Begin to connect; `on_event` tells how it goes, ETIMEDOUT after `timeout` ns. `bound` stays the caller's.
 
-        Raises NetError: ENODEV without a guest of that CID, EADDRINUSE for a pair of ports in use already, ENOBUFS
-        when there are too many connections.
+        CID_LOCAL and CID_HOST are this host itself. Raises NetError: ENODEV without a guest of that CID,
+        ESOCKTNOSUPPORT if its driver does not take connections of this `kind` (the wire's type), EADDRINUSE for a pair
+        of ports in use already, ENOBUFS when there are too many connections.
         """
-        guest = self.guests.get(cid)
+        guest = self.loopback if cid in (CID_LOCAL, CID_HOST) else self.guests.get(cid)
         if guest is None:
             raise NetError(errno.ENODEV, f"no guest with vsock CID {cid} is attached here")
         if bound is not None and (bound.port, port) in guest.connections:
             raise NetError(errno.EADDRINUSE, f"port {bound.port} is connected to port {port} of CID {cid} already")
+        if guest.transport.carrier and not guest.speaks(kind):
+            raise NetError(errno.ESOCKTNOSUPPORT, f"the driver of CID {cid} does not take such connections")
         buffer = buffer_size(buffer)
-        if len(guest.connections) >= CONNECTION_LIMIT or not self.reserve(buffer):
+        if guest.full or not self.reserve(buffer):
             raise NetError(errno.ENOBUFS, "too many vsock connections")
         held = bound.retain() if bound is not None else self.ports.bind(PORT_ANY)
-        return guest.connect(held, port, buffer=buffer, timeout=timeout)
+        local, remote = (CID_HOST, held.port), (cid, port)
+        return guest.connect(local, remote, buffer=buffer, timeout=timeout, kind=kind, bound=held)
 
     def listen(
-        self, port: int, backlog: int = 128, *, bound: BoundPort | None = None, buffer: int = DEFAULT_BUFFER
+        self,
+        port: int,
+        backlog: int = 128,
+        *,
+        bound: BoundPort | None = None,
+        buffer: int = DEFAULT_BUFFER,
+        kind: int = TYPE_STREAM,
+        cid: int = CID_ANY,
     ) -> VsockListener:
         """Accept connections of all guests to `port` (of `bound`, if given, which stays the caller's).
 
-        Raises NetError: EADDRINUSE, EACCES.
+        With a `cid`, only those to this CID of ours. Raises NetError: EADDRINUSE, EACCES.
         """
         held = bound.retain() if bound is not None else self.ports.bind(port)
         if held.port in self.listeners:
             held.release()
             raise NetError(errno.EADDRINUSE, f"vsock port {held.port} is listened to already")
-        listener = VsockListener(self, held, backlog, buffer=buffer)
+        listener = VsockListener(self, held, backlog, buffer=buffer, kind=kind, cid=cid)
         self.listeners[held.port] = listener
         return listener
 
@@ -122,5 +156,6 @@ class VsockEngine:
         """Every listener and connection ends. Idempotent."""
         for cid in list(self.guests):
             self.remove_guest(cid)
+        self.loopback.close()
         for listener in list(self.listeners.values()):
             listener.close()

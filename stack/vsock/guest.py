@@ -6,14 +6,17 @@ In: every packet finds its connection by (host port, guest port); a REQUEST with
 is answered with RST - except a RST, which is never answered (two engines would do so for ever).
 
 Out: connections with something due are marked; once a turn they are asked in rotation, at most 64 KiB of each at a
-time, so that one bulk stream does not starve the others. Packets handed to the transport and refused for lack of room
-stay in `_burst`, at most one round of them, and go first when there is room again. Answers to packets that belong to
+time, so that one bulk stream does not starve the others. Those with little to say are asked first, and may overtake
+what is held up of others: behind sixteen bulk streams a short message waits for the guest's ring, not for a megabyte in
+front of it. Packets handed to the transport and refused for lack of room stay in `_burst` and go when there is room
+again. Answers to packets that belong to
 no connection are kept apart, one for each pair of ports and `REPLY_LIMIT` in all. So the guest's transmit ring can be
 drained however long it leaves its receive ring without buffers, in bounded memory, and nothing waits for anything.
 
-A driver reset ends every connection (the guest has forgotten them), listeners stay. A guest that merely goes away for a
-while - paused, migrating - is waited for: nothing is sent meanwhile, and only if it is not back after `CARRIER_GRACE`
-are its connections reset.
+A driver reset, or a guest that left, ends every connection the guest knew of; listeners stay. A guest that is merely
+paused is waited for, however long: nothing is sent meanwhile.
+
+Packets for another guest's CID are for `stack.vsock.sibling`, if the two may talk.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import Drops
-from stack.scheduler import NS_PER_S, Scheduler
+from stack.scheduler import Scheduler
 from stack.vsock.connection import VsockConnection
+from stack.vsock.seqpacket import CONNECTIONS, PACKET_COST
+from stack.vsock.sibling import connect_sibling
 from stack.vsock.transport import VsockRx, VsockTransport, VsockTx
-from stack.wire.vsock import CID_HOST, TYPE_STREAM, Op
+from stack.wire.vsock import CID_HOST, TYPE_SEQPACKET, TYPE_STREAM, Op
 
 if TYPE_CHECKING:
     from stack.vsock.acceptor import Acceptor
@@ -38,8 +43,7 @@ CONNECTION_LIMIT: Final = 1024
 REPLY_LIMIT: Final = 1024  # RSTs waiting for room; what a correct guest provokes is one or two
 ROUND_BYTES: Final = 512 << 10  # data of one transmit call: within the cache
 SHARE_BYTES: Final = 64 << 10  # of that for each connection before it is the next one's turn
-#: How long connections outlive a guest whose rings stopped. As long as Linux waits for the end of a connection.
-CARRIER_GRACE: Final = 8 * NS_PER_S
+LITTLE: Final = 4 << 10  # bytes; who has no more than that due goes first
 
 _REQUEST, _RESPONSE, _RST = int(Op.REQUEST), int(Op.RESPONSE), int(Op.RST)
 
@@ -47,23 +51,37 @@ _REQUEST, _RESPONSE, _RST = int(Op.REQUEST), int(Op.RESPONSE), int(Op.RST)
 class GuestPort:
     """Made by `VsockEngine.add_guest`. Implements `stack.iface.source.Source`."""
 
-    def __init__(self, engine: VsockEngine, scheduler: Scheduler, transport: VsockTransport) -> None:
+    def __init__(
+        self,
+        engine: VsockEngine,
+        scheduler: Scheduler,
+        transport: VsockTransport,
+        *,
+        groups: frozenset[str] = frozenset(),
+        host_cids: frozenset[int] = frozenset((CID_HOST,)),
+    ) -> None:
+        """`groups`: guests with one in common may connect to each other. `host_cids`: the CIDs that are this side."""
         self.engine = engine
         self.scheduler = scheduler
         self.transport = transport
         self.guest_cid = transport.guest_cid
-        self.connections: dict[tuple[int, int], VsockConnection] = {}  #: by (host port, guest port)
+        self.groups = groups
+        self.connections: dict[tuple[int, int], VsockConnection] = {}  #: with this host, by (host port, guest port)
+        #: With other guests, whom we stand for: by (their CID, their port, guest port).
+        self.siblings: dict[tuple[int, int, int], VsockConnection] = {}
         self.acceptor: Acceptor | None = None  #: takes what no listener of the engine's does
         self.drops = Drops()
         self.on_ready: Callable[[], None] | None = None
         self.closed = False
         self._generation = transport.generation
         self._carrier = transport.carrier
-        self._grace = scheduler.timer(self._given_up)
+        self._host_cids = host_cids
+        self._little: dict[VsockConnection, None] = {}  # due, and soon said
         self._due: dict[VsockConnection, None] = {}
-        self._replies: dict[tuple[int, int], VsockTx] = {}
+        self._replies: dict[tuple[int, int, int], VsockTx] = {}
         self._burst: list[VsockTx] = []
         self._held_up = False  # the last flush could not finish
+        self._lingering: set[VsockConnection] = set()  # to be told when everything of theirs has left
         transport.on_change = self._changed
 
     def __repr__(self) -> str:
@@ -89,15 +107,19 @@ class GuestPort:
         connections = self.connections
         for packet in burst:
             src_cid, dst_cid, src_port, dst_port, kind, op, flags, buf_alloc, fwd_cnt, payload = packet
-            if dst_cid != CID_HOST or kind != TYPE_STREAM or src_cid != self.guest_cid:
-                self._strange(packet)
+            if dst_cid == CID_HOST and src_cid == self.guest_cid:
+                connection = connections.get((dst_port, src_port))
+            elif (connection := self._elsewhere(packet)) is None:
                 continue
-            connection = connections.get((dst_port, src_port))
-            if connection is not None:
+            if connection is not None and connection.kind == kind:
                 connection.packet(op, flags, buf_alloc, fwd_cnt, payload)
-            elif op == _REQUEST:
+            elif op == _RST:
+                pass  # never answered
+            elif not self.speaks(kind):
+                self._refuse(packet, "type")
+            elif op == _REQUEST and connection is None:
                 self._requested(packet)
-            elif op != _RST:
+            else:
                 self._refuse(packet, "no-connection")
         if self._held_up:
             self._flush()
@@ -105,79 +127,160 @@ class GuestPort:
 
     # -- for connections ------------------------------------------------------------------------------------------
 
-    def connect(self, bound: BoundPort, remote_port: int, *, buffer: int, timeout: int) -> VsockConnection:
-        """Called by the engine, which has reserved `buffer` bytes. `bound` becomes the connection's."""
-        connection = VsockConnection(self, bound.port, remote_port, buffer=buffer, bound=bound)
-        self.connections[bound.port, remote_port] = connection
+    def speaks(self, kind: int) -> bool:
+        """The guest's driver takes connections of this type."""
+        transport = self.transport
+        return transport.stream if kind == TYPE_STREAM else kind == TYPE_SEQPACKET and transport.seqpacket
+
+    @property
+    def full(self) -> bool:
+        """No more connections."""
+        return len(self.connections) + len(self.siblings) >= CONNECTION_LIMIT
+
+    def connect(
+        self,
+        local: tuple[int, int],
+        remote: tuple[int, int],
+        *,
+        buffer: int,
+        timeout: int,
+        kind: int = TYPE_STREAM,
+        bound: BoundPort | None = None,
+    ) -> VsockConnection:
+        """Called by the engine and for siblings, `buffer` bytes reserved. `bound` becomes the connection's."""
+        connection = CONNECTIONS[kind](self, local, remote, buffer=buffer, bound=bound)
+        self._enter(connection)
         connection.start(_REQUEST, timeout)
         return connection
 
     def mark(self, connection: VsockConnection) -> None:
         """Something is due."""
-        due = self._due
-        if not due:
+        due, little = self._due, self._little
+        if connection in due:
+            return
+        if not due or not little:
             self.scheduler.defer(self._flush)
-        due[connection] = None
+        if connection.pending <= LITTLE:
+            little[connection] = None
+        else:
+            little.pop(connection, None)
+            due[connection] = None
 
     def forget(self, connection: VsockConnection) -> None:
         """It ended."""
         self._due.pop(connection, None)
-        key = connection.local[1], connection.remote[1]
-        if self.connections.get(key) is connection:
-            del self.connections[key]
+        self._little.pop(connection, None)
+        self._lingering.discard(connection)
+        if self._find(connection) is connection:
+            (cid, port), (_, guest_port) = connection.local, connection.remote
+            if cid in self._host_cids:
+                del self.connections[port, guest_port]
+            else:
+                del self.siblings[cid, port, guest_port]
 
     def reset(self, connection: VsockConnection, *, unless_reused: bool = False) -> None:
         """RST for `connection`, ahead of what others have due."""
-        key = connection.local[1], connection.remote[1]
-        if not (unless_reused and key in self.connections):
-            self._reply(CID_HOST, key, TYPE_STREAM)
+        if not (unless_reused and self._find(connection) is not None):
+            cid, port = connection.local
+            self._reply(cid, (port, connection.remote[1]), connection.kind, connection.remote[0])
+
+    def tell_when_sent(self, connection: VsockConnection) -> None:
+        """Have `connection` notify once it is not `unsent` any more."""
+        self._lingering.add(connection)
+
+    def _tell_lingering(self) -> None:
+        for connection in [each for each in self._lingering if not each.unsent]:
+            self._lingering.discard(connection)
+            connection.notify()
+
+    def holds(self, connection: VsockConnection) -> bool:
+        """A packet of `connection` waits for room in the transport."""
+        return bool(self._burst) and _route(connection) in {packet[:4] for packet in self._burst}
+
+    def _enter(self, connection: VsockConnection) -> None:
+        (cid, port), (_, guest_port) = connection.local, connection.remote
+        if cid in self._host_cids:
+            self.connections[port, guest_port] = connection
+        else:
+            self.siblings[cid, port, guest_port] = connection
+
+    def _find(self, connection: VsockConnection) -> VsockConnection | None:
+        """Whoever has the addresses of `connection` now."""
+        (cid, port), (_, guest_port) = connection.local, connection.remote
+        if cid in self._host_cids:
+            return self.connections.get((port, guest_port))
+        return self.siblings.get((cid, port, guest_port))
 
     # -- in -------------------------------------------------------------------------------------------------------
 
     def _requested(self, packet: VsockRx) -> None:
-        _, _, guest_port, host_port, _, _, _, buf_alloc, fwd_cnt, _ = packet
-        listener = self.engine.listeners.get(host_port)
-        taker = listener or self.acceptor
+        _, host_cid, _, host_port, kind, _, _, buf_alloc, fwd_cnt, _ = packet
+        listener = self.engine.listener(host_cid, host_port)
+        acceptor = self.acceptor if kind == TYPE_STREAM else None
+        taker = listener or acceptor
         if taker is None:
             self._refuse(packet, "no-listener")
+        elif listener is not None and listener.kind != kind:
+            self._refuse(packet, "type")
         elif listener is not None and listener.full:
             listener.refused += 1
             self._refuse(packet, "accept-queue-full")
-        elif len(self.connections) >= CONNECTION_LIMIT or not self.engine.reserve(buffer := taker.buffer):
+        elif (connection := self.requested(packet, taker.buffer)) is None:
             self._refuse(packet, "connection-limit")
-        else:
-            connection = VsockConnection(self, host_port, guest_port, buffer=buffer)
-            self.connections[host_port, guest_port] = connection
-            if not connection.credit.hear(buf_alloc, fwd_cnt):
-                connection.abort()  # it claims to have consumed something already
-                return
-            if listener is not None:
-                connection.start(_RESPONSE, None)
-                listener.add(connection)
-            elif self.acceptor is not None:
-                self.acceptor.requested(connection)
+        elif not connection.credit.hear(buf_alloc, fwd_cnt):
+            connection.abort()  # it claims to have consumed something already
+        elif listener is not None:
+            connection.start(_RESPONSE, None)
+            listener.add(connection)
+        elif acceptor is not None:
+            connection.keep_waiting()
+            acceptor.requested(connection)
 
-    def _strange(self, packet: VsockRx) -> None:
-        """For another host, of a type we do not speak, or from someone else."""
+    def requested(self, packet: VsockRx, buffer: int) -> VsockConnection | None:
+        """A connection for the guest's REQUEST, not answered yet. None: too many, or no memory for its buffer."""
+        src_cid, dst_cid, src_port, dst_port, kind, *_ = packet
+        if self.full or not self.engine.reserve(buffer):
+            return None
+        connection = CONNECTIONS[kind](self, (dst_cid, dst_port), (src_cid, src_port), buffer=buffer)
+        self._enter(connection)
+        return connection
+
+    def _elsewhere(self, packet: VsockRx) -> VsockConnection | None:
+        """Not from our guest to the host: the connection it belongs to, unless that is nobody's or is dealt with."""
         src_cid, dst_cid, src_port, dst_port, kind, op, *_ = packet
         if src_cid != self.guest_cid:
             self.drops.count("source-cid")  # virtio 1.3 section 5.10.6.2: not to be answered
-        elif op != _RST:
-            self.drops.count("destination-cid" if dst_cid != CID_HOST else "type")
-            self._reply(dst_cid, (dst_port, src_port), kind)
+            return None
+        if dst_cid in self._host_cids:
+            connection = self.connections.get((dst_port, src_port))
+            if connection is None and op == _REQUEST and self.speaks(kind):
+                self._requested(packet)
+                return None
+        else:
+            connection = self.siblings.get((dst_cid, dst_port, src_port))
+            if connection is None and op == _REQUEST and self.speaks(kind):
+                sibling = self.engine.sibling(self, dst_cid)
+                if sibling is None:
+                    self._refuse(packet, "destination-cid")
+                elif not connect_sibling(self, sibling, packet):
+                    self._refuse(packet, "connection-limit")
+                return None
+        if connection is None and op != _RST:
+            self._refuse(packet, "type" if not self.speaks(kind) else "destination-cid")
+        return connection
 
     def _refuse(self, packet: VsockRx, reason: str) -> None:
         self.drops.count(reason)
-        self._reply(packet[1], (packet[3], packet[2]), packet[4])
+        self._reply(packet[1], (packet[3], packet[2]), packet[4], packet[0])
 
-    def _reply(self, src_cid: int, ports: tuple[int, int], kind: int) -> None:
+    def _reply(self, src_cid: int, ports: tuple[int, int], kind: int, dst_cid: int) -> None:
         replies = self._replies
         if not replies:
             self.scheduler.defer(self._flush)
         elif len(replies) >= REPLY_LIMIT:
             self.drops.count("reply-limit")
             return
-        replies[ports] = (src_cid, self.guest_cid, ports[0], ports[1], kind, _RST, 0, 0, 0, b"")
+        replies[src_cid, *ports] = (src_cid, dst_cid, ports[0], ports[1], kind, _RST, 0, 0, 0, b"")
 
     # -- out ------------------------------------------------------------------------------------------------------
 
@@ -186,29 +289,44 @@ class GuestPort:
         transport = self.transport
         self._held_up = True
         while transport.carrier and not self.closed:
-            burst = self._burst or self._round()
+            if self._burst:
+                burst = self._overtaking() if self._little else self._burst
+            else:
+                burst = self._round()
             if not burst:
                 self._held_up = False
                 return
             accepted = transport.transmit(burst)
-            if accepted < len(burst):
-                self._burst = burst[accepted:]
+            self._burst = burst[accepted:]
+            if self._lingering:
+                self._tell_lingering()
+            if self._burst:
                 return
-            self._burst = []
+
+    def _overtaking(self) -> list[VsockTx]:
+        """What is held up, and in front of it whoever has little to say and nothing held up."""
+        held = {packet[:4] for packet in self._burst}
+        ahead: list[VsockTx] = []
+        for connection in list(self._little):
+            if _route(connection) not in held:
+                del self._little[connection]
+                if not connection.emit(ahead, SHARE_BYTES):
+                    self._due[connection] = None
+        return ahead + self._burst
 
     def _round(self) -> list[VsockTx]:
-        """Answers, then a share of what each connection has due."""
+        """Answers, whoever has little to say, then a share of what each connection has due."""
         burst = list(self._replies.values())
         self._replies.clear()
-        due = self._due
-        room = ROUND_BYTES
-        while due and room > 0:
-            connection = next(iter(due))
-            del due[connection]
-            begun = len(burst)
-            if not connection.emit(burst, SHARE_BYTES):
-                due[connection] = None  # behind the others
-            room -= sum(len(packet[9]) for packet in burst[begun:])
+        due, room = self._due, ROUND_BYTES
+        for queue in (self._little, due):
+            while queue and room > 0:
+                connection = next(iter(queue))
+                del queue[connection]
+                begun = len(burst)
+                if not connection.emit(burst, SHARE_BYTES):
+                    due[connection] = None  # behind the others
+                room -= sum(max(len(packet[9]), PACKET_COST) for packet in burst[begun:])
         return burst
 
     # -- the guest comes and goes ---------------------------------------------------------------------------------
@@ -223,30 +341,35 @@ class GuestPort:
         transport = self.transport
         if transport.generation != self._generation:
             self._generation = transport.generation
-            self.fail(errno.ECONNRESET)
+            self._forgotten()
         if transport.carrier != self._carrier:
             self._carrier = transport.carrier
-            if not self._carrier:
-                self._grace.arm_in(CARRIER_GRACE)
-            else:
-                self._grace.cancel()
+            if self._carrier:
                 self.scheduler.defer(self._flush)
 
-    def _given_up(self) -> None:
-        self.fail(errno.ECONNRESET)
+    def _all(self) -> list[VsockConnection]:
+        return [*self.connections.values(), *self.siblings.values()]
 
-    def fail(self, error: int) -> None:
-        """End every connection with `error`; nothing that was due leaves any more."""
-        self._due.clear()
+    def _forgotten(self) -> None:
+        """The guest has lost its memory of us: only requests that it has not seen are still worth something."""
         self._replies.clear()
         self._burst = []
-        for connection in list(self.connections.values()):
-            connection.fail(error)
+        for connection in self._all():
+            if not connection.unannounced:
+                connection.fail(errno.ECONNRESET)
 
     def close(self) -> None:
         """The guest is removed. Idempotent."""
         if not self.closed:
             self.closed = True
-            self._grace.cancel()
-            self.fail(errno.ECONNRESET)
+            self._replies.clear()
+            self._burst = []
+            for connection in self._all():
+                connection.fail(errno.ECONNRESET)
             self.transport.on_change = None
+
+
+def _route(connection: VsockConnection) -> tuple[int, ...]:
+    """The first fields of every packet of `connection`."""
+    (cid, port), (guest_cid, guest_port) = connection.local, connection.remote
+    return cid, guest_cid, port, guest_port

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from stack.vsock.connection import buffer_size
-from stack.wire.vsock import CID_HOST
+from stack.wire.vsock import CID_ANY, CID_HOST, TYPE_STREAM
 
 if TYPE_CHECKING:
     from stack.vsock.connection import VsockConnection
@@ -24,8 +24,19 @@ class VsockListener:
     that could be held back, so a full queue refuses with RST.
     """
 
-    def __init__(self, engine: VsockEngine, bound: BoundPort, backlog: int, *, buffer: int) -> None:
+    def __init__(
+        self,
+        engine: VsockEngine,
+        bound: BoundPort,
+        backlog: int,
+        *,
+        buffer: int,
+        kind: int = TYPE_STREAM,
+        cid: int = CID_ANY,
+    ) -> None:
         self.local = (CID_HOST, bound.port)
+        self.kind = kind  #: of connections accepted, as on the wire
+        self.cid = cid  #: connections to this CID of ours are accepted; CID_ANY: to any
         self.backlog = backlog  #: may be set at any time
         self.buffer = buffer_size(buffer)  #: receive buffer of new connections, bytes
         self.on_event: Callable[[], None] | None = None

@@ -25,7 +25,9 @@ class VsockTransport(Protocol):
 
     guest_cid: int
     carrier: bool  #: the guest's driver is ready
-    generation: int  #: counts driver resets and re-attachments: connections of an earlier one are dead
+    generation: int  #: counts driver resets and guests that left: connections of an earlier one are dead
+    stream: bool  #: STREAM was negotiated, or is implied; of no meaning without carrier
+    seqpacket: bool  #: SEQPACKET was negotiated; of no meaning without carrier
 
     #: Set by the owner; called (lock held) after carrier, generation or pending work changed. May be None.
     on_change: Callable[[], None] | None

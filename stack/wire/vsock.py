@@ -21,6 +21,10 @@ SHUTDOWN_RECEIVE: Final = 1
 SHUTDOWN_SEND: Final = 2
 SHUTDOWN_BOTH: Final = 3
 
+#: RW flags of a SEQPACKET's piece: it is the message's last; the message is the last of a record (section 5.10.6.6.1).
+SEQ_EOM: Final = 1
+SEQ_EOR: Final = 2
+
 #: Largest payload of one packet: Linux's VIRTIO_VSOCK_MAX_PKT_BUF_SIZE, and what it drops packets above.
 MAX_PAYLOAD: Final = 64 << 10
 

@@ -27,6 +27,7 @@ VSOCK_HEADER: Final = Struct("<QQIIIHHIII")
 ALL_FEATURES: Final = (
     VsockFeature.STREAM
     | VsockFeature.SEQPACKET
+    | VsockFeature.NO_IMPLIED_STREAM
     | VsockFeature.INDIRECT_DESC
     | VsockFeature.EVENT_IDX
     | VsockFeature.VERSION_1
@@ -34,6 +35,10 @@ ALL_FEATURES: Final = (
 
 HOST_CID: Final = 2
 TYPE_STREAM: Final = 1
+TYPE_SEQPACKET: Final = 2
+
+SEQ_EOM: Final = 1
+SEQ_EOR: Final = 2
 
 OP_REQUEST: Final = 1
 OP_RESPONSE: Final = 2

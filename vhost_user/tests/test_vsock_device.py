@@ -240,7 +240,7 @@ def test_only_the_last_piece_of_a_message_carries_its_end_marks(size: int, rx_si
     """SEQPACKET: SEQ_EOM and SEQ_EOR (1, 2) close a message; a mark in the middle would cut it in two."""
     message = (2, CID, 2000, 1000, 2, OP_RW, 3, 65536, 0, bytes(range(256)) * 256)
     message = (*message[:9], message[9][:size])
-    with vsock_rig(VsockDevice(CID, seqpacket=True), rx_size=rx_size) as (device, guest):
+    with vsock_rig(rx_size=rx_size) as (device, guest):
         pieces: list[VsockPacket] = []
         left = [message, message]
         for _ in range(100):
@@ -285,19 +285,43 @@ def test_reserved_cids_are_refused(cid: int) -> None:
         VsockDevice(cid)
 
 
-def test_streams_are_offered_and_seqpacket_only_on_request() -> None:
+def test_every_feature_is_offered_and_can_be_switched_off() -> None:
     device = VsockDevice(CID)
-    assert device.device_features & VsockFeature.STREAM
-    assert not device.device_features & VsockFeature.SEQPACKET
-    assert device.device_features & VsockFeature.EVENT_IDX
+    for feature in VsockFeature:
+        assert device.device_features & feature
     assert device.device_features & 1 << 30
     device.close()
-    device = VsockDevice(CID, seqpacket=True, disable=VsockFeature.EVENT_IDX)
-    assert device.device_features & VsockFeature.SEQPACKET
-    assert not device.device_features & VsockFeature.EVENT_IDX
-    device.close()
+    for feature in VsockFeature:
+        if feature is not VsockFeature.VERSION_1:
+            device = VsockDevice(CID, disable=feature)
+            assert not device.device_features & feature
+            device.close()
     with pytest.raises(ValueError, match="VERSION_1"):
         VsockDevice(CID, disable=VsockFeature.VERSION_1)
+
+
+S, Q, N = VsockFeature.STREAM, VsockFeature.SEQPACKET, VsockFeature.NO_IMPLIED_STREAM
+
+
+@pytest.mark.parametrize(
+    ("negotiated", "stream", "seqpacket"),
+    [
+        (0, True, False),
+        (S, True, False),
+        (Q, True, True),  # what Linux drivers take under QEMU 7.2
+        (S | Q, True, True),
+        (Q | N, False, True),
+        (S | Q | N, True, True),
+        (S | N, True, False),
+        (N, False, False),
+    ],
+)
+def test_which_types_of_connection_a_driver_has_agreed_to(negotiated: int, stream: bool, seqpacket: bool) -> None:
+    """VS-15; virtio 1.3 section 5.10.3.1: SEQPACKET implies STREAM unless NO_IMPLIED_STREAM is there."""
+    with vsock_rig(features=ALL_FEATURES & ~(S | Q | N) | negotiated) as (device, guest):
+        assert guest.features & (S | Q | N) == negotiated
+        device.receive(0)
+        assert (device.stream, device.seqpacket) == (stream, seqpacket)
 
 
 def state(device: VsockDevice) -> tuple[bool, int]:
@@ -345,7 +369,7 @@ def test_every_front_end_begins_a_generation() -> None:
             assert state(device) == (True, generation)
             guest.send([packet()])
             assert len(device.receive(8)) == 1
-        assert state(device) == (False, generation)
+        assert state(device) == (False, generation + 1)  # whoever it knew is gone with it
     assert [pair for pair in seen if pair[0]] == [(True, 1), (True, 2), (True, 3)]
     device.close()
 

@@ -1,4 +1,4 @@
-"""AF_VSOCK sockets of the host side, CID 2: streams to and from its guests (rows VS-01..VS-18)."""
+"""AF_VSOCK sockets of the host side, CID 2: streams and messages to and from its guests (rows VS-01..VS-20)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 AF_VSOCK: Final = 40
 SOCK_STREAM: Final = 1
 SOCK_DGRAM: Final = 2
+SOCK_SEQPACKET: Final = 5
 
 
 def create(host: Host, kind: int, protocol: int) -> Socket:
-    """socket(AF_VSOCK, kind, protocol). Raises NetError as measured on Linux; SEQPACKET is not offered."""
+    """socket(AF_VSOCK, kind, protocol). Raises NetError as measured on Linux."""
     if protocol not in (0, AF_VSOCK):
         raise NetError(errno.EPROTONOSUPPORT)
     if kind == SOCK_DGRAM:
         raise NetError(errno.ENODEV, "no vsock transport here carries datagrams")
-    if kind != SOCK_STREAM:
+    if kind not in (SOCK_STREAM, SOCK_SEQPACKET):
         raise NetError(errno.ESOCKTNOSUPPORT)
     from stack.socket.vsock.stream import VsockSocket
 
-    return VsockSocket(host, protocol)
+    return VsockSocket(host, protocol, kind)

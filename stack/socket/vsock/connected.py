@@ -114,11 +114,10 @@ class VsockConnected(Phase):
         connection = self.connection
         closed = connection.state is VsockState.CLOSED
         eof = connection.eof
-        readable = connection.readable
         bits = 0
         if eof:
             bits = IN | RDNORM | RDHUP
-        elif readable and readable >= self.socket.options.value(SOL_SOCKET, SO_RCVLOWAT):
+        elif self.worth_reading():
             bits = IN | RDNORM
         if connection.writable or (not self.finished & 2 and not connection.can_write):
             bits |= OUT | WRNORM  # also to learn of EPIPE
@@ -127,6 +126,11 @@ class VsockConnected(Phase):
         if connection.error:
             bits |= ERR
         return bits
+
+    def worth_reading(self) -> bool:
+        """There is as much as a reader waits for."""
+        readable = self.connection.readable
+        return bool(readable) and readable >= self.socket.options.value(SOL_SOCKET, SO_RCVLOWAT)
 
     def option_changed(self, level: int, name: int) -> None:
         if level == AF_VSOCK:

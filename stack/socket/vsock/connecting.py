@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.message import Message
-from stack.socket.vsock.connected import VsockConnected
 from stack.socket.vsock.init import VsockInit
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class VsockConnecting(Phase):
         elif connection.connected:
             if self.bound is not None:
                 self.bound.release()  # the connection holds it
-            socket.phase = VsockConnected(socket, connection)
+            socket.phase = socket.connected(connection)
         socket.pollee.notify()
 
     def bind(self, address: VsockAddress) -> None:

@@ -9,7 +9,7 @@ from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.message import MSG_OOB, Message
 from stack.socket.poll import ERR, OUT, WRNORM
-from stack.wire.vsock import CID_ANY, CID_HOST, PORT_ANY
+from stack.wire.vsock import CID_ANY, CID_HOST, CID_LOCAL, PORT_ANY
 
 if TYPE_CHECKING:
     from stack.link.device import Buffer
@@ -34,8 +34,8 @@ class VsockInit(Phase):
         cid, port = address
         if self.bound is not None:
             raise NetError(errno.EINVAL)
-        if cid not in (CID_ANY, CID_HOST):
-            raise NetError(errno.EADDRNOTAVAIL, f"this end is CID {CID_HOST}, not {cid}")
+        if cid not in (CID_ANY, CID_HOST, CID_LOCAL):
+            raise NetError(errno.EADDRNOTAVAIL, f"this end is CID {CID_HOST} (and {CID_LOCAL}), not {cid}")
         host = self.socket.host
         self.bound = host.vsock.bind(port, privileged=host.privileged)
         self.cid = cid
@@ -46,7 +46,11 @@ class VsockInit(Phase):
         socket = self.socket
         self.error = 0  # a failure that nobody asked for is forgotten by trying again
         connection = socket.host.vsock.connect(
-            *address, bound=self.bound, buffer=socket.buffer, timeout=socket.connect_timeout
+            *address,
+            bound=self.bound,
+            buffer=socket.buffer,
+            timeout=socket.connect_timeout,
+            kind=socket.wire_type,
         )
         socket.phase = VsockConnecting(socket, connection, self.bound, self.cid)
         return AGAIN
@@ -61,7 +65,9 @@ class VsockInit(Phase):
         if self.bound is None:
             raise NetError(errno.EINVAL)  # unlike TCP: row VS-05
         socket = self.socket
-        listener = socket.host.vsock.listen(self.bound.port, backlog, bound=self.bound, buffer=socket.buffer)
+        listener = socket.host.vsock.listen(
+            self.bound.port, backlog, bound=self.bound, buffer=socket.buffer, kind=socket.wire_type, cid=self.cid
+        )
         socket.phase = VsockListen(socket, listener, self.bound, self.cid)
 
     def accept(self) -> Again:
