@@ -88,6 +88,15 @@ class Peer:
                 seen += self._hear_tcp(data)
         return seen
 
+    def finish(self, deadline: float) -> None:
+        """Close our direction and wait until the stack has acknowledged everything."""
+        self.send(tcp.FIN | tcp.ACK)
+        self.snd_nxt += 1
+        while self.snd_una < self.snd_nxt:
+            self.hear(0.1)
+            if time.monotonic() > deadline:
+                raise TimeoutError("the stack did not acknowledge everything")
+
     def _hear_arp(self, payload: memoryview) -> None:
         message = arp.parse(payload)
         self.mac = message.sender_mac
@@ -154,11 +163,7 @@ def flood(peer: Peer, seconds: float, frame: int) -> None:
         sent = ready.send(peer.driver.tx(), count=count, timeout=0.1)
         peer.snd_nxt += sent * payload
         peer.hear(0.0)
-    while peer.snd_una < peer.snd_nxt:
-        peer.hear(0.1)
-        if time.monotonic() > deadline + _WAIT_SECONDS:
-            raise TimeoutError("the stack did not acknowledge everything")
-    peer.send(tcp.FIN | tcp.ACK)
+    peer.finish(deadline + _WAIT_SECONDS)
 
 
 def drain(peer: Peer, seconds: float) -> float:
