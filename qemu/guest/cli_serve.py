@@ -29,26 +29,52 @@ from qemu.guest.argv import (
     socket_options,
     vsock_arguments,
 )
-from qemu.guest.cli_options import OUTPUT, SOCKET, cidr, memory
+from qemu.guest.cli_options import FILE, OUTPUT, SOCKET, cidr, memory
 from qemu.guest.config import DEFAULT_MEMORY_MIB, DEFAULT_QEMU, GuestConfig
 from qemu.guest.errors import SetupError
+from qemu.guest.vms import DEFAULT_CID, DEFAULT_GROUP, ServedVsock, check_distinct, groups, parse_vm, read_config
+from qemu.guest.vsock import GuestVsock
+from qemu.guest.vsock_plug import DEFAULT_BUFFER, DEFAULT_QUEUE_SIZE, VsockConfig, VsockPlug
 
 if TYPE_CHECKING:
     from qemu.guest.wiring import Wiring
     from vhost_user import NetDevice, VsockDevice
 
 DEFAULT_ADDRESS: Final = "10.0.2.2/24"
+_LARGEST_PORT: Final = 0xFFFFFFFF
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+_GROUPS_HELP: Final = "Guests with a group in common reach each other over vsock."
+_VM_HELP: Final = (
+    "One more guest's vsock, as vhost-device-vsock takes it: guest-cid=, socket=, uds-path=, tx-buffer-size=, "
+    "queue-size=, groups=A+B."
+)
+_FORWARD_HELP: Final = (
+    "What the first vsock's guest connects to this port goes to a server: tcp:HOST:PORT, unix:PATH, vsock:CID:PORT."
+)
+_EXPOSE_HELP: Final = "Listen on this address of the host for that port of the first vsock's guest."
 
 
 @click.command()
 @click.option("--net", "net_path", type=SOCKET, metavar="SOCK", help="Serve a network card on this socket.")
-@click.option("--vsock", "vsock_path", type=SOCKET, metavar="SOCK", help="Serve a vsock on this socket.")
+@click.option("--vsock", "--socket", "vsock_path", type=SOCKET, metavar="SOCK", help="Serve a vsock on this socket.")
 @click.option("--socket-path", type=SOCKET, metavar="SOCK", help="Serve the device of --type on this socket.")
 @click.option("--fd", type=click.IntRange(min=0), help="Serve the device of --type on this descriptor.")
 @click.option("--type", "kind", type=click.Choice(["net", "vsock"]), default="net", show_default=True)
 @click.option("--print-capabilities", is_flag=True, help="Print what --type can do as JSON, and end.")
-@click.option("--cid", type=int, default=3, show_default=True, help="The guest's CID.")
+@click.option("--cid", "--guest-cid", type=int, default=DEFAULT_CID, show_default=True, help="The guest's CID.")
+@click.option(
+    "--uds-path",
+    type=SOCKET,
+    metavar="PATH",
+    help="Hybrid Unix socket of the vsock: programs connect here, the guest to PATH_<port>.",
+)
+@click.option("--groups", "group_names", metavar="A+B", default=DEFAULT_GROUP, show_default=True, help=_GROUPS_HELP)
+@click.option("--tx-buffer-size", type=click.IntRange(min=1), default=DEFAULT_BUFFER, show_default=True)
+@click.option("--queue-size", type=int, default=DEFAULT_QUEUE_SIZE, show_default=True, help="Largest ring taken.")
+@click.option("--vm", "vm_texts", multiple=True, metavar="KEY=VALUE,...", help=_VM_HELP)
+@click.option("--config", "config_path", type=FILE, metavar="FILE", help="The same as YAML: a list called vms.")
+@click.option("--forward", "forwards", multiple=True, metavar="PORT=ADDRESS", help=_FORWARD_HELP)
+@click.option("--expose", "exposed", multiple=True, metavar="ADDRESS=PORT", help=_EXPOSE_HELP)
 @click.option(
     "--address", type=cidr, metavar="CIDR", default=DEFAULT_ADDRESS, show_default=True, help="Of the gateway."
 )
@@ -66,6 +92,14 @@ def serve(
     kind: str,
     print_capabilities: bool,
     cid: int,
+    uds_path: Path | None,
+    group_names: str,
+    tx_buffer_size: int,
+    queue_size: int,
+    vm_texts: tuple[str, ...],
+    config_path: Path | None,
+    forwards: tuple[str, ...],
+    exposed: tuple[str, ...],
     address: str,
     mtu: int,
     queues: int,
@@ -77,6 +111,7 @@ def serve(
     """Serve the devices of a QEMU you start yourself, until SIGTERM or Ctrl-C.
 
     Prints the QEMU arguments to paste. The guest's network has a gateway that answers ping and gives out leases.
+    Takes vhost-device-vsock's options, too, and its place.
     """
     if print_capabilities:
         click.echo(json.dumps({"type": kind}))
@@ -87,21 +122,29 @@ def serve(
         net_path = net_path or socket_path
     else:
         vsock_path = vsock_path or socket_path
-    wants = {"net": net_path is not None, "vsock": vsock_path is not None}
-    wants[kind] |= fd is not None
-    if not any(wants.values()):
-        raise click.UsageError("nothing to serve: say --net SOCK, --vsock SOCK, --socket-path SOCK or --fd N")
+    vms = [parse_vm(text) for text in vm_texts] + (read_config(config_path) if config_path is not None else [])
+    vsock_fd = fd if kind == "vsock" else None
+    own = VsockConfig(
+        cid=cid, uds_path=uds_path, buffer=tx_buffer_size, queue_size=queue_size, groups=groups(group_names)
+    )
+    if vsock_path is not None or vsock_fd is not None:
+        vms.insert(0, ServedVsock(vsock_path, own, vsock_fd))
+    check_distinct(vms)
+    wants_net = net_path is not None or (fd is not None and kind == "net")
+    if not (wants_net or vms):
+        raise click.UsageError("nothing to serve: say --net SOCK, --vsock SOCK, --vm ..., --socket-path SOCK or --fd N")
+    if (forwards or exposed) and not vms:
+        raise click.UsageError("--forward and --expose are for a vsock: say --vsock SOCK")
     config = GuestConfig(
-        net=wants["net"],
-        vsock=wants["vsock"],
-        cid=cid,
+        net=wants_net,
+        vsock=False,
         address=address,
         mtu=mtu,
         queues=queues,
         offload=not no_offload,
         pcap=pcap,
     )
-    for path in (net_path, vsock_path):
+    for path in (net_path, *(vm.socket for vm in vms)):
         if path is not None:
             socket_options(SocketName(str(path)))  # too long a path is said before anything is set up
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="guestwire: %(message)s")
@@ -117,9 +160,14 @@ def serve(
         undo.callback(wiring.close)
         if wiring.net is not None:
             _listen(wiring, wiring.net, net_path, fd if kind == "net" else None)
-        if wiring.vsock is not None:
-            _listen(wiring, wiring.vsock, vsock_path, fd if kind == "vsock" else None)
-        click.echo(paste(wiring, shown, net_path, vsock_path))
+        plugs = [_plug(wiring, vm.config, undo) for vm in vms]
+        if plugs:
+            join_ports(GuestVsock(wiring.stack, plugs[0]), forwards, exposed)
+        for plug, vm in zip(plugs, vms, strict=True):
+            _listen(wiring, plug.device, vm.socket, vm.fd)
+        click.echo(paste(wiring, shown, net_path, vms[0].socket if vms else None))
+        for vm in vms[1:]:
+            click.echo(paste(wiring, shown, None, vm.socket))
         sys.stdout.flush()
         signal.sigwait(_ENDING)
     return 0
@@ -134,6 +182,28 @@ def paste(wiring: Wiring, shown: QemuConfig, net_path: Path | None, vsock_path: 
         words += vsock_arguments(VsockCard(SocketName(str(vsock_path.absolute()))), shown)
     pairs = [f"{option} {shlex.quote(value)}" for option, value in zip(words[::2], words[1::2], strict=True)]
     return " \\\n".join([shown.binary, *(f"    {pair}" for pair in pairs)])
+
+
+def join_ports(vsock: GuestVsock, forwards: tuple[str, ...], exposed: tuple[str, ...]) -> None:
+    """What --forward and --expose ask for. Raises SetupError."""
+    for text in forwards:
+        port, _, target = text.partition("=")
+        vsock.forward(_port(port, f"--forward {text}"), target)
+    for text in exposed:
+        where, _, port = text.rpartition("=")
+        vsock.expose(where, _port(port, f"--expose {text}"))
+
+
+def _port(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) > _LARGEST_PORT:
+        raise SetupError(f"{where}: {text!r} is no vsock port")
+    return int(text)
+
+
+def _plug(wiring: Wiring, config: VsockConfig, undo: ExitStack) -> VsockPlug:
+    plug = VsockPlug(wiring.stack, config)
+    undo.callback(plug.close)
+    return plug
 
 
 def _listen(wiring: Wiring, device: NetDevice | VsockDevice, path: Path | None, fd: int | None) -> None:

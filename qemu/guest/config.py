@@ -55,6 +55,8 @@ class GuestConfig:
     queues: int = 1  #: queue pairs
     offload: bool = True  #: checksum and segmentation offloads both ways
     cid: int | None = None  #: None: the first free one from 3
+    vsock_uds: Path | None = None  #: hybrid Unix socket for other programs, and prefix of those the guest reaches
+    vsock_groups: tuple[str, ...] = ()  #: guests of one Stack with a group in common reach each other over vsock
     pcap: Path | None = None  #: every frame of the card goes to this pcapng file
 
     boot_timeout: float = DEFAULT_BOOT_SECONDS  #: seconds until the guest must be up

@@ -14,16 +14,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from qemu.guest.argv import MAX_GUEST_CID, MIN_GUEST_CID, NetCard, SocketName, VsockCard
+from qemu.guest.argv import NetCard, SocketName, VsockCard
 from qemu.guest.config import GuestConfig
 from qemu.guest.errors import SetupError
+from qemu.guest.vsock_plug import VsockConfig, VsockPlug
 
 if TYPE_CHECKING:
     from stack import Network, Stack
     from stack.iface.interface import Interface
     from stack.link import Capture, LinkDevice, Switch
     from stack.services.dhcp_service import DhcpService
-    from vhost_user import NetDevice, Server, VsockDevice
+    from vhost_user import NetDevice, Server
 
 #: QEMU's own vendor prefix; the rest counts up.
 _MAC_PREFIX: Final = bytes.fromhex("525400677700")
@@ -47,7 +48,7 @@ class Wiring:
         from vhost_user import Server
 
         self.net: NetDevice | None = None
-        self.vsock: VsockDevice | None = None
+        self.vsock: VsockPlug | None = None
         self.interface: Interface | None = None
         self.capture: Capture | None = None
         self.gateway = ""  #: the gateway's address on this guest's link, without prefix
@@ -77,7 +78,7 @@ class Wiring:
             self.server.listen(self.net, path=directory / "net", unlink_when_connected=True)
             cards = (self.card(SocketName(str(directory / "net"))),)
         if self.vsock is not None:
-            self.server.listen(self.vsock, path=directory / "vsock", unlink_when_connected=True)
+            self.server.listen(self.vsock.device, path=directory / "vsock", unlink_when_connected=True)
             vsock_card = VsockCard(SocketName(str(directory / "vsock")))
         return cards, vsock_card
 
@@ -168,31 +169,7 @@ class Wiring:
         raise SetupError("every subnet from 10.0.2.0/24 to 10.0.255.0/24 is taken: pass address=")
 
     def _plug_vsock(self, undo: ExitStack) -> None:
-        from vhost_user import VsockDevice
-
-        wanted = self._config.cid
-        for cid in range(MIN_GUEST_CID, MAX_GUEST_CID) if wanted is None else (wanted,):
-            try:
-                device = VsockDevice(cid)
-            except ValueError as error:
-                raise SetupError(str(error)) from error
-            try:
-                self.stack.add_vsock(device)
-            except ValueError as error:
-                device.close()
-                if wanted is not None:
-                    raise SetupError(f"CID {cid} cannot be used: {error}") from error
-                continue
-            break
-        undo.callback(device.close)
-        undo.callback(self._remove_vsock, cid)
-        self.vsock = device
-
-    def _remove_vsock(self, cid: int) -> None:
-        """Its connections end with ECONNRESET; the engine never touches the device again."""
-        network = self.network
-        with network.lock:
-            port = self.stack.vsock.remove_guest(cid)
-            if port is not None and not network.closed:
-                network.detach_locked(port)
-                network.finish()
+        config = self._config
+        settings = VsockConfig(cid=config.cid, uds_path=config.vsock_uds, groups=config.vsock_groups)
+        self.vsock = VsockPlug(self.stack, settings)
+        undo.callback(self.vsock.close)
