@@ -44,7 +44,7 @@ def test_guest_memory_can_be_shared_and_is_what_the_machine_uses() -> None:
 
 @pytest.mark.parametrize("machine", ["q35", "pc"])
 def test_vhost_user_net_under_tcg_has_no_msix(machine: Machine) -> None:
-    """QEMU 7.2 crashes in msix_set_vector_notifiers otherwise (peers-measured, fact 1)."""
+    """QEMU 7.2 crashes in msix_set_vector_notifiers otherwise (measured: QEMU 7.2.22)."""
     config = replace(CONFIG, machine=machine, net=(CARD,))
     [device] = [word for word in option(arguments(config), "-device") if word.startswith("virtio-net")]
     assert "vectors=0" in device.split(",")
@@ -58,13 +58,13 @@ def test_with_kvm_msix_stays_and_covers_every_queue() -> None:
 
 
 def test_tcg_never_gets_cpu_max() -> None:
-    """It advertises ERMS and FSRM, and TCG runs `rep movsb` byte by byte (peers-measured, fact 2)."""
+    """It advertises ERMS and FSRM, and TCG runs `rep movsb` byte by byte (measured: QEMU 7.2.22)."""
     assert option(arguments(CONFIG), "-cpu") == ["qemu64"]
     assert option(arguments(replace(CONFIG, accelerator="kvm")), "-cpu") == ["host"]
 
 
 def test_microvm_speaks_modern_virtio_over_mmio() -> None:
-    """Its transport is legacy unless told otherwise (peers-measured, fact 5)."""
+    """Its transport is legacy unless told otherwise (measured: QEMU 7.2.22)."""
     words = arguments(replace(CONFIG, machine="microvm", net=(CARD,), vsock=VsockCard(SocketName("/run/vsock"))))
     assert option(words, "-global") == ["virtio-mmio.force-legacy=false"]
     devices = option(words, "-device")
