@@ -211,6 +211,13 @@ class NetNamespace:
             for address in [each for each in iface.addresses if len(each.address) == 16]:
                 self.remove_address(iface, address.address)
 
+    def set_forwarding(self, on: bool, *, version: int = 0, iface: Interface | None = None) -> None:
+        """Route packets between interfaces, as net.ipv4.ip_forward and net.ipv6.conf.*.forwarding of Linux do.
+
+        IPv4 (4), IPv6 (6) or both (0); for packets that come in through `iface`, or everywhere. Off at first.
+        """
+        self.ip.forwarding.set(on, version=version, iface=iface)
+
     def set_master(self, iface: Interface, master: Interface | None) -> None:
         """Make `iface` a port of `master`, a bridge, or free. Raises NetError: EOPNOTSUPP, EINVAL, ELOOP, EBUSY."""
         if master is iface.master:

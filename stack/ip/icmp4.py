@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import DropReason, NetError
 from stack.ip.errormap import classify4
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
+from stack.ip.pmtu import plateau_below
 from stack.wire import icmp
 from stack.wire.error import WireError
 from stack.wire.ipv4 import HEADER, HEADER_LENGTH, MIN_MTU, OFFSET_MASK, PROTO_ICMP
@@ -79,7 +80,7 @@ class Icmp4:
             self._ip.drops.count(DropReason.BAD_MESSAGE)
             return
         # The quotation may be cut and its total length may be anything: only the header proper is read.
-        first, _, _, _, fragment, _, proto, _, src, dst = HEADER.unpack_from(quoted)
+        first, _, total_length, _, fragment, _, proto, _, src, dst = HEADER.unpack_from(quoted)
         header_length = (first & 0x0F) * 4
         if first >> 4 != 4 or header_length < HEADER_LENGTH or len(quoted) < header_length + 8:
             self._ip.drops.count(DropReason.BAD_MESSAGE)
@@ -89,7 +90,8 @@ class Icmp4:
         errno, hard = outcome
         mtu = 0
         if message.type == icmp.UNREACHABLE and message.code == icmp.FRAGMENTATION_NEEDED:
-            mtu = max(message.info & 0xFFFF, MIN_MTU)
+            # RFC 1191 5: a router that does not say leaves us to guess from the length of what did not fit.
+            mtu = max(message.info & 0xFFFF or plateau_below(total_length), MIN_MTU)
         error = IcmpError(
             version=4,
             type=message.type,
@@ -122,12 +124,14 @@ class Icmp4:
             return
         quoted = packet.datagram[: MAX_ERROR_PACKET - HEADER_LENGTH - icmp.HEADER_LENGTH]
         # RFC 1812 4.3.2.5: precedence of the offending packet, at least "internetwork control".
-        self._send(packet.dst, src, icmp.IcmpMessage(kind, code, info, quoted).emit(), tos=packet.tos & 0x1E | 0xC0)
+        # About a packet passed on: from the address that leads back to its sender, as Linux by default.
+        own = packet.dst if ip.is_own_unicast(packet.dst) else None
+        self._send(own, src, icmp.IcmpMessage(kind, code, info, quoted).emit(), tos=packet.tos & 0x1E | 0xC0)
 
-    def _send(self, src: bytes, dst: bytes, message: bytes, *, tos: int) -> None:
+    def _send(self, src: bytes | None, dst: bytes, message: bytes, *, tos: int) -> None:
         ip = self._ip
         try:
             route = ip.route(dst, src=src)
-            ip.output(route, src, dst, PROTO_ICMP, (message,), len(message), tos=tos, dont_fragment=False)
+            ip.output(route, route.src, dst, PROTO_ICMP, (message,), len(message), tos=tos, dont_fragment=False)
         except NetError:
             ip.drops.count(DropReason.NO_ROUTE)

@@ -141,6 +141,11 @@ class Icmp6:
             ip.drops.count(DropReason.RATE_LIMITED)
             return
         own = packet.dst if unicast else packet.iface.source_for(src)
+        if own is not None and not ip.is_own_unicast(own):  # a packet passed on: the address that leads back
+            try:
+                own = ip.route(src, oif=packet.iface.index if is_link_local(src) else 0).src
+            except NetError:
+                own = None
         if own is None:
             return
         quoted = packet.datagram[: MIN_MTU - HEADER_LENGTH - icmpv6.HEADER_LENGTH]

@@ -83,7 +83,10 @@ class Ipv4Input:
         kind = self._local.get(dst)
         if kind is None:
             if not (iface.loopback and is_loopback(dst)):
-                # We are a host: what is for others is not forwarded (RFC 1122 3.3.4).
+                if iface.index in self._ip.forwarding.active4:
+                    self._ip.forwarding.forward4(iface, frame, link_kind, flags, gso_size)
+                    return
+                # As a host: what is for others is not forwarded (RFC 1122 3.3.4).
                 self._drops.count(DropReason.MARTIAN_DESTINATION if is_loopback(dst) else DropReason.NOT_FOR_US)
                 return
             kind = _UNICAST

@@ -25,6 +25,7 @@ from stack.wire.ipv6 import (
     is_mapped,
     parse_fragment,
     walk_extensions,
+    walk_options,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ class Ipv6Input:
             return
         kind = self._local.get(dst)
         if kind is None:
+            if iface.index in self._ip.forwarding.active6:
+                self._ip.forwarding.forward6(iface, frame, link_kind, flags, gso_size)
+                return
             self._drops.count(DropReason.NOT_FOR_US)
             return
         if src[0] == 0xFF or (not iface.loopback and self._martian(src, dst)):
@@ -142,7 +146,7 @@ class Ipv6Input:
                 icmpv6.PARAMETER_PROBLEM,
                 chain.problem_code,
                 HEADER_LENGTH + chain.problem,
-                even_multicast=chain.problem_code == 2,
+                even_multicast=chain.problem_code == 2 and chain.even_multicast,
             )
         elif chain.next_header == FRAGMENT_HEADER:
             self._fragment(packet, HEADER_LENGTH + chain.pointer)
@@ -150,6 +154,29 @@ class Ipv6Input:
             if not packet.csum_ok:
                 packet.csum_ok = transport_checksum_ok(src, dst, packet.proto, packet.payload)
             self._deliver(packet, HEADER_LENGTH + chain.pointer)
+
+    def hop_by_hop_acceptable(self, packet: IpPacket) -> bool:
+        """The one extension header a router looks at (RFC 8200 4.3). False: dropped, counted, the sender told."""
+        data = packet.payload
+        try:
+            if len(data) < 8 or (data[1] + 1) * 8 > len(data):
+                raise WireError("hop-by-hop header cut short")
+            problem, discard = walk_options(data, 2, (data[1] + 1) * 8)
+        except WireError:
+            problem, discard = -1, True
+        if problem >= 0:
+            multicast_too = data[problem] >> 6 == 2
+            self._ip.icmp6.send_error(
+                packet,
+                icmpv6.PARAMETER_PROBLEM,
+                icmpv6.UNKNOWN_OPTION,
+                HEADER_LENGTH + problem,
+                even_multicast=multicast_too,
+            )
+        if discard or problem >= 0:
+            self._drops.count(DropReason.BAD_HEADER)
+            return False
+        return True
 
     def _deliver(self, packet: IpPacket, pointer: int) -> None:
         handler = self._handlers.get(packet.proto)

@@ -21,17 +21,19 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import Drops, NetError
 from stack.iface.address import SCOPE_HOST, SCOPE_LINK, SCOPE_UNIVERSE
+from stack.ip.forward import Forwarding
 from stack.ip.icmp4 import Icmp4
 from stack.ip.icmp6 import Icmp6
 from stack.ip.input4 import Ipv4Input
 from stack.ip.input6 import Ipv6Input
 from stack.ip.output import IpOutput
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
+from stack.ip.pmtu import PathMtus
+from stack.ip.policy import RoutingPolicy
 from stack.ip.ports import PortTable
 from stack.ip.ratelimit import IcmpRateLimit
-from stack.ip.route import Route, RouteEntry, RouteKind, RouteTable
+from stack.ip.route import Route, RouteEntry, RouteKind
 from stack.link.device import TxFrame
-from stack.scheduler import NS_PER_S
 from stack.wire import icmp, icmpv6, ipv4, ipv6
 from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
     from stack.scheduler import Scheduler
 
 MAX_CACHED_ROUTES: Final = 4096
-MAX_PATH_MTUS: Final = 4096
-PATH_MTU_EXPIRY: Final = 600 * NS_PER_S  # Linux: net.ipv4.route.mtu_expires
 MIN_PATH_MTU: Final = 552  # Linux: net.ipv4.route.min_pmtu; nobody talks us into smaller packets
 
 _REFUSALS: Final = {
@@ -66,8 +66,8 @@ class IpLayer:
         #: Every address a packet may have to be ours, and as what. Broadcasts of IPv4 also stand in `broadcasts`.
         self.local: dict[bytes, PacketKind] = {}
         self.broadcasts: set[bytes] = set()
-        self.routes4 = RouteTable(4)
-        self.routes6 = RouteTable(16)
+        self.routes4 = RoutingPolicy(4, self.interfaces)
+        self.routes6 = RoutingPolicy(16, self.interfaces)
         self.handlers4: dict[int, Callable[[IpPacket], None]] = {}
         self.handlers6: dict[int, Callable[[IpPacket], None]] = {}
         self._error_handlers: dict[int, Callable[[IcmpError], None]] = {}
@@ -77,14 +77,19 @@ class IpLayer:
         }
         self._groups: dict[tuple[bytes, int], int] = {}  # (group, ifindex) -> how many joined
         self._cache: dict[tuple[bytes, bytes | None, int], Route] = {}
-        self._path_mtus: dict[bytes, tuple[int, int]] = {}  # destination -> (MTU, expiry in ns)
+        self._path_mtus = PathMtus(scheduler, self.invalidate)
+        self._mtu6: dict[int, int] = {}  # by ifindex: what a router advertised, less than the link's own
+        self.forwarding = Forwarding(self)
         self.icmp_limit = IcmpRateLimit(scheduler)
         self.icmp4 = Icmp4(self)
         self.icmp6 = Icmp6(self)
         self.input4 = Ipv4Input(self)
         self.input6 = Ipv6Input(self)
         #: Send a transport datagram: see `IpOutput.send`. An attribute, because a call saved is worth it here.
-        self.output = IpOutput(self).send
+        output = IpOutput(self)
+        self.output = output.send
+        #: The link-layer side of a Route, see `IpOutput.neighbour`.
+        self.neighbour = output.neighbour
         self.handlers4[ipv4.PROTO_ICMP] = self.icmp4.receive
         self.handlers6[ipv6.ICMPV6] = self.icmp6.receive
 
@@ -137,11 +142,31 @@ class IpLayer:
         """Believe an ICMP error's MTU for `dst`. For transports, once they recognised the quoted packet as theirs."""
         minimum = MIN_PATH_MTU if len(dst) == 4 else ipv6.MIN_MTU
         mtu = max(mtu, minimum)
-        if mtu >= self.route(dst).mtu:
+        if mtu < self.route(dst).mtu:
+            self._path_mtus.set(dst, mtu)
+
+    def path_mtu(self, dst: bytes) -> int:
+        """Largest packet towards `dst` as far as known, bytes. Raises NetError as `route`."""
+        return self.route(dst).mtu
+
+    def set_path_mtu(self, dst: bytes, mtu: int | None) -> None:
+        """For a transport that found out by packets of its own (RFC 4821, RFC 8899): up or down, within what the link
+        and the protocol allow; None: believe the link again. What is set ages like what ICMP says."""
+        if mtu is None:
+            self._path_mtus.forget(dst)
             return
-        if len(self._path_mtus) >= MAX_PATH_MTUS:
-            del self._path_mtus[next(iter(self._path_mtus))]
-        self._path_mtus[dst] = (mtu, self.scheduler.now + PATH_MTU_EXPIRY)
+        self._path_mtus.set(dst, max(mtu, MIN_PATH_MTU if len(dst) == 4 else ipv6.MIN_MTU))
+
+    def mtu6(self, iface: Interface) -> int:
+        """Largest IPv6 packet on the link, bytes: an advertised MTU may be below the link's own (RFC 4861 6.3.4)."""
+        return min(iface.mtu, self._mtu6.get(iface.index, iface.mtu))
+
+    def set_mtu6(self, iface: Interface, mtu: int | None) -> None:
+        """What a router advertises; None: the link's own."""
+        if mtu is None or not ipv6.MIN_MTU <= mtu <= iface.mtu:
+            self._mtu6.pop(iface.index, None)
+        else:
+            self._mtu6[iface.index] = mtu
         self.invalidate()
 
     def send_port_unreachable(self, packet: IpPacket) -> None:
@@ -186,7 +211,7 @@ class IpLayer:
     def remove_interface(self, iface: Interface) -> list[RouteEntry]:
         """Forget an interface; returns the routes that went with it."""
         del self.interfaces[iface.index]
-        gone = [entry for table in (self.routes4, self.routes6) for entry in table if entry.iface is iface]
+        gone = [entry for table in (self.routes4, self.routes6) for entry in table if entry.uses(iface)]
         for entry in gone:
             self.remove_route(entry)
         for group, index in [key for key in self._groups if key[1] == iface.index]:
@@ -232,6 +257,9 @@ class IpLayer:
             ipv4.ALL_SYSTEMS: PacketKind.MULTICAST,
             ipv6.ALL_NODES: PacketKind.MULTICAST,
         }
+        self.forwarding.refresh()
+        if self.forwarding.active6:
+            local[ipv6.ALL_ROUTERS] = PacketKind.MULTICAST
         for group, _ in self._groups:
             local[group] = PacketKind.MULTICAST
         unicasts: list[bytes] = []
@@ -258,7 +286,7 @@ class IpLayer:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _table(self, address: bytes) -> RouteTable:
+    def _table(self, address: bytes) -> RoutingPolicy:
         return self.routes4 if len(address) == 4 else self.routes6
 
     def _link_changed(self, _iface: Interface, _what: str) -> None:
@@ -282,24 +310,26 @@ class IpLayer:
         if group and oif:
             iface = self.interfaces[oif]
             return self._make(iface, src or self._source(iface, dst), dst, dst, RouteKind.MULTICAST)
-        entry = self._table(dst).lookup(dst, oif)
+        entry = self._table(dst).lookup(dst, oif, src)
         if entry is None:
             raise NetError(errno.ENETUNREACH)
         if entry.iface is None:
             raise NetError(_REFUSALS.get(entry.kind, errno.ENETUNREACH))
-        next_hop = dst if group or entry.gateway is None else entry.gateway
+        iface, gateway = entry.hop(dst, src, oif)
+        next_hop = dst if group or gateway is None else gateway
         route_kind = RouteKind.MULTICAST if group else RouteKind.UNICAST
-        source = src or entry.src or self._source(entry.iface, next_hop)
-        return self._make(entry.iface, source, dst, next_hop, route_kind)
+        source = src or entry.src or self._source(iface, next_hop)
+        route = self._make(iface, source, dst, next_hop, route_kind)
+        if entry.metrics:
+            route.mtu = min(route.mtu, entry.metrics.get("mtu") or route.mtu)
+        return route
 
     def _make(self, iface: Interface, src: bytes, dst: bytes, next_hop: bytes, kind: RouteKind) -> Route:
-        mtu = iface.mtu if len(dst) == 16 else min(iface.mtu, 65535)  # lo's 65536 is more than IPv4 can say
+        # lo's 65536 is more than IPv4 can say
+        mtu = self.mtu6(iface) if len(dst) == 16 else min(iface.mtu, ipv4.MAX_TOTAL_LENGTH)
         known = self._path_mtus.get(dst)
         if known is not None:
-            if known[1] > self.scheduler.now:
-                mtu = min(mtu, known[0])
-            else:
-                del self._path_mtus[dst]
+            mtu = min(mtu, known)
         return Route(iface, src, dst, next_hop, mtu, kind, self.generation)
 
     def _broadcast_interface(self, dst: bytes, src: bytes | None, oif: int) -> Interface:
@@ -343,7 +373,7 @@ class IpLayer:
             return ipv4.ANY  # an interface not yet configured may still ask for an address
         raise NetError(errno.EADDRNOTAVAIL)
 
-    def _unreachable(self, _iface: Interface, frames: list[TxFrame]) -> None:
+    def _unreachable(self, iface: Interface, frames: list[TxFrame]) -> None:
         """Packets whose next hop never answered: their transports are told as by a router (EHOSTUNREACH)."""
         for frame in frames:
             datagram = memoryview(b"".join(frame[0]))[ETHERNET_LENGTH:]
@@ -360,7 +390,9 @@ class IpLayer:
                 if proto == ipv6.FRAGMENT_HEADER:
                     header, payload = ipv6.parse_fragment(payload)
                     proto, first = header.next_header, not header.offset
-            if first:
+            if not self.is_own_unicast(src):
+                self._tell_sender(iface, datagram, kind, code)
+            elif first:
                 self.deliver_error(
                     IcmpError(
                         version=4 if len(src) == 4 else 6,
@@ -377,6 +409,21 @@ class IpLayer:
                         payload=payload,
                     )
                 )
+
+    def _tell_sender(self, iface: Interface, datagram: memoryview, kind: int, code: int) -> None:
+        """A packet passed on whose next hop never answered (RFC 1812 5.2.7.1, RFC 4861 7.2.2)."""
+        if datagram[0] >> 4 == 4:
+            _, tos, total, _, _, ttl, proto, _, src, dst = ipv4.HEADER.unpack_from(datagram)
+            version, length, send = 4, (datagram[0] & 0x0F) * 4, self.icmp4.send_error
+        else:
+            first, payload_length, proto, ttl, src, dst = ipv6.HEADER.unpack_from(datagram)
+            version, length, send = 6, ipv6.HEADER_LENGTH, self.icmp6.send_error
+            tos, total = first >> 20 & 0xFF, length + payload_length
+        payload = datagram[length:total]
+        packet = IpPacket(
+            version, src, dst, proto, ttl, tos, payload, True, 0, iface, datagram, 0, length, total, PacketKind.UNICAST
+        )
+        send(packet, kind, code)
 
 
 def _is_group(address: bytes) -> bool:

@@ -77,7 +77,7 @@ class IpOutput:
             raise NetError(errno.ENETDOWN)
         neighbour = route.neighbour
         if neighbour is None or neighbour.header is None:
-            neighbour = self._neighbour(route)
+            neighbour = self.neighbour(route)
         if len(dst) == 4:
             total = length + 20
             if (total > route.mtu and not gso_type) or total > 65535:
@@ -137,7 +137,7 @@ class IpOutput:
         if kind is not _UNICAST and kind is not _LOCAL:
             self._copy_to_us(route, frame, total + 14)
 
-    def _neighbour(self, route: Route) -> Neighbour:
+    def neighbour(self, route: Route) -> Neighbour:
         """The link-layer side of `route`, looked up again if the cache has buried the one it knew."""
         neighbour = route.neighbour
         if neighbour is None or neighbour.state == NeighbourState.DEAD:
@@ -231,7 +231,7 @@ class IpOutput:
     def _send_piece(self, route: Route, head: bytes, piece: memoryview) -> None:
         frame: TxFrame = ((head, piece), 0, 0, 0, 0, 0, 0)
         length = len(head) + len(piece)
-        route.iface.send_unresolved(self._neighbour(route), frame, length)
+        route.iface.send_unresolved(self.neighbour(route), frame, length)
         if route.kind not in (_UNICAST, _LOCAL):
             self._copy_to_us(route, frame, length)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
 
 if TYPE_CHECKING:
     from stack.iface.interface import Interface
@@ -64,10 +65,33 @@ class Route:
         return f"Route(to {self.dst.hex()} via {self.next_hop.hex()} dev {self.iface.name} {self.kind.name})"
 
 
+class NextHop(NamedTuple):
+    """One way of a multipath route; `weight` is relative to the others'."""
+
+    iface: Interface
+    gateway: bytes | None
+    weight: int = 1
+    onlink: bool = False
+
+
 class RouteEntry:
     """One line of the routing table."""
 
-    __slots__ = ("gateway", "iface", "kind", "metric", "network", "prefix_length", "protocol", "scope", "src")
+    __slots__ = (
+        "gateway",
+        "hops",
+        "iface",
+        "kind",
+        "metric",
+        "metrics",
+        "network",
+        "onlink",
+        "prefix_length",
+        "protocol",
+        "scope",
+        "src",
+        "table",
+    )
 
     def __init__(
         self,
@@ -81,6 +105,10 @@ class RouteEntry:
         kind: RouteKind = RouteKind.UNICAST,
         protocol: int = 4,  # RTPROT_STATIC
         scope: int = 0,  # RT_SCOPE_UNIVERSE
+        table: int = 254,  # RT_TABLE_MAIN
+        metrics: Mapping[str, int] | None = None,
+        hops: tuple[NextHop, ...] = (),
+        onlink: bool = False,
     ) -> None:
         self.network = network  #: 4 or 16 bytes, host bits zero
         self.prefix_length = prefix_length
@@ -91,10 +119,40 @@ class RouteEntry:
         self.kind = kind
         self.protocol = protocol  #: who made it: 2 kernel, 3 boot, 4 static, 16 dhcp (RTPROT_*)
         self.scope = scope
+        self.table = table
+        self.metrics = metrics or {}  #: by the names of RTAX_*; ``mtu`` bounds the packets
+        self.hops = hops  #: more than one way; `iface` and `gateway` are then the first one's
+        self.onlink = onlink  #: the gateway need not be on a subnet of ours
 
     def uses(self, iface: Interface) -> bool:
         """Packets of this route may leave through `iface`."""
-        return self.iface is iface
+        return self.iface is iface or any(hop.iface is iface for hop in self.hops)
+
+    @property
+    def alive(self) -> bool:
+        """There is an interface that is up."""
+        if self.hops:
+            return any(hop.iface.up for hop in self.hops)
+        return self.iface is not None and self.iface.up
+
+    def leaves_by(self, oif: int) -> bool:
+        """One of its ways is interface `oif`."""
+        if self.hops:
+            return any(hop.iface.index == oif for hop in self.hops)
+        return self.iface is not None and self.iface.index == oif
+
+    def hop(self, dst: bytes, src: bytes | None, oif: int = 0) -> tuple[Interface, bytes | None]:
+        """(interface, gateway) for a flow. A flow keeps to one way; the ways get shares by their weights (RFC 2992)."""
+        assert self.iface is not None
+        ways = [each for each in self.hops if each.iface.up and (not oif or each.iface.index == oif)]
+        if not ways:
+            return self.iface, self.gateway
+        share = crc32(dst + (src or b"")) % sum(each.weight for each in ways)
+        for each in ways:
+            share -= each.weight
+            if share < 0:
+                break
+        return each.iface, each.gateway
 
     def same_as(self, other: RouteEntry) -> bool:
         """The same line for the purpose of "already exists": destination, metric, gateway and device agree."""
@@ -104,6 +162,8 @@ class RouteEntry:
             and self.metric == other.metric
             and self.gateway == other.gateway
             and self.iface is other.iface
+            and self.hops == other.hops
+            and self.kind == other.kind
         )
 
     def __repr__(self) -> str:
@@ -154,6 +214,9 @@ class RouteTable:
                 iface = entry.iface
                 if iface is None:
                     if not oif:
+                        return entry
+                elif entry.hops:
+                    if entry.alive and (not oif or entry.leaves_by(oif)):
                         return entry
                 elif iface.up and (not oif or iface.index == oif):
                     return entry

@@ -28,6 +28,7 @@ REDIRECT: Final = 137
 #: Codes of UNREACHABLE.
 NO_ROUTE: Final = 0
 ADMINISTRATIVELY_PROHIBITED: Final = 1
+BEYOND_SCOPE: Final = 2
 ADDRESS_UNREACHABLE: Final = 3
 PORT_UNREACHABLE: Final = 4
 #: Codes of TIME_EXCEEDED.
@@ -35,6 +36,7 @@ HOP_LIMIT_EXCEEDED: Final = 0
 REASSEMBLY_EXCEEDED: Final = 1
 #: Codes of PARAMETER_PROBLEM.
 UNKNOWN_NEXT_HEADER: Final = 1
+UNKNOWN_OPTION: Final = 2
 
 #: Messages below this type are errors, the others informational (RFC 4443 2.1).
 FIRST_INFORMATIONAL: Final = 128

@@ -27,6 +27,7 @@ PROTO_UDP: Final = 17
 
 OPTION_END: Final = 0
 OPTION_NOP: Final = 1
+OPTION_RECORD_ROUTE: Final = 7
 OPTION_LSRR: Final = 131
 OPTION_SSRR: Final = 137
 

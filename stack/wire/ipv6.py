@@ -31,6 +31,7 @@ MAX_EXTENSION_HEADERS: Final = 8
 
 ANY: Final = bytes(16)
 LOOPBACK: Final = bytes(15) + b"\x01"
+ALL_ROUTERS: Final = b"\xff\x02" + bytes(13) + b"\x02"  #: ff02::2
 ALL_NODES: Final = b"\xff\x02" + bytes(13) + b"\x01"  #: ff02::1
 SOLICITED_NODE_PREFIX: Final = b"\xff\x02" + bytes(9) + b"\x01\xff"  #: ff02::1:ff00:0/104
 
@@ -102,6 +103,7 @@ class ExtensionChain:
     problem: int  #: -1, or the offset of an option or field that asks for a Parameter Problem
     problem_code: int  #: ICMPv6 code of the problem; 2: unrecognised option
     discard: bool  #: an unrecognised option asks to drop silently
+    even_multicast: bool = False  #: the problem is reported of a packet to a group too (option type 10xxxxxx)
 
 
 def walk_extensions(next_header: int, data: memoryview) -> ExtensionChain:
@@ -125,16 +127,27 @@ def walk_extensions(next_header: int, data: memoryview) -> ExtensionChain:
             if data[offset + 3]:  # segments left, of a type we do not process (RFC 8200 4.4, RFC 5095)
                 return ExtensionChain(next_header, offset, pointer, offset + 2, 0, False)
         else:
-            problem, discard = _walk_options(data, offset + 2, offset + length)
+            problem, discard = walk_options(data, offset + 2, offset + length)
             if discard or problem >= 0:
-                return ExtensionChain(next_header, offset, pointer, problem, 2, discard)
+                return ExtensionChain(
+                    next_header, offset, pointer, problem, 2, discard, problem >= 0 and data[problem] >> 6 == 2
+                )
         next_header = data[offset]
         pointer = offset
         offset += length
     raise WireError("too many IPv6 extension headers")
 
 
-def _walk_options(data: memoryview, at: int, end: int) -> tuple[int, bool]:
+def transport_offset(packet: memoryview) -> tuple[int, int]:
+    """(offset of the transport header, its protocol) of a packet to forward; other routers' business is not judged."""
+    next_header = packet[6]
+    offset = HEADER_LENGTH
+    while next_header in (HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS) and offset + 8 <= len(packet):
+        next_header, offset = packet[offset], offset + (packet[offset + 1] + 1) * 8
+    return min(offset, len(packet)), next_header
+
+
+def walk_options(data: memoryview, at: int, end: int) -> tuple[int, bool]:
     """(offset of an option to complain about or -1, drop silently) for ``data[at:end]`` (RFC 8200 4.2)."""
     while at < end:
         kind = data[at]
