@@ -104,9 +104,8 @@ def test_the_console_was_captured_and_shows_no_trouble(guest: Guest) -> None:
 
 def test_qmp_answers(guest: Guest) -> None:
     assert guest.qmp.execute("query-status")["status"] == "running"
-    assert {"virtio-net-pci", "vhost-user-vsock-pci"} <= {
-        kind["name"] for kind in guest.qmp.execute("qom-list-types", {"implements": "virtio-pci"})
-    } | {"virtio-net-pci"}
+    kinds = {kind["name"] for kind in guest.qmp.execute("qom-list-types", {"implements": "virtio-pci"})}
+    assert {"virtio-net-pci", "vhost-user-vsock-pci"} <= kinds
 
 
 def test_boot_took_seconds_not_minutes_and_the_accelerator_has_a_reason(guest: Guest) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import socket
+import socket
 import struct
 import threading
 from pathlib import Path
@@ -269,11 +271,17 @@ def test_random_bytes_and_broken_requests_never_hurt_it(sanitized_agent: Path, s
     rig.close()  # judges the sanitizers' findings
 
 
+def free_port() -> str:
+    """A TCP port of this machine that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
 def test_load_bulk_counts_what_arrived(rig: AgentRig) -> None:
-    client = rig.client()
-    receiver = client.start(["@load", "recv", "tcp", "listen", "45017"])
+    client, port = rig.client(), free_port()
+    receiver = client.start(["@load", "recv", "tcp", "listen", port])
     assert receiver.read_line(timeout=SECONDS) == '{"listening": true}'
-    sender = client.start(["@load", "send", "tcp", "127.0.0.1", "45017", "bytes=5000000", "size=7777"])
+    sender = client.start(["@load", "send", "tcp", "127.0.0.1", port, "bytes=5000000", "size=7777"])
     sent, received = sender.communicate(timeout=SECONDS), receiver.communicate(timeout=SECONDS)
     assert '"bytes": 5000000' in sent.stdout
     assert '"bytes": 5000000' in received.stdout
@@ -281,10 +289,10 @@ def test_load_bulk_counts_what_arrived(rig: AgentRig) -> None:
 
 @pytest.mark.parametrize("mode", ["rr", "crr"])
 def test_load_transactions_have_ordered_percentiles(rig: AgentRig, mode: str) -> None:
-    client = rig.client()
-    server = client.start(["@load", "echo", "tcp", "listen", "45018", "size=10", "response=100"])
+    client, port = rig.client(), free_port()
+    server = client.start(["@load", "echo", "tcp", "listen", port, "size=10", "response=100"])
     assert server.read_line(timeout=SECONDS) == '{"listening": true}'
-    words = ["@load", mode, "tcp", "::1", "45018", "count=50", "size=10", "response=100"]
+    words = ["@load", mode, "tcp", "127.0.0.1", port, "count=50", "size=10", "response=100"]
     figures = json.loads(client.start(words).communicate(timeout=SECONDS).stdout)
     server.kill()
     assert figures["count"] == 50
@@ -317,3 +325,28 @@ def test_load_names_why_it_could_not_connect(rig: AgentRig) -> None:
     words = ["@load", "send", "tcp", "127.0.0.1", "9", "bytes=1"]
     result = rig.client().start(words).communicate(timeout=SECONDS)
     assert (result.rc, "connect: Connection refused" in result.stderr) == (1, True)
+
+
+def test_pipe_joins_a_connection_to_standard_input_and_output(rig: AgentRig) -> None:
+    """Both directions, each with its own end: what the tests of vsock programs speak through."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        command = rig.client().start(["@pipe", "tcp", "127.0.0.1", str(server.getsockname()[1])], stdin=True)
+        peer, _ = server.accept()
+        with peer:
+            peer.settimeout(SECONDS)
+            command.write(b"from the guest")
+            command.close_stdin()
+            received = b""
+            while piece := peer.recv(1 << 16):
+                received += piece
+            assert received == b"from the guest"
+            peer.sendall(b"x" * 200_000)
+        result = command.communicate(timeout=SECONDS)
+    assert (result.rc, result.stdout) == (0, "x" * 200_000)
+
+
+def test_pipe_says_why_it_cannot(rig: AgentRig) -> None:
+    client = rig.client()
+    refused = client.start(["@pipe", "tcp", "127.0.0.1", "1"]).communicate(timeout=SECONDS)
+    assert (refused.rc, refused.stderr) == (1, "guestwire: load: connect: Connection refused\n")
+    assert client.start(["@pipe", "udp", "127.0.0.1", "1"]).communicate(timeout=SECONDS).rc == 2
