@@ -10,6 +10,7 @@
  *   serve.c    the loop: port in, port out, children's pipes, SIGCHLD
  *   command.c  one running command: fork, pipes, credit, exit status
  *   file.c     builtins @put and @get
+ *   pipe.c     builtin @pipe: a TCP or vsock connection as standard input and output
  *   load.c     builtin @load: bulk, request/response and connect load over TCP and vsock
  *
  * Nothing is unbounded: the port's output queue is fixed, a child's pipe is read only while the host has granted credit
@@ -105,10 +106,12 @@ void command_settle(struct command *c);              /* give back window, report
 void command_kill_all(void);
 uint64_t monotonic_us(void);
 
-/* file.c, load.c: run in the forked child; the return value is its exit status */
+/* file.c, load.c, pipe.c: run in the forked child; the return value is its exit status */
 int builtin_put(int argc, char **argv);
 int builtin_get(int argc, char **argv);
 int builtin_load(int argc, char **argv);
+int builtin_pipe(int argc, char **argv);
+int copy_stream(int from, int to); /* until the end; 0, or -1 with errno */
 
 /* boot.c */
 void boot_system(void);

@@ -132,6 +132,8 @@ static _Noreturn void child(const struct run_request *request, const int fd[3])
             rc = builtin_get(argc, request->argv);
         else if (strcmp(name, "@load") == 0)
             rc = builtin_load(argc, request->argv);
+        else if (strcmp(name, "@pipe") == 0)
+            rc = builtin_pipe(argc, request->argv);
         else
             dprintf(2, "guestwire: %s: no such builtin\n", name);
         fflush(NULL);

@@ -17,8 +17,7 @@ static int failed(const char *what, const char *path)
     return 1;
 }
 
-/* 0, or -1 with errno. */
-static int copy(int from, int to)
+int copy_stream(int from, int to)
 {
     static char buffer[65536];
     for (;;) {
@@ -61,7 +60,7 @@ int builtin_put(int argc, char **argv)
     int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return failed("create", argv[1]);
-    if (copy(0, fd) != 0 || fchmod(fd, (mode_t)strtoul(argv[2], NULL, 8) & 07777) != 0 || close(fd) != 0 ||
+    if (copy_stream(0, fd) != 0 || fchmod(fd, (mode_t)strtoul(argv[2], NULL, 8) & 07777) != 0 || close(fd) != 0 ||
         rename(temporary, argv[1]) != 0) {
         int rc = failed("write", argv[1]);
         unlink(temporary);
@@ -80,5 +79,5 @@ int builtin_get(int argc, char **argv)
     int fd = open(argv[1], O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return failed("open", argv[1]);
-    return copy(fd, 1) == 0 ? 0 : failed("read", argv[1]);
+    return copy_stream(fd, 1) == 0 ? 0 : failed("read", argv[1]);
 }

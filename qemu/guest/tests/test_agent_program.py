@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import socket
-import socket
 import struct
 import threading
 from pathlib import Path
@@ -334,7 +333,7 @@ def test_pipe_joins_a_connection_to_standard_input_and_output(rig: AgentRig) -> 
         peer, _ = server.accept()
         with peer:
             peer.settimeout(SECONDS)
-            command.write(b"from the guest")
+            command.write(b"from the guest", timeout=SECONDS)
             command.close_stdin()
             received = b""
             while piece := peer.recv(1 << 16):
