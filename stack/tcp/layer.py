@@ -58,6 +58,9 @@ class TcpStats:
     active_opens: int = 0
     passive_opens: int = 0
     resets_sent: int = 0
+    tail_probes: int = 0  #: RFC 8985 section 7
+    dsacks_in: int = 0  #: duplicates our peers reported (RFC 2883)
+    spurious: int = 0  #: congestion responses taken back
 
     @property
     def segments_in(self) -> int:
@@ -259,9 +262,7 @@ class TcpLayer:
             return
         sender = connection.sender
         if sender.snd_una > sender.iss:
-            sender.karn = sender.snd_max
-            sender.flights.clear()
-            sender.snd_nxt = sender.snd_una
+            sender.recovery.resend_everything()
             connection.schedule()
 
     # --- for connections and listeners ---------------------------------------------------------------------------

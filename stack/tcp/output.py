@@ -107,19 +107,27 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]]) -> None:
 
 
 def emit_acks(connection: Pcb, seq: int, count: int) -> None:
-    """`count` bare ACKs; with something out of order they say what, if the peer wants to know (RFC 2018)."""
+    """`count` bare ACKs; or as many as it takes to say what is out of order or came twice (RFC 2018, 2883)."""
     receiver = connection.receiver
-    if not (connection.sack and receiver.reassembly.length):
+    if not (connection.sack and (receiver.reassembly.length or receiver.dsack)):
         emit_burst(connection, [(seq, 0, ACK)] * count)
         return
+    if receiver.dsack and receiver.reassembly.length:
+        # RFC 2883 section 4.2: the block that contains the duplicate follows at once.
+        receiver.reassembly.look_at(receiver.dsack[0])
     options = HeaderOptions()
     most = 4  # blocks; three beside timestamps
     if connection.timestamps:
         options.timestamps = (connection.timestamp(), receiver.ts_recent)
         most = 3
-    options.sack = tuple((left & MASK, right & MASK) for left, right in receiver.reassembly.report(most))
+    blocks = receiver.reassembly.report(most * count)
+    duplicate, receiver.dsack = receiver.dsack, None
+    if duplicate is not None:
+        blocks.insert(0, duplicate)
     window = receiver.advertise()
-    for _ in range(count):
+    # An ACK speaks of everything the burst brought, so one is enough for as many blocks as it holds; the newest last.
+    for first in range((len(blocks) - 1) // most * most, -1, -most):
+        options.sack = tuple((left & MASK, right & MASK) for left, right in blocks[first : first + most])
         _emit_with_options(connection, seq, receiver.rcv_nxt, ACK, window, options)
 
 

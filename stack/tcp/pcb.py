@@ -238,10 +238,14 @@ class Pcb:
         """Send what is due and tell the user: once per turn."""
         self.scheduled = False
         sent = False
+        receiver = self.receiver
+        if self.sack and receiver.acks_owed and (receiver.reassembly.length or receiver.dsack):
+            # What is out of order or came twice is said by bare ACKs, which have room for it.
+            emit_acks(self, self.sender.bare_seq, receiver.acks_owed)
         if STATES[self.state].sends:
             sent = self.sender.output()
         if not sent and self.state is not TcpState.CLOSED:
-            count = self.receiver.ack_due()
+            count = receiver.ack_due()
             if count:
                 emit_acks(self, self.sender.bare_seq, count)
         if self.event:
@@ -318,6 +322,8 @@ class Pcb:
             sender.shift = receiver.shift = 0
             receiver.resize(receiver.rcvbuf, self.options.window_clamp)
         self.sack = self.sack and options.sack_permitted
+        if self.sack:
+            sender.use_sack()
         if self.timestamps and options.timestamps is not None:
             receiver.ts_recent = options.timestamps[0]
             receiver.ts_recent_at = self.scheduler.now

@@ -120,6 +120,10 @@ class Reassembly:
                 merged.append((start, end))
         return merged
 
+    def look_at(self, seq: int) -> None:
+        """Something at `seq` arrived again: its block comes first in the next report, if it lies in one."""
+        self._recent.append(seq)
+
     def report(self, most: int) -> list[tuple[int, int]]:
         """Up to `most` (left, right) edges as RFC 2018 section 4 orders them: where data arrived last first."""
         blocks = self.blocks()

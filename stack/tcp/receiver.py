@@ -48,6 +48,7 @@ class Receiver:
         "acks_owed",
         "connection",
         "drained",
+        "dsack",
         "fin_seq",
         "irs",
         "last_ack_sent",
@@ -85,6 +86,7 @@ class Receiver:
         self.ts_recent_at = 0  #: when it was set, ns
         self.acks_owed = 0  #: ACKs to send whatever the policy says
         self.update_due = False  #: the window opened enough to tell the peer
+        self.dsack: tuple[int, int] | None = None  #: what arrived twice, for the next ACK (RFC 2883)
         self.quick = QUICK_ACKS
         self.irs = 0  #: initial receive sequence number
         self.mark = 0  #: auto-tuning: RCV.NXT at which the current round ends
@@ -130,7 +132,8 @@ class Receiver:
         """Seventh step of RFC 9293 section 3.10.7.4 for payload trimmed to the window. True if RCV.NXT advanced."""
         if seq > self.rcv_nxt:
             # RFC 5681 section 4.2: an immediate duplicate ACK for every segment out of order.
-            self.reassembly.insert(seq, view)
+            if not self.reassembly.insert(seq, view):
+                self.dsack = (seq, seq + len(view))
             self.reassembly.limit(self.pin_limit)
             self.owe_ack()
             return False

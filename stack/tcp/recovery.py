@@ -31,7 +31,7 @@ class RecoveryPhase(IntEnum):
 
 
 class LossRecovery:
-    __slots__ = ("duplicates", "extra", "phase", "recover", "retransmit_due", "sender")
+    __slots__ = ("duplicates", "engaged", "extra", "phase", "recover", "retransmit_due", "sender")
 
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
@@ -40,10 +40,12 @@ class LossRecovery:
         self.recover = sender.iss  #: RFC 6582: SND.MAX when the last loss event began
         self.extra = 0  #: bytes allowed in flight beyond cwnd
         self.retransmit_due = False
+        self.engaged = False  #: OPEN without duplicates: nothing to be told about ACKs
 
     def on_duplicate_ack(self) -> None:
         sender = self.sender
         self.duplicates += 1
+        self.engaged = True
         mss = sender.mss
         if self.phase is RecoveryPhase.RECOVERY:
             # RFC 5681 section 3.2 (4): each further one means that another segment has left the network.
@@ -57,6 +59,9 @@ class LossRecovery:
             if sender.snd_una > self.recover:
                 self._enter()
 
+    def on_sack(self, _blocks: tuple[tuple[int, int], ...], _ack: int, _echo: int | None) -> None:
+        """Not agreed on."""
+
     def _enter(self) -> None:
         """RFC 6582 section 3.2 step 2: a new loss event."""
         sender = self.sender
@@ -66,8 +71,21 @@ class LossRecovery:
         self.extra = DUPLICATE_THRESHOLD * sender.mss
         self.retransmit_due = True
 
-    def on_ack(self, acked: int) -> None:
-        """SND.UNA just moved forward by `acked`; called unless OPEN with no duplicates."""
+    def transmit(self, _now: int) -> bool:
+        """What is due for retransmission goes. True if anything did."""
+        self.retransmit_due = False
+        return self.sender.retransmit_first()
+
+    def on_sent(self, _now: int) -> None:
+        """New data left while engaged."""
+
+    def on_ack(self, acked: int, _echo: int | None) -> int:
+        """SND.UNA just moved forward by `acked`, all of it news; called while engaged."""
+        self._judge(acked)
+        self.engaged = bool(self.phase)
+        return acked
+
+    def _judge(self, acked: int) -> None:
         sender = self.sender
         self.duplicates = 0
         if self.phase is RecoveryPhase.RECOVERY:
@@ -87,8 +105,24 @@ class LossRecovery:
         if self.phase is RecoveryPhase.LOSS and sender.snd_una >= self.recover:
             self.phase = RecoveryPhase.OPEN
 
+    def on_timer(self, _now: int) -> bool:
+        """The timer has one meaning here: RTO."""
+        return False
+
+    def resend_first(self, _now: int) -> None:
+        self.sender.retransmit_first()
+
+    def resend_everything(self) -> None:
+        """What is in flight has to go again, without congestion. SND.NXT goes back, nobody knows what arrived."""
+        sender = self.sender
+        sender.karn = sender.snd_max
+        sender.flights.clear()
+        sender.snd_nxt = sender.snd_una
+
     def on_timeout(self) -> None:
         """RFC 6582 section 4: remember how far had been sent, leave fast recovery."""
+        self.resend_everything()
+        self.engaged = True
         self.phase = RecoveryPhase.LOSS
         self.recover = self.sender.snd_max
         self.duplicates = 0

@@ -8,6 +8,7 @@ from stack.scheduler import NS_PER_MS, NS_PER_S
 
 RTO_INITIAL: Final = NS_PER_S  # ns; RFC 6298 section 2.1
 RTO_MIN: Final = 200 * NS_PER_MS  # ns; Linux TCP_RTO_MIN. RFC 6298 section 2.4 says 1 s "SHOULD"
+PTO_SLACK: Final = 2 * NS_PER_MS  # ns; Linux TCP_TIMEOUT_MIN, two ticks
 RTO_MAX: Final = 120 * NS_PER_S  # ns; Linux TCP_RTO_MAX, above the 60 s RFC 6298 section 2.5 asks for at least
 RTO_AFTER_SYN_LOSS: Final = 3 * NS_PER_S  # ns; RFC 6298 section 5.7
 
@@ -15,17 +16,20 @@ RTO_AFTER_SYN_LOSS: Final = 3 * NS_PER_S  # ns; RFC 6298 section 5.7
 class RttEstimator:
     """SRTT, RTTVAR and RTO, all in nanoseconds; ``rto`` is without back-off."""
 
-    __slots__ = ("minimum", "rto", "srtt", "variance")
+    __slots__ = ("latest", "minimum", "pto", "rto", "srtt", "variance")
 
     def __init__(self) -> None:
         self.srtt = 0  #: 0: no measurement yet
         self.variance = 0
         self.rto = RTO_INITIAL
+        self.pto = RTO_INITIAL  #: probe time-out (RFC 8985 section 7.2), never above rto
+        self.latest = 0  #: the last sample
         self.minimum = 0  #: smallest sample seen, 0 without one
 
     def sample(self, rtt: int) -> None:
         """One measurement, of a segment sent once only or by its timestamp (RFC 6298 section 3, Karn)."""
         rtt = rtt or 1
+        self.latest = rtt
         if self.srtt == 0:
             # (2.2) SRTT <- R, RTTVAR <- R/2
             self.srtt = rtt
@@ -41,7 +45,9 @@ class RttEstimator:
                 self.minimum = rtt
         # Linux's way of the floor: not RTO >= 200 ms but RTO - SRTT >= 200 ms, which leaves room for a peer's
         # delayed ACK whatever the path's own delay is.
-        self.rto = min(self.srtt + max(self.variance << 2, RTO_MIN), RTO_MAX)
+        srtt = self.srtt
+        rto = self.rto = min(srtt + max(self.variance << 2, RTO_MIN), RTO_MAX)
+        self.pto = min((srtt << 1) + PTO_SLACK, rto)
 
     def syn_was_lost(self) -> None:
         """The SYN had to be sent again: begin data transmission cautiously (RFC 6298 section 5.7)."""

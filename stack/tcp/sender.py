@@ -27,6 +27,7 @@ from stack.tcp.congestion import CongestionControl
 from stack.tcp.output import emit_burst
 from stack.tcp.recovery import LossRecovery, RecoveryPhase
 from stack.tcp.rtt import RTO_MIN, RttEstimator
+from stack.tcp.sack_recovery import SackRecovery
 from stack.tcp.seqnum import MASK
 from stack.wire.tcp import ACK, FIN, PSH, SYN
 
@@ -70,6 +71,7 @@ class Sender:
         "snd_wnd",
         "sndbuf",
         "superframe",
+        "tail_probe",
     )
 
     def __init__(self, connection: Pcb, iss: int, mss: int, congestion: CongestionControl, sndbuf: int) -> None:
@@ -96,7 +98,8 @@ class Sender:
         self.karn = iss  #: end of the highest range ever retransmitted
         self.rtt = RttEstimator()
         self.congestion = congestion
-        self.recovery = LossRecovery(self)
+        self.recovery: LossRecovery | SackRecovery = LossRecovery(self)
+        self.tail_probe = False  #: the timer is set for a tail-loss probe, not for the RTO
         self.cwnd_limited = False  #: the congestion window held the last output back
         self.backoff = 0  #: doublings of the timer
         self.retries = 0  #: expiries in a row without news from the peer
@@ -170,6 +173,11 @@ class Sender:
         self.superframe = max(superframe // mss, 1) * mss
         self.congestion.set_mss(mss)
 
+    def use_sack(self) -> None:
+        """The handshake agreed on selective acknowledgments."""
+        self.recovery = SackRecovery(self)
+        self.tail_probe = True
+
     # --- what the peer says -------------------------------------------------------------------------------------
 
     def acknowledge(self, ack: int, echo: int | None) -> None:
@@ -201,11 +209,11 @@ class Sender:
         recovery = self.recovery
         congestion = self.congestion
         recovering = False
-        if recovery.phase or recovery.duplicates:
+        if recovery.engaged:
             recovering = recovery.phase == RecoveryPhase.RECOVERY
-            recovery.on_ack(acked)
+            acked = recovery.on_ack(acked, echo)
         if self.cwnd_limited and not recovering:
-            congestion.on_ack(acked, now, self.rtt.srtt)
+            congestion.on_ack(acked, now, self.rtt)
             want = 2 * congestion.cwnd
             if want > self.sndbuf and not connection.options.sndbuf:
                 self.sndbuf = min(want, connection.layer.config.sndbuf_max)
@@ -214,7 +222,7 @@ class Sender:
         if ack >= self.snd_max:
             timer.deadline = None
         else:
-            timer.arm(now + self.rtt.rto)
+            timer.arm(now + (self.rtt.pto if self.tail_probe else self.rtt.rto))
 
     def update_window(self, window: int, seq: int, ack: int) -> bool:
         """RFC 9293 section 3.10.7.4, fifth step: SND.WND from the field `window`. True if it changed."""
@@ -238,9 +246,9 @@ class Sender:
         now = connection.scheduler.now
         sent = False
         recovery = self.recovery
+        self.cwnd_limited = False
         if recovery.retransmit_due:
-            recovery.retransmit_due = False
-            sent = self.retransmit_first()
+            sent = recovery.transmit(now)
         queue = self.queue
         una = self.snd_una
         nxt = self.snd_nxt
@@ -249,7 +257,6 @@ class Sender:
             self.congestion.on_idle()
         window_end = una + self.snd_wnd
         cwnd_end = una + self.congestion.cwnd + recovery.extra
-        self.cwnd_limited = False
         plan: list[tuple[int, int, int]] = []
         flights = self.flights
         while (unsent := queue.end - nxt) > 0:
@@ -283,7 +290,7 @@ class Sender:
     def _sending(self, start: int, end: int, now: int, idle: bool) -> None:
         """[start, end) is about to leave; `idle`: nothing was in flight."""
         if start < self.snd_max:
-            self._sent_again(start, min(end, self.snd_max))
+            self.sent_again(start, min(end, self.snd_max))
         self.snd_nxt = end
         if end > self.snd_max:
             self.snd_max = end
@@ -292,6 +299,8 @@ class Sender:
             self.connection.timers.retransmit.deadline = None  # it was waiting for a window or a cork
         self.last_sent = now
         self.push = False
+        if self.recovery.engaged:
+            self.recovery.on_sent(now)
 
     def _fit(self, nxt: int, unsent: int, window_end: int, cwnd_end: int) -> int:
         """How much of the `unsent` bytes from `nxt` on may go now, if it is not a whole superframe."""
@@ -338,14 +347,37 @@ class Sender:
             end += 1
         if end == una:
             return False
-        self._sent_again(una, end)
+        self.sent_again(una, end)
         if self.snd_nxt < end:
             self.snd_nxt = end
         self.last_sent = self.connection.scheduler.now
         emit_burst(self.connection, ((una, max(size, 0), flags),))
         return True
 
-    def _sent_again(self, start: int, end: int) -> None:
+    def send_one_new(self) -> bool:
+        """One new segment, if there is one and the peer's window has room: a probe, whatever cwnd and Nagle say."""
+        nxt = self.snd_nxt
+        unsent = self.queue.end - nxt
+        size = min(self.mss, unsent, self.snd_una + self.snd_wnd - nxt)
+        if size <= 0 or nxt < self.snd_max:
+            return False
+        now = self.connection.scheduler.now
+        flags = ACK
+        end = nxt + size
+        if size == unsent:
+            flags = ACK | PSH
+            if self.fin_queued:
+                flags = ACK | PSH | FIN
+                end += 1
+        if size < self.mss:
+            self.small_end = end
+        self.flights.append((end, now))
+        self._sending(nxt, end, now, idle=False)
+        emit_burst(self.connection, ((nxt, size, flags),))
+        return True
+
+    def sent_again(self, start: int, end: int) -> None:
+        """[start, end) leaves not for the first time."""
         if end > self.karn:
             self.karn = end
         segments = max(1, -(-(end - start) // self.mss))
@@ -356,7 +388,8 @@ class Sender:
         """Something in flight: RTO. Something that may not be sent: probe the window, or uncork in the end."""
         timer = self.connection.timers.retransmit
         if self.snd_una < self.snd_max:
-            timer.arm(now + self._bounded(self.rtt.backed_off(self.backoff), now))
+            delay = self.rtt.pto if self.tail_probe else self.rtt.backed_off(self.backoff)
+            timer.arm(now + self._bounded(delay, now))
         elif self.queue.end > self.snd_nxt:
             if self.snd_wnd >= self.mss or self.snd_wnd >= self.queue.end - self.snd_nxt:
                 timer.arm(now + CORK_CEILING)
@@ -372,20 +405,23 @@ class Sender:
                 return max(left, 1)
         return delay
 
+    def rearm(self, now: int) -> None:
+        """Back to the RTO, after the timer stood for something else."""
+        self.connection.timers.retransmit.arm(now + self._bounded(self.rtt.backed_off(self.backoff), now))
+
     # --- the timer ----------------------------------------------------------------------------------------------
 
     def timed_out(self) -> None:
-        """RFC 6298 section 5.4 to 5.6: the oldest segment again, timer doubled, everything after it forgotten."""
+        """RFC 6298 section 5.4 to 5.6: the oldest segment again, timer doubled."""
         connection = self.connection
         now = connection.scheduler.now
+        if self.recovery.on_timer(now):
+            return
         self.congestion.on_timeout(self.flight, now, first=self.backoff == 0)
         self.recovery.on_timeout()
-        self.flights.clear()
-        self.karn = self.snd_max
-        self.snd_nxt = self.snd_una
         self.retries += 1
         self.backoff += 1
-        self.retransmit_first()
+        self.recovery.resend_first(now)
         self.cwnd_limited = True  # slow start from one segment: every ACK counts
         self._arm(now)
 

@@ -160,6 +160,8 @@ class Synchronized(State):
         if seq < nxt:
             # Trim to the window: the front ...
             cut = nxt - seq - (1 if seg.flags & SYN else 0)
+            if cut and seg.payload:
+                receiver.dsack = (seq, nxt)
             seg.payload = seg.payload[cut:]
             seg.seq = nxt
             seg.gso_size = 0
@@ -196,6 +198,8 @@ class Synchronized(State):
 
     def unacceptable(self, connection: Pcb, seg: Segment) -> None:
         """ "An acknowledgment should be sent in reply (unless the RST bit is set)"."""
+        if seg.payload and seg.seq < connection.receiver.rcv_nxt:
+            connection.receiver.dsack = (seg.seq, min(seg.seq + len(seg.payload), connection.receiver.rcv_nxt))
         if not seg.flags & RST and connection.may_answer(seg):
             connection.answer()
 
@@ -233,8 +237,11 @@ class Synchronized(State):
             return False
         if ack > una:
             timestamps = seg.options.timestamps
-            sender.acknowledge(ack, timestamps[1] if timestamps and connection.timestamps else None)
+            echo = timestamps[1] if timestamps and connection.timestamps else None
+            sender.acknowledge(ack, echo)
             sender.update_window(seg.window, seg.seq, ack)
+            if seg.options.sack and connection.sack:
+                sender.recovery.on_sack(seg.options.sack, ack, echo)
             connection.event = True
             if sender.fin_acked:
                 self.fin_acknowledged(connection)
@@ -247,6 +254,9 @@ class Synchronized(State):
         """SEG.ACK = SND.UNA: a window update, an answer to a probe, or a duplicate ACK (RFC 5681 section 2)."""
         sender = connection.sender
         changed = sender.update_window(seg.window, seg.seq, seg.ack)
+        if seg.options.sack and connection.sack:
+            timestamps = seg.options.timestamps
+            sender.recovery.on_sack(seg.options.sack, seg.ack, timestamps[1] if timestamps else None)
         if sender.snd_una == sender.snd_max or sender.snd_wnd == 0:
             # RFC 9293 section 3.8.6.1: a window may stay closed as long as the peer says so, but nobody waits for it
             # once the user has gone (RFC 6429 section 5).

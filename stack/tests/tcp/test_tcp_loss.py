@@ -258,12 +258,12 @@ def test_initial_window() -> None:
 
 def test_slow_start_counts_bytes_not_acks() -> None:
     reno = NewReno(1000)
-    reno.on_ack(5000, 0, 0)
+    reno.on_ack(5000, 0, None)
     assert reno.cwnd == 15000
     reno.ssthresh = 16000
-    reno.on_ack(3000, 0, 0)
+    reno.on_ack(3000, 0, None)
     assert reno.cwnd == 16000  # to ssthresh, the rest counts for congestion avoidance
-    reno.on_ack(14000, 0, 0)
+    reno.on_ack(14000, 0, None)
     assert reno.cwnd == 17000
 
 
@@ -271,7 +271,7 @@ def test_congestion_avoidance_is_one_segment_per_window() -> None:
     reno = NewReno(1000)
     reno.ssthresh = reno.cwnd = 10_000
     for _ in range(10):
-        reno.on_ack(1000, 0, 0)
+        reno.on_ack(1000, 0, None)
     assert reno.cwnd == 11_000
 
 

@@ -1,0 +1,502 @@
+"""Loss recovery with SACK: scoreboard, RACK-TLP (RFC 8985), PRR (RFC 9937), F-RTO (RFC 5682), undo (RFC 3522, 3708).
+
+Theory of operation
+-------------------
+While nothing is amiss this object is not `engaged` and costs nothing. A SACK block, a tail-loss probe or a time-out
+makes a scoreboard of the sender's flights; it lives until everything in doubt is settled.
+
+ACKs and blocks only update the scoreboard (`on_ack`, `on_sack`). Once per turn, when the sender is about to send,
+`transmit` draws the conclusions: RACK marks what is lost, a loss opens recovery, PRR says how much may leave,
+retransmissions go first, and ``extra`` lets new data fill what is left. The sender knows nothing of pipes: ``extra``
+is what it would count as in flight though it is not (sacked, or lost), so that cwnd limits the pipe.
+
+SND.NXT never goes back here: after a time-out what is lost is marked, and goes again as slow start permits.
+
+The connection's one retransmission timer stands for three (RFC 8985 section 8): reordering (``reorder_at``), probe
+(``sender.tail_probe``) and RTO. Which it is, is decided when it expires.
+
+A reduction that proves unneeded is taken back: by timestamps (the ACK answers the original, RFC 3522), by D-SACK (all
+that was sent again was there already, RFC 3708), after a time-out also by F-RTO, which sends new data instead of more
+retransmissions and looks at what the next ACK is about.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stack.scheduler import NS_PER_MS
+from stack.tcp.output import emit_burst
+from stack.tcp.prr import RateReduction
+from stack.tcp.rack import Rack
+from stack.tcp.recovery import RecoveryPhase
+from stack.tcp.scoreboard import Run, Scoreboard
+from stack.tcp.seqnum import HALF, MASK, older, unwrap
+from stack.wire.tcp import ACK, FIN
+
+if TYPE_CHECKING:
+    from stack.tcp.sender import Sender
+
+DELAYED_ACK_MAX: Final = 200 * NS_PER_MS  # ns; WCDelAckT of RFC 8985 section 7.2
+FRTO_SEGMENTS: Final = 2  # new segments after the first ACK; RFC 5682 section 3.1 step 2b
+FRTO_WINDOW: Final = 3  # segments, when the time-out was right after all; step 3a
+MOST_BLOCKS: Final = 4  # an option has no room for more
+
+
+class SackRecovery:
+    __slots__ = (
+        "_advanced",
+        "_delivered",
+        "_dsack",
+        "_echo",
+        "_original",
+        "_reported",
+        "board",
+        "delivered",
+        "dsacks",
+        "duplicates",
+        "engaged",
+        "extra",
+        "frto",
+        "frto_end",
+        "phase",
+        "probe_again",
+        "probe_end",
+        "prr",
+        "rack",
+        "recover",
+        "reorder_at",
+        "sender",
+        "undo_bytes",
+        "undo_from",
+        "undo_resent",
+        "undo_stamp",
+    )
+
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
+        self.phase = RecoveryPhase.OPEN
+        self.duplicates = 0  #: duplicate ACKs in a row, for show
+        self.recover = sender.iss  #: RecoveryPoint: SND.MAX when the last loss event began
+        self.extra = 0  #: bytes the sender counts as in flight that are not
+        self.engaged = False  #: there is a scoreboard, or a probe's outcome is open
+        self.board: Scoreboard | None = None
+        self.rack = Rack(sender.iss)
+        self.prr = RateReduction(0)
+        self.reorder_at: int | None = None  #: when the reordering window of something ends, ns
+        self.probe_end: int | None = None  #: TLP.end_seq
+        self.probe_again = False  #: TLP.is_retrans
+        self.frto = 0  #: 1: waiting for the first ACK after a time-out, 2: for the second
+        self.frto_end = 0  #: RecoveryPoint of F-RTO
+        self.undo_from: int | None = None  #: SND.UNA when cwnd was reduced; None: nothing to take back
+        self.undo_bytes = 0  #: sent again since and not reported as duplicate
+        self.undo_resent = 0  #: sent again since, all in all
+        self.undo_stamp: int | None = None  #: TSval of the first retransmission since
+        self.dsacks = 0  #: D-SACK blocks received
+        self.delivered = 0  #: bytes sacked or acknowledged while engaged (the open case is counted by SND.UNA)
+        # What this turn's ACKs brought:
+        self._delivered = 0  # bytes newly sacked or acknowledged
+        self._advanced = False  # SND.UNA moved
+        self._reported = False  # a block told something new
+        self._original = False  # data sent before the time-out, and once only, arrived
+        self._dsack = False
+        self._echo: int | None = None  # TSecr of the first ACK that advanced
+
+    # --- what the peer says --------------------------------------------------------------------------------------
+
+    def on_ack(self, acked: int, echo: int | None) -> int:
+        """SND.UNA has moved by `acked`. Returns the bytes of it that were not reported before."""
+        sender = self.sender
+        una = sender.snd_una
+        if not self._advanced:
+            self._echo = echo
+        self._advanced = True
+        self.duplicates = 0
+        fresh = acked
+        if self.board is not None:
+            taken, fresh = self.board.acknowledge(una)
+            for run in taken:
+                if not run.sacked:
+                    self._arrived(run, echo)
+            self._delivered += fresh
+        if self.probe_end is not None and una >= self.probe_end:
+            self._probe_answered(una)
+        return fresh
+
+    def on_sack(self, blocks: tuple[tuple[int, int], ...], ack: int, echo: int | None) -> None:
+        """SACK blocks as on the wire, of a segment whose (endless) ACK is `ack`."""
+        sender = self.sender
+        una = sender.snd_una
+        edges = [(unwrap(left, ack), unwrap(right, ack)) for left, right in blocks[:MOST_BLOCKS]]
+        left, right = edges[0]
+        if left < right and (right <= ack or (len(edges) > 1 and edges[1][0] <= left and right <= edges[1][1])):
+            # RFC 2883 section 4: a block below the ACK, or inside the second one, reports a duplicate.
+            self._duplicate(left, right)
+            del edges[0]
+        # RFC 2018 section 4 does not allow edges outside of what is in flight; such blocks are of no use.
+        edges = [edge for edge in edges if edge[0] < edge[1] and una < edge[1] <= sender.snd_max]
+        if not edges:
+            return
+        if self.board is None:
+            self._engage()
+        board = self.board
+        assert board is not None
+        for left, right in edges:
+            for run in board.sack(max(left, una), right, sender.mss):
+                self._delivered += run.end - run.start
+                self._reported = True
+                self._arrived(run, echo)
+        self._watch_tail()
+
+    def on_duplicate_ack(self) -> None:
+        """An ACK without news but perhaps with blocks: those are what counts."""
+        self.duplicates += 1
+
+    def _arrived(self, run: Run, echo: int | None) -> None:
+        connection = self.sender.connection
+        now = connection.scheduler.now
+        original = False
+        if run.retransmitted:
+            if echo:
+                age = (connection.timestamp() - echo) & MASK
+                original = age < HALF and age * NS_PER_MS > now - run.sent_at + NS_PER_MS
+        elif run.start < self.recover:
+            self._original = True
+        self.rack.delivered(run, now, self.sender.rtt.minimum, original)
+
+    def _duplicate(self, left: int, right: int) -> None:
+        """D-SACK: [left, right) arrived twice."""
+        sender = self.sender
+        self.dsacks += 1
+        self._dsack = True
+        sender.connection.layer.stats.dsacks_in += 1
+        if self.probe_end is not None and right == self.probe_end and self.probe_again:
+            self.probe_end = None  # RFC 8985 section 7.4.2: the probe was not needed
+        if self.undo_from is not None and self.undo_from <= left and right <= sender.snd_max:
+            self.undo_bytes -= right - left
+            self.engaged = True
+        if right <= sender.karn:  # sent twice by us, not by the network
+            self.rack.dsack(sender.snd_una, sender.snd_max)
+
+    # --- what follows from it ------------------------------------------------------------------------------------
+
+    @property
+    def retransmit_due(self) -> bool:
+        return self.engaged
+
+    def transmit(self, now: int) -> bool:
+        """Judge this turn's news, send again what may be. Called before new data. True if something was sent."""
+        sender = self.sender
+        board = self.board
+        sent = False
+        self._check_undo()
+        if self.phase and sender.snd_una >= self.recover:
+            self._recovered()
+        if board is not None and board.runs:
+            rtt = sender.rtt
+            window = self.rack.window(rtt.srtt, rtt.minimum, bool(self.phase), board.sacked, sender.mss)
+            lost, timeout = self.rack.detect(board, now, window)
+            if lost and self.phase is RecoveryPhase.OPEN:
+                self._enter(now)
+            if self.phase is RecoveryPhase.RECOVERY and (self._delivered or lost):
+                self._reduce(board, safe=self._advanced and not lost)
+            if self.frto:
+                self._frto(board)
+            if board.lost and not self.frto:
+                sent = self._resend(board, now)
+            self._await_reordering(now, timeout)
+        else:
+            self.reorder_at = None
+        self.delivered += self._delivered
+        self._delivered = 0
+        self._advanced = self._reported = self._original = self._dsack = False
+        self._echo = None
+        self._settle()
+        return sent
+
+    def _enter(self, now: int) -> None:
+        """Fast recovery: RFC 6675 section 5 (4), RFC 9937 section 6."""
+        sender = self.sender
+        board = self.board
+        assert board is not None
+        self.phase = RecoveryPhase.RECOVERY
+        self.recover = sender.snd_max
+        outstanding = sender.flight - board.sacked + self._delivered
+        self.prr = RateReduction(outstanding)
+        self._remember()
+        sender.congestion.on_loss(sender.flight, now)
+        self._watch_tail()
+
+    def _remember(self) -> None:
+        """cwnd is about to be reduced."""
+        self.undo_from = self.sender.snd_una
+        self.undo_bytes = self.undo_resent = 0
+        self.undo_stamp = None
+
+    def _reduce(self, board: Scoreboard, *, safe: bool) -> None:
+        sender = self.sender
+        congestion = sender.congestion
+        if congestion.model_based:
+            return
+        pipe = sender.flight - board.sacked - board.lost
+        count = self.prr.on_ack(self._delivered, pipe, congestion.ssthresh, sender.mss, safe=safe)
+        congestion.cwnd = max(pipe + count, sender.mss)
+
+    def _recovered(self) -> None:
+        """Everything outstanding at the beginning is acknowledged."""
+        congestion = self.sender.congestion
+        if self.phase is RecoveryPhase.RECOVERY:
+            if not congestion.model_based:
+                congestion.cwnd = congestion.ssthresh
+            congestion.on_recovered()
+            self.rack.recovered()
+        self.phase = RecoveryPhase.OPEN
+        self.frto = 0
+        self._watch_tail()
+
+    def _resend(self, board: Scoreboard, now: int) -> bool:
+        """Lost runs again, oldest first, as far as cwnd allows."""
+        sender = self.sender
+        mss = sender.mss
+        room = sender.congestion.cwnd - (sender.flight - board.sacked - board.lost)
+        data_end = sender.queue.end
+        plan: list[tuple[int, int, int]] = []
+        index = 0
+        runs = board.runs
+        while board.lost and index < len(runs):
+            run = runs[index]
+            if run.lost:
+                size = run.end - run.start
+                if size > sender.superframe:
+                    size = sender.superframe
+                if size > room:
+                    sender.cwnd_limited = True
+                    size = room - room % mss
+                    if size <= 0:
+                        break
+                run = board.resend(index, size, now)
+                self._plan(plan, run, data_end)
+                room -= run.end - run.start
+            index += 1
+        if plan:
+            emit_burst(sender.connection, plan)
+            sender.last_sent = now
+            if self.undo_stamp is None:
+                self.undo_stamp = sender.connection.timestamp()
+        return bool(plan)
+
+    def _plan(self, plan: list[tuple[int, int, int]], run: Run, data_end: int) -> None:
+        flags = ACK
+        size = run.end - run.start
+        if run.end > data_end:
+            flags = ACK | FIN
+            size -= 1
+        plan.append((run.start, size, flags))
+        self.sender.sent_again(run.start, run.end)
+        self.undo_bytes += run.end - run.start
+        self.undo_resent += run.end - run.start
+        self.prr.sent += run.end - run.start
+
+    def on_sent(self, now: int) -> None:
+        """New data left while engaged."""
+        if self.board is not None:
+            self.prr.sent += self.board.extend(self.sender.snd_max, now)
+
+    # --- spurious ------------------------------------------------------------------------------------------------
+
+    def _check_undo(self) -> None:
+        if self.undo_from is None:
+            return
+        stamp = self.undo_stamp
+        if self._advanced and stamp is not None and self.sender.snd_una > self.undo_from:
+            # RFC 3522: the first ACK for new data tells which transmission it answers.
+            self.undo_stamp = None
+            if self._echo and older(self._echo, stamp):
+                self._undo()
+                return
+        if self._dsack and self.undo_bytes <= 0 < self.undo_resent:
+            self._undo()
+
+    def _undo(self) -> None:
+        """What was believed lost was late."""
+        sender = self.sender
+        sender.congestion.undo()
+        sender.connection.layer.stats.spurious += 1
+        self.undo_from = self.undo_stamp = None
+        self.frto = 0
+        if self.board is not None:
+            self.board.lost_nothing()
+        if self.phase is RecoveryPhase.LOSS:
+            sender.backoff = 0
+        self.phase = RecoveryPhase.OPEN
+        self.rack.reordering_seen = True
+        self._watch_tail()
+
+    def _frto(self, board: Scoreboard) -> None:
+        """RFC 5682 section 3.1."""
+        sender = self.sender
+        congestion = sender.congestion
+        if self.frto == 1:
+            if not self._advanced:
+                return  # step 2: only the ACK of the retransmission itself counts
+            self.frto_end = sender.snd_max
+            edge = sender.snd_una + sender.snd_wnd
+            if sender.queue.end > sender.snd_max and edge >= sender.snd_max + sender.mss:
+                # (2b) new data instead of retransmissions; the sender will find room for it
+                pipe = sender.flight - board.sacked - board.lost
+                congestion.cwnd = max(congestion.cwnd, pipe + FRTO_SEGMENTS * sender.mss)
+                self.frto = 2
+            else:
+                self.frto = 0
+        elif self._advanced or self._reported:
+            self.frto = 0
+            if max(sender.snd_una, board.highest_sacked) > self.frto_end:
+                # (3a) the new data overtook the old: that is lost
+                congestion.cwnd = min(congestion.cwnd, FRTO_WINDOW * sender.mss)
+            elif self._original:
+                self._undo()  # (3b)
+
+    # --- timers --------------------------------------------------------------------------------------------------
+
+    def _await_reordering(self, now: int, timeout: int) -> None:
+        if timeout:
+            self.reorder_at = now + timeout
+            self.sender.connection.timers.retransmit.arm(self.reorder_at)
+        elif self.reorder_at is not None:
+            self.reorder_at = None
+            self.sender.rearm(now)
+
+    def _watch_tail(self) -> None:
+        """A probe is for a tail that may be lost without anybody noticing (RFC 8985 section 7.2)."""
+        board = self.board
+        self.sender.tail_probe = (
+            self.phase is RecoveryPhase.OPEN and self.probe_end is None and not (board and (board.sacked or board.lost))
+        )
+
+    def on_timer(self, now: int) -> bool:
+        """The timer expired. True if that was not the RTO."""
+        sender = self.sender
+        if self.reorder_at is not None:
+            self.reorder_at = None
+            sender.rearm(now)
+            sender.connection.schedule()  # `transmit` will find what is lost by now
+            return True
+        if not sender.tail_probe or sender.backoff:
+            return False
+        rtt = sender.rtt
+        patience = rtt.pto
+        if sender.flight <= sender.mss:
+            patience += DELAYED_ACK_MAX
+        due = max(sender.last_sent, sender.progress_at) + min(patience, rtt.rto)
+        if now < due:
+            sender.connection.timers.retransmit.arm(due)
+            return True
+        self._probe(now)
+        return True
+
+    def _probe(self, now: int) -> None:
+        """RFC 8985 section 7.3: one segment, new if possible, else the last one again."""
+        sender = self.sender
+        self.engaged = True
+        self.probe_again = not sender.send_one_new()
+        if self.probe_again:
+            if self.board is None:
+                self._engage()
+            board = self.board
+            assert board is not None
+            last = board.runs[-1]
+            whole = last.end - last.start
+            run = board.cut_tail(whole % sender.mss or min(whole, sender.mss))
+            run.retransmitted = True
+            run.sent_at = now
+            plan: list[tuple[int, int, int]] = []
+            self._plan(plan, run, sender.queue.end)
+            emit_burst(sender.connection, plan)
+            sender.last_sent = now
+        self.probe_end = sender.snd_max
+        sender.tail_probe = False
+        sender.connection.layer.stats.tail_probes += 1
+        sender.connection.timers.retransmit.arm(now + sender.rtt.rto)
+
+    def _probe_answered(self, una: int) -> None:
+        """RFC 8985 section 7.4.2: SND.UNA is at or beyond the probe's end."""
+        if not self.probe_again:
+            self.probe_end = None
+        elif self.probe_end is not None and una > self.probe_end:
+            # No D-SACK came: the probe repaired a loss, which is congestion all the same.
+            self.probe_end = None
+            if self.phase is RecoveryPhase.OPEN:
+                sender = self.sender
+                sender.congestion.on_loss(sender.flight, sender.connection.scheduler.now)
+        self._watch_tail()
+
+    def on_timeout(self) -> None:
+        """RTO: RFC 6298, RFC 8985 section 6.3, RFC 2018 section 8."""
+        sender = self.sender
+        now = sender.connection.scheduler.now
+        if self.board is None:
+            self._engage()
+        board = self.board
+        assert board is not None
+        again = self.phase is RecoveryPhase.LOSS and sender.snd_una < self.recover
+        if board.runs and board.runs[0].sacked:
+            board.forget_sacked()  # the peer has reneged
+        for number, run in enumerate(board.runs):
+            if run.sacked or run.lost:
+                continue
+            if number == 0 or run.sent_at + self.rack.rtt <= now:
+                board.lose(run)
+        if not again:
+            self._remember()
+            self.frto = 1
+        self.phase = RecoveryPhase.LOSS
+        self.recover = sender.snd_max
+        self.probe_end = None
+        self.reorder_at = None
+        self.duplicates = 0
+        self._delivered = 0
+        self._watch_tail()
+
+    def resend_first(self, now: int) -> None:
+        """The oldest segment leaves at once, after a time-out."""
+        board = self.board
+        assert board is not None
+        if board.runs and board.runs[0].lost:
+            sender = self.sender
+            run = board.resend(0, sender.mss, now)
+            plan: list[tuple[int, int, int]] = []
+            self._plan(plan, run, sender.queue.end)
+            emit_burst(sender.connection, plan)
+            sender.last_sent = now
+            if self.undo_stamp is None:
+                self.undo_stamp = sender.connection.timestamp()
+        self.extra = board.sacked + board.lost
+
+    def resend_everything(self) -> None:
+        """The path became narrower: what is in flight was too big. No congestion in that (RFC 1191 section 6.4)."""
+        if self.board is None:
+            self._engage()
+        assert self.board is not None
+        self.board.lose_all()
+
+    # --- the scoreboard's life -----------------------------------------------------------------------------------
+
+    def _engage(self) -> None:
+        sender = self.sender
+        self.board = Scoreboard.begin(sender.snd_una, sender.snd_max, sender.flights, sender.karn)
+        self.engaged = True
+        self.rack.fack = max(self.rack.fack, sender.snd_una)
+
+    def _settle(self) -> None:
+        """Let go of what is not needed any more; say what the sender counts in vain."""
+        board = self.board
+        if board is None:
+            self.extra = 0
+        else:
+            self.extra = board.sacked + board.lost
+            if not self.extra and self.phase is RecoveryPhase.OPEN and self.probe_end is None:
+                sender = self.sender
+                sender.flights.clear()
+                sender.flights.extend((run.end, run.sent_at) for run in board.runs)
+                self.board = None
+        self.engaged = self.board is not None or self.probe_end is not None
+        self._watch_tail()
