@@ -19,6 +19,9 @@ chains on both at once). So rings that go on anywhere else begin a new generatio
 What was negotiated, not what was offered, decides which types of connection there are: SEQPACKET if acknowledged, and
 STREAM too, unless NO_IMPLIED_STREAM was acknowledged and STREAM was not (virtio 1.3 section 5.10.3.1).
 
+A ring that is disabled - QEMU disables rings a moment before it stops them for a pause - is left alone, and packets to a
+ring that is not there stay with their owner. A network card's frames may be dropped then; here a byte would be missing.
+
 Of the three queues the driver has, the event queue never reaches a vhost-user back-end under QEMU: two rings here.
 """
 
@@ -190,7 +193,6 @@ class VsockDevice(Device):
         if self._changed:
             self.refresh()
         if not self.carrier:
-            self._discard(budget)
             return []
         if self._rest is not None:
             self._send_rest()
@@ -208,20 +210,13 @@ class VsockDevice(Device):
             for src, dst, sport, dport, kind, op, flags, alloc, fwd, begin, end, chunk in records
         ]
 
-    def _discard(self, budget: int) -> None:
-        """A transmit ring that is started but not enabled must not keep the guest waiting."""
-        ring = self.rings[TX]
-        if ring.started and not ring.enabled:
-            ring.discard(budget)
-
     def transmit(self, burst: Sequence[VsockTx]) -> int:
-        """Packets to the guest, in order; returns how many were accepted. Without carrier all are, and dropped.
+        """Packets to the guest, in order; returns how many were accepted: none without carrier.
 
         A large RW packet may leave in portions; its rest is kept here and leaves before anything else.
         """
         if not self.carrier:
-            self._drop("no-carrier", len(burst))
-            return len(burst)
+            return 0
         if self._rest is not None and not self._send_rest():
             return 0
         limit = self._portion
@@ -243,12 +238,12 @@ class VsockDevice(Device):
                 done += accepted
                 self.packets_out += accepted
                 if accepted < len(ready):
-                    return done if self._blocked else self._lost(total - done) + done
+                    return self._stopped(done)
             if large is not None:
                 if len(large[-1]) > MAX_PAYLOAD:
                     self._drop("long", 1)
                 elif not self._send_large(large):
-                    return done if self._blocked else self._lost(total - done) + done
+                    return self._stopped(done)
                 else:
                     self.packets_out += 1
                 done += 1
@@ -296,15 +291,15 @@ class VsockDevice(Device):
     def _send_rest(self) -> bool:
         """Try to get rid of what is left of a large packet. True: nothing is left."""
         rest, self._rest = self._rest, None
-        if rest is not None and not self._send_large(rest) and self._blocked:
-            self._rest = rest  # unless the ring is gone, and the connection with it
+        if rest is not None and not self._send_large(rest):
+            self._rest = rest
         return self._rest is None
 
-    def _lost(self, left: int) -> int:
-        """The ring broke or stopped meanwhile: there is nobody left to wait for. All `left` packets are dropped."""
-        self._drop("no-carrier", left)
-        self.notify_change()
-        return left
+    def _stopped(self, done: int) -> int:
+        """`done` packets are out, the ring takes no more: it is full, or it stopped or broke a moment ago."""
+        if not self._blocked:
+            self.notify_change()
+        return done
 
     def suppress(self) -> None:
         """No kicks until `arm`: we look by ourselves."""
@@ -317,9 +312,6 @@ class VsockDevice(Device):
         ring = self.rings[TX]
         if self.carrier:
             work |= ring.arm()
-        elif ring.started and not ring.enabled and ring.arm():
-            ring.discard()
-            work = True
         if self._blocked:
             work |= self.rings[RX].arm(self._blocked_room)
         if self.carrier and not (self.rings[RX].live and self.rings[TX].live):
@@ -339,7 +331,6 @@ class VsockDevice(Device):
         """Packets dropped, by reason; ``rx-`` from the guest, ``tx-`` to it. Reasons that never occurred are absent."""
         counted = {f"rx-{name}": int(self._bad[i]) for i, name in enumerate(RX_DROPS)}
         counted["rx-chain"] = self.rings[TX].counters.dropped_long
-        counted["rx-disabled"] = self.rings[TX].counters.discarded
         counted["tx-buffer"] = self.rings[RX].counters.dropped_no_fit
         counted.update({f"tx-{name}": count for name, count in self._tx_drops.items()})
         return {name: count for name, count in counted.items() if count}

@@ -7,7 +7,7 @@
  *            rr     one connection, request and response in turn
  *            crr    connect, request, response, close, over and over
  *            echo   serve rr and crr: answer every `size` bytes by `response` bytes, on many connections at once
- *   FAMILY   tcp or vsock (ADDRESS is then a CID)
+ *   FAMILY   tcp, vsock or seqpacket (vsock with a message for each write; ADDRESS is a CID for both)
  *   ADDRESS  an address to connect to, or "listen" (send, recv and echo): then {"listening": true} is printed first
  *   KEY      seconds bytes count size response timeout
  *
@@ -221,7 +221,7 @@ static int usage(const char *what)
 {
     fprintf(stderr,
             "guestwire: load: %s\n"
-            "usage: @load send|recv|rr|crr|echo tcp|vsock ADDRESS|listen PORT "
+            "usage: @load send|recv|rr|crr|echo tcp|vsock|seqpacket ADDRESS|listen PORT "
             "[seconds=S] [bytes=N] [count=N] [size=N] [response=N] [timeout=S]\n",
             what);
     return 2;
@@ -239,7 +239,7 @@ int builtin_load(int argc, char **argv)
     load.response = 1;
     if (!bulk && !echo && strcmp(load.mode, "rr") != 0 && strcmp(load.mode, "crr") != 0)
         return usage("unknown mode");
-    if (strcmp(load.family, "tcp") != 0 && strcmp(load.family, "vsock") != 0)
+    if (strcmp(load.family, "tcp") != 0 && strcmp(load.family, "vsock") != 0 && strcmp(load.family, "seqpacket") != 0)
         return usage("unknown family");
     if (echo ? !load.listen : (load.listen && !bulk))
         return usage("echo listens; rr and crr connect");

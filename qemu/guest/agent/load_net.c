@@ -38,15 +38,22 @@ union address {
     struct sockaddr_vm vm;
 };
 
+static int make_socket(const struct load *load, int family)
+{
+    return socket(family, (strcmp(load->family, "seqpacket") == 0 ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+}
+
 /* The length of the address, or 0 when it makes no sense. */
 static socklen_t resolve(const struct load *load, union address *address)
 {
     unsigned long port = strtoul(load->port, NULL, 10);
     memset(address, 0, sizeof *address);
-    if (strcmp(load->family, "vsock") == 0) {
+    if (strcmp(load->family, "tcp") != 0) {
         address->vm.svm_family = AF_VSOCK;
         address->vm.svm_cid = load->listen ? VMADDR_CID_ANY : (unsigned)strtoul(load->address, NULL, 10);
         address->vm.svm_port = (unsigned)port;
+        if (!load->listen && address->vm.svm_cid > VMADDR_CID_HOST)
+            address->vm.svm_flags = VMADDR_FLAG_TO_HOST; /* another guest: our host knows the way */
         return sizeof address->vm;
     }
     if (load->listen || inet_pton(AF_INET6, load->address, &address->in6.sin6_addr) == 1) {
@@ -80,7 +87,7 @@ int load_connect(const struct load *load)
         fprintf(stderr, "guestwire: load: not an address: %s\n", load->address);
         return -1;
     }
-    int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = make_socket(load, address.any.sa_family);
     if (fd < 0) {
         load_complain("socket");
         return -1;
@@ -98,7 +105,7 @@ int load_listen(const struct load *load)
 {
     union address address;
     socklen_t size = resolve(load, &address);
-    int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    int fd = make_socket(load, address.any.sa_family), one = 1;
     if (fd >= 0) {
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
         set_timeouts(load, fd);
