@@ -11,6 +11,16 @@ SCOPE_UNIVERSE: Final = 0
 SCOPE_LINK: Final = 253
 SCOPE_HOST: Final = 254
 
+#: IFA_F_* of <linux/if_addr.h>.
+IFA_TEMPORARY: Final = 0x01  # RFC 8981
+IFA_DADFAILED: Final = 0x08  # somebody else has it
+IFA_DEPRECATED: Final = 0x20  # its preferred lifetime is over: not for new conversations
+IFA_TENTATIVE: Final = 0x40  # not yet known to be unique
+IFA_PERMANENT: Final = 0x80  # configured by hand, without a lifetime
+
+IFA_F_SECONDARY: Final = 0x01
+IFA_F_NOPREFIXROUTE: Final = 0x200
+
 
 def parse_address(text: str) -> bytes:
     """4 or 16 bytes of an address without prefix or zone. Raises ValueError naming `text`."""
@@ -58,7 +68,15 @@ class InterfaceAddress:
     prefix_length: int
     broadcast: bytes | None = None  #: IPv4 only
     scope: int = SCOPE_UNIVERSE
-    flags: int = 0x80  #: IFA_F_PERMANENT
+    flags: int = IFA_PERMANENT
+    preferred_until: int | None = None  #: ns of the Scheduler's clock; None: for ever
+    valid_until: int | None = None
+    autoconfigured: bool = False  #: from a router's prefix (RFC 4862 5.5)
+    label: str = ""  #: IFA_LABEL; "" is the interface's name
+    shows_broadcast: bool = True  #: a broadcast address was asked for; there is one in any case
+    protocol: int = 0  #: who made it (IFAPROT_*): 1 the loopback's own, 3 link-local
+    created: int = 0  #: ns of the scheduler
+    changed: int = 0
 
     @classmethod
     def parse(cls, text: str) -> InterfaceAddress:
@@ -74,6 +92,16 @@ class InterfaceAddress:
     @property
     def network(self) -> bytes:
         return network_of(self.address, self.prefix_length)
+
+    @property
+    def secondary(self) -> bool:
+        """IPv4: another address of the same subnet was there first."""
+        return bool(self.flags & IFA_F_SECONDARY)
+
+    @property
+    def usable(self) -> bool:
+        """Ours for certain: no detection of duplicates under way or lost."""
+        return not self.flags & (IFA_TENTATIVE | IFA_DADFAILED)
 
     def covers(self, address: bytes) -> bool:
         """Is `address` on this subnet?"""

@@ -30,7 +30,7 @@ class Arp:
             iface.drops.count(DropReason.BAD_MESSAGE)
             return
         sender = message.sender_ip
-        ours = iface.has_address(message.target_ip)
+        ours = iface.answers_for(message.target_ip)
         probe = not any(sender)  # RFC 5227 2.1.1: "who has", asked by one that has no address yet
         if not probe:
             if not may_be_source(sender) or iface.has_address(sender):

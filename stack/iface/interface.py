@@ -139,6 +139,7 @@ class Interface:
         self.up = up  #: administratively; see `set_up`
         self.carrier = device.carrier
         self.carrier_changes = 0
+        self._connected = bool(getattr(device, "connected", False))  # a front-end is there, if the device can tell
         self.kind = kind  #: IFLA_INFO_KIND, "" for a device that was plugged in
         self.kind_data: Mapping[str, Any] = {}  #: what the kind shows of itself, by names of its IFLA_INFO_DATA
         self.noarp = noarp  #: IFF_NOARP: neighbours are not asked for
@@ -381,19 +382,26 @@ class Interface:
     def has_address(self, address: bytes) -> bool:
         return any(each.address == address for each in self.addresses)
 
+    def answers_for(self, address: bytes) -> bool:
+        """Is `address` one that ARP and neighbour discovery answer for here?"""
+        return any(each.address == address and each.usable for each in self.addresses)
+
     def source_for(self, address: bytes) -> bytes | None:
         """Our address to talk to `address` from: on its subnet if there is one, else the first of its family."""
         first = None
         for each in self.addresses:
-            if len(each.address) == len(address):
+            if len(each.address) == len(address) and each.usable:
                 if each.covers(address):
                     return each.address
                 if first is None:
                     first = each.address
         return first
 
-    def set_up(self, up: bool) -> None:
-        """Take the interface up or down. Going down forgets neighbours and drops what is queued."""
+    def set_up(self, up: bool, why: str = "") -> None:
+        """Take the interface up or down. Going down forgets neighbours and drops what is queued.
+
+        `why` is what the record of the change says, instead of "up" or "down".
+        """
         if up == self.up:
             return
         self.up = up
@@ -406,7 +414,7 @@ class Interface:
         if not up:
             self.neighbours.flush()
             self._drop_queue()
-        self._link_changed("up" if up else "down")
+        self._link_changed(why or ("up" if up else "down"))
 
     def set_mtu(self, mtu: int) -> None:
         """Raises NetError(EINVAL) outside of 68..device.mtu."""
@@ -480,6 +488,10 @@ class Interface:
             what.append("carrier" if self.carrier else "no carrier")
             if not self.carrier:
                 self.neighbours.flush()
+        connected = getattr(device, "connected", self._connected)
+        if connected != self._connected:
+            self._connected = connected
+            what.append("connected" if connected else "disconnected")
         if what:
             self._link_changed(", ".join(what))
         if self.on_ready is not None:

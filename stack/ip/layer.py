@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import Drops, NetError
-from stack.iface.address import SCOPE_HOST, SCOPE_LINK, SCOPE_UNIVERSE
 from stack.ip.forward import Forwarding
 from stack.ip.icmp4 import Icmp4
 from stack.ip.icmp6 import Icmp6
@@ -33,6 +32,7 @@ from stack.ip.policy import RoutingPolicy
 from stack.ip.ports import PortTable
 from stack.ip.ratelimit import IcmpRateLimit
 from stack.ip.route import Route, RouteEntry, RouteKind
+from stack.ip.source import SourceSelection, select4
 from stack.link.device import TxFrame
 from stack.wire import icmp, icmpv6, ipv4, ipv6
 from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
@@ -80,6 +80,7 @@ class IpLayer:
         self._path_mtus = PathMtus(scheduler, self.invalidate)
         self._mtu6: dict[int, int] = {}  # by ifindex: what a router advertised, less than the link's own
         self.forwarding = Forwarding(self)
+        self.source_selection = SourceSelection()
         self.icmp_limit = IcmpRateLimit(scheduler)
         self.icmp4 = Icmp4(self)
         self.icmp6 = Icmp6(self)
@@ -265,7 +266,8 @@ class IpLayer:
         unicasts: list[bytes] = []
         for iface in self.interfaces.values():
             for each in iface.addresses:
-                unicasts.append(each.address)
+                if each.usable:
+                    unicasts.append(each.address)
                 if len(each.address) == 16:
                     local[ipv6.solicited_node(each.address)] = PacketKind.MULTICAST
                 elif each.broadcast is not None:
@@ -305,11 +307,11 @@ class IpLayer:
             return self._make(self.loopback, src or dst, dst, dst, RouteKind.LOCAL)
         if kind is PacketKind.BROADCAST or dst == ipv4.LIMITED_BROADCAST:
             iface = self._broadcast_interface(dst, src, oif)
-            return self._make(iface, src or self._source(iface, dst), dst, dst, RouteKind.BROADCAST)
+            return self._make(iface, src or self._source(iface, dst, dst), dst, dst, RouteKind.BROADCAST)
         group = _is_group(dst)
         if group and oif:
             iface = self.interfaces[oif]
-            return self._make(iface, src or self._source(iface, dst), dst, dst, RouteKind.MULTICAST)
+            return self._make(iface, src or self._source(iface, dst, dst), dst, dst, RouteKind.MULTICAST)
         entry = self._table(dst).lookup(dst, oif, src)
         if entry is None:
             raise NetError(errno.ENETUNREACH)
@@ -318,7 +320,7 @@ class IpLayer:
         iface, gateway = entry.hop(dst, src, oif)
         next_hop = dst if group or gateway is None else gateway
         route_kind = RouteKind.MULTICAST if group else RouteKind.UNICAST
-        source = src or entry.src or self._source(iface, next_hop)
+        source = src or entry.src or self._source(iface, dst, next_hop)
         route = self._make(iface, source, dst, next_hop, route_kind)
         if entry.metrics:
             route.mtu = min(route.mtu, entry.metrics.get("mtu") or route.mtu)
@@ -346,32 +348,15 @@ class IpLayer:
             raise NetError(errno.ENETUNREACH)
         return entry.iface
 
-    def _source(self, iface: Interface, target: bytes) -> bytes:
-        """The address to send from (RFC 6724 in the small: same subnet, then same scope, then longest prefix)."""
-        width = len(target)
-        best: tuple[int, int, int] | None = None
-        source: bytes | None = None
-        scope = _scope(target)
-        for candidate in (iface, *self.interfaces.values()):
-            for each in candidate.addresses:
-                if len(each.address) != width or (each.scope == SCOPE_HOST and not candidate.loopback):
-                    continue
-                if candidate.loopback and not iface.loopback:
-                    continue
-                rank = (
-                    candidate is iface,
-                    (each.covers(target) << 1) + (each.scope == scope),
-                    _common_bits(each.address, target) if width == 16 else 0,
-                )
-                if best is None or rank > best:
-                    best, source = rank, each.address
-            if source is not None:
-                break
-        if source is not None:
-            return source
-        if width == 4:
-            return ipv4.ANY  # an interface not yet configured may still ask for an address
-        raise NetError(errno.EADDRNOTAVAIL)
+    def _source(self, iface: Interface, dst: bytes, next_hop: bytes) -> bytes:
+        """The address to send from, see `stack.ip.source`."""
+        if len(dst) == 16:
+            found = self.source_selection.select6(dst, iface, self.interfaces.values())
+            if found is None:
+                raise NetError(errno.EADDRNOTAVAIL)
+            return found
+        # An interface not yet configured may still ask for an address.
+        return select4(next_hop, iface, self.interfaces.values(), on_link=dst == next_hop) or ipv4.ANY
 
     def _unreachable(self, iface: Interface, frames: list[TxFrame]) -> None:
         """Packets whose next hop never answered: their transports are told as by a router (EHOSTUNREACH)."""
@@ -428,18 +413,3 @@ class IpLayer:
 
 def _is_group(address: bytes) -> bool:
     return 224 <= address[0] <= 239 if len(address) == 4 else address[0] == 0xFF
-
-
-def _scope(address: bytes) -> int:
-    """rtnetlink scope of a destination, for choosing a source of the same."""
-    if len(address) == 16:
-        link = ipv6.is_link_local(address) or (address[0] == 0xFF and address[1] & 0x0F == 2)
-    else:
-        link = address[0] == 169 and address[1] == 254
-    return SCOPE_LINK if link else SCOPE_UNIVERSE
-
-
-def _common_bits(one: bytes, other: bytes) -> int:
-    """Length of the longest prefix both share, bits."""
-    difference = int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
-    return len(one) * 8 - difference.bit_length()
