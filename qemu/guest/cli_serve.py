@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from vhost_user import NetDevice, VsockDevice
 
 DEFAULT_ADDRESS: Final = "10.0.2.2/24"
-_LARGEST_PORT: Final = 0xFFFFFFFF
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _GROUPS_HELP: Final = "Guests with a group in common reach each other over vsock."
 _VM_HELP: Final = (
@@ -186,18 +185,14 @@ def paste(wiring: Wiring, shown: QemuConfig, net_path: Path | None, vsock_path: 
 
 def join_ports(vsock: GuestVsock, forwards: tuple[str, ...], exposed: tuple[str, ...]) -> None:
     """What --forward and --expose ask for. Raises SetupError."""
+    from qemu.guest.hybrid import read_port
+
     for text in forwards:
         port, _, target = text.partition("=")
-        vsock.forward(_port(port, f"--forward {text}"), target)
+        vsock.forward(read_port(port, f"--forward {text}"), target)
     for text in exposed:
         where, _, port = text.rpartition("=")
-        vsock.expose(where, _port(port, f"--expose {text}"))
-
-
-def _port(text: str, where: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > _LARGEST_PORT:
-        raise SetupError(f"{where}: {text!r} is no vsock port")
-    return int(text)
+        vsock.expose(where, read_port(port, f"--expose {text}"))
 
 
 def _plug(wiring: Wiring, config: VsockConfig, undo: ExitStack) -> VsockPlug:

@@ -10,7 +10,6 @@ from qemu.guest.errors import SetupError
 if TYPE_CHECKING:
     from qemu.guest.vsock_plug import VsockPlug
     from stack import Stack
-    from stack.services.host_address import HostAddress
     from stack.services.vsock_gateway import VsockGateway
 
 
@@ -59,7 +58,9 @@ class GuestVsock:
 
         `target`: "tcp:HOST:PORT", "unix:PATH" or "vsock:CID:PORT". Raises SetupError for one that is none.
         """
-        address = _address(target)
+        from qemu.guest.hybrid import read_address
+
+        address = read_address(target)
         self._plug.ask(lambda gateway: gateway.forward(port, address))
 
     def expose(self, where: str, port: int) -> Any:
@@ -67,7 +68,9 @@ class GuestVsock:
 
         ("tcp:127.0.0.1:0" lets the kernel choose.) Raises SetupError if that cannot be listened on.
         """
-        address = _address(where)
+        from qemu.guest.hybrid import read_address
+
+        address = read_address(where)
 
         def expose(gateway: VsockGateway) -> Any:
             return gateway.expose(address, port).address
@@ -76,12 +79,3 @@ class GuestVsock:
             return self._plug.ask(expose)
         except OSError as error:
             raise SetupError(f"cannot listen on {where}: {error.strerror}") from error
-
-
-def _address(text: str) -> HostAddress:
-    from stack.services.host_address import host_address
-
-    try:
-        return host_address(text)
-    except ValueError as error:
-        raise SetupError(str(error)) from error
