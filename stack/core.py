@@ -6,27 +6,33 @@ and the Network it lives in together, and offers sockets on them, as a stand-in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import errno
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
-from types import TracebackType
+from itertools import count
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
-from stack.credentials import Capability, Credentials
+from stack.credentials import Capability, Credentials, UserNamespace
+from stack.errors import NetError
 from stack.iface.address import SCOPE_LINK
-from stack.socket.base import Again, Timeout
+from stack.socket.base import Again, Timeout, os_error
 from stack.socket.poll import Pollee
+from stack.uts_ns import Uname, UtsNamespace
 
 if TYPE_CHECKING:
     import threading
 
     from stack.iface.interface import Interface
     from stack.iface.source import Source
+    from stack.kobjects import Kobject
     from stack.link.device import LinkDevice
     from stack.netns import NetNamespace
     from stack.scheduler import Scheduler
     from stack.socket.module import SocketModule
+    from stack.task import Task
     from stack.vsock import VsockEngine
     from stack.vsock.transport import VsockTransport
 
@@ -65,7 +71,6 @@ class Stack:
         Raises ValueError if the Network has a Stack of that name.
         """
         self.name = name
-        self.credentials = Credentials() if credentials is None else credentials
         self._owns_network = network is None
         if network is None:
             if Stack.make_network is None:
@@ -75,19 +80,171 @@ class Stack:
         self.waiting = network
         #: Names this node can resolve besides its own, "localhost" and those of the Network's other stacks.
         self.hosts: dict[str, list[str]] = {}
-        from stack.netns import NetNamespace
+        self.namespaces: list[NetNamespace] = []  #: network namespaces, the first being the node's own
+        from stack.kobjects import Events
+        from stack.task import Task
 
         with network.lock:
             if name in network.stacks:
                 raise ValueError(f"this Network has a stack called {name!r} already")
-            self.netns: NetNamespace = NetNamespace(network.scheduler, name=name)
-            for interface in self.netns.interfaces.values():
-                network.attach_locked(interface)
-            self.netns.attach = network.attach_locked
-            self.netns.detach = network.detach_locked
+            self.events = Events(network)  #: kernel events: `events.subscribe()`
+            who = Credentials() if credentials is None else credentials
+            netns = self._new_netns(who.user_ns, name)
+            self._first = Task(who, netns, UtsNamespace(name, user_ns=who.user_ns))
+            self._hosts: dict[NetNamespace, SocketHost] = {}
             network.stacks[name] = self
             network.finish()
         self._vsock_sources: list[Source] = []
+
+    # -- who acts, and where ------------------------------------------------------------------------------------------
+
+    @property
+    def task(self) -> Task:
+        """Who acts for this Stack in the present context; see `stack.task`."""
+        from stack.task import ACTING
+
+        return ACTING.get().get(self, self._first)
+
+    @property
+    def netns(self) -> NetNamespace:
+        """The network namespace of whoever acts."""
+        return self.task.netns
+
+    @property
+    def uts(self) -> UtsNamespace:
+        """The UTS namespace of whoever acts."""
+        return self.task.uts
+
+    @property
+    def credentials(self) -> Credentials:
+        """Those of whoever acts."""
+        return self.task.credentials
+
+    @contextmanager
+    def acting(self, credentials: Credentials | None = None) -> Iterator[Task]:
+        """Meanwhile, in this thread, another task acts: with `credentials`, in the namespaces of the present one."""
+        from stack.task import ACTING
+
+        task = self.task.fork(credentials)
+        token = ACTING.set(MappingProxyType({**ACTING.get(), self: task}))
+        try:
+            yield task
+        finally:
+            ACTING.reset(token)
+
+    def unshare(self, flags: int) -> Task:
+        """unshare(2) for whoever acts: `stack.task.CLONE_NEWNET`, CLONE_NEWUTS, CLONE_NEWUSER, or-ed.
+
+        A new network namespace has only `lo`, which is down, and is in `namespaces` until `remove_netns`. Raises
+        OSError: EINVAL, EPERM, ENOSPC.
+        """
+        task = self.task
+        self._call(task.unshare, flags, lambda user_ns: self._new_netns(user_ns, up=False))
+        return task
+
+    def setns(self, namespace: NetNamespace | UtsNamespace | UserNamespace, nstype: int = 0) -> None:
+        """setns(2) for whoever acts. Sockets stay in the namespace they were made in. Raises OSError: EINVAL, EPERM."""
+        self._call(self.task.setns, namespace, nstype)
+
+    def add_netns(self, name: str) -> NetNamespace:
+        """As `ip netns add`: another network namespace, whoever acts stays where it is. Raises OSError(EPERM)."""
+        from stack.task import CLONE_NEWNET
+
+        task = self.task.fork()
+        self._call(task.unshare, CLONE_NEWNET, lambda user_ns: self._new_netns(user_ns, name, up=False))
+        return task.netns
+
+    def remove_netns(self, netns: NetNamespace) -> None:
+        """The namespace ends: its sockets see no network any more, links made by kind go, and with them their peers.
+
+        What was plugged in goes back to the node's own namespace, as `dev0`, `dev1`... if its name is taken there, down
+        and without addresses, as on Linux. Raises OSError: EBUSY for the node's own, EPERM without CAP_SYS_ADMIN.
+        """
+        self._call(self._remove_netns, netns)
+
+    def move_interface(self, name: str, netns: NetNamespace) -> Interface:
+        """As `ip link set NAME netns`: down, without addresses. Raises OSError: ENODEV, EINVAL (`lo`, bridges), EEXIST.
+
+        EPERM unless who acts has CAP_NET_ADMIN in the owners of both namespaces.
+        """
+        return self._call(self._move_interface, name, netns)
+
+    def _call(self, attempt: Callable[..., T], *args: Any) -> T:
+        try:
+            return self.network.call(attempt, args)
+        except NetError as error:
+            raise os_error(error) from None
+
+    def _new_netns(self, user_ns: UserNamespace, name: str = "", *, up: bool = True) -> NetNamespace:
+        from stack.netns import NetNamespace
+
+        network = self.network
+        netns = NetNamespace(network.scheduler, name=name, user_ns=user_ns)
+        if not up:
+            netns.set_up(netns.lo, False)
+        for interface in netns.interfaces.values():
+            network.attach_locked(interface)
+        netns.attach = network.attach_locked
+        netns.detach = network.detach_locked
+        self.namespaces.append(netns)
+        self.events.watch(netns)
+        return netns
+
+    def _remove_netns(self, netns: NetNamespace) -> None:
+        own = self._first.netns
+        if netns is own or netns not in self.namespaces:
+            raise NetError(errno.EBUSY, "this namespace is the node's own, or not of this Stack")
+        if not self.credentials.may(Capability.SYS_ADMIN, netns.user_ns):
+            raise NetError(errno.EPERM)
+        for interface in netns.interfaces.values():
+            if not interface.kind and not interface.loopback:
+                free = (f"dev{number}" for number in count())
+                taken = interface.name in own.interfaces
+                own.adopt(interface, next(each for each in free if each not in own.interfaces) if taken else None)
+        self._end_netns(netns)
+
+    def _end_netns(self, netns: NetNamespace) -> None:
+        for interface in netns.interfaces.values():
+            self.network.detach_locked(interface)
+        netns.close()
+        self.events.unwatch(netns.changes)
+        self.namespaces.remove(netns)
+        self._hosts.pop(netns, None)
+
+    def _move_interface(self, name: str, netns: NetNamespace) -> Interface:
+        here = self.netns
+        for each in (here, netns):
+            if not self.credentials.may(Capability.NET_ADMIN, each.user_ns):
+                raise NetError(errno.EPERM)
+        interface = here.interface(name)
+        netns.adopt(interface)
+        return interface
+
+    # -- names of the node --------------------------------------------------------------------------------------------
+
+    def uname(self) -> Uname:
+        """The six names of the UTS namespace of whoever acts, of one moment."""
+        return self.uts.uname()
+
+    def sethostname(self, name: str | bytes) -> None:
+        """Raises OSError: EPERM, then EINVAL for more than 64 bytes (UTS-03)."""
+        raw = name.encode() if isinstance(name, str) else bytes(name)
+        self._call(self.uts.sethostname, raw, len(raw), self.credentials)
+
+    def setdomainname(self, name: str | bytes) -> None:
+        """Raises OSError: EPERM, then EINVAL for more than 64 bytes."""
+        raw = name.encode() if isinstance(name, str) else bytes(name)
+        self._call(self.uts.setdomainname, raw, len(raw), self.credentials)
+
+    # -- kernel events ------------------------------------------------------------------------------------------------
+
+    def kobject(self, path: str) -> Kobject:
+        """The object at `path`, as "/sys/class/net/lo" or "/devices/virtual/net/lo". Raises FileNotFoundError."""
+        from stack.kobjects import Kobject
+
+        vsock = self.vsock if "vsock" in self.__dict__ else None
+        found = self._call(self.events.find, self.netns, vsock, path)
+        return Kobject(self.events, found, self.credentials)
 
     # -- links --------------------------------------------------------------------------------------------------------
 
@@ -130,7 +287,9 @@ class Stack:
         """The host side of every guest's vsock: CID 2."""
         from stack.vsock import VsockEngine
 
-        return VsockEngine(self.network.scheduler)
+        engine = VsockEngine(self.network.scheduler)
+        self.events.watch(self._first.netns, engine.changes)
+        return engine
 
     def add_vsock(self, transport: VsockTransport, *, groups: Iterable[str] = ()) -> None:
         """AF_VSOCK sockets of this Stack reach the transport's guest, and it reaches them at CID 2.
@@ -162,7 +321,9 @@ class Stack:
 
     def names(self) -> dict[str, list[str]]:
         """The host names this node can resolve and their addresses: those of the Network's stacks, and `hosts`."""
-        known = {stack.name.lower(): stack.addresses() for stack in tuple(self.network.stacks.values())}
+        known: dict[str, list[str]] = {}
+        for stack in tuple(self.network.stacks.values()):
+            known[stack.name.lower()] = known[stack.uts.nodename.lower()] = stack.addresses()
         known.update((name.lower(), addresses) for name, addresses in self.hosts.items())
         return known
 
@@ -180,8 +341,16 @@ class Stack:
 
     @property
     def privileged(self) -> bool:
-        """May take ports below 1024 (row SEC-02)."""
-        return self.credentials.may(Capability.NET_BIND_SERVICE)
+        """May whoever acts take ports below 1024 (row SEC-02)?"""
+        return self.socket_host().privileged
+
+    def socket_host(self) -> SocketHost:
+        """What new sockets belong to: this Stack, in the network namespace of whoever makes them, for good."""
+        netns = self.netns
+        host = self._hosts.get(netns)
+        if host is None:
+            host = self._hosts[netns] = SocketHost(self, netns)
+        return host
 
     # -- sockets ------------------------------------------------------------------------------------------------------
 
@@ -214,11 +383,13 @@ class Stack:
         if network.stacks.get(self.name) is not self:
             return
         del network.stacks[self.name]
-        for source in (*self.netns.interfaces.values(), *self._vsock_sources):
+        for source in self._vsock_sources:
             network.detach_locked(source)
         if "vsock" in self.__dict__:
             self.vsock.close()
-        self.netns.close()
+            self.events.unwatch(self.vsock.changes)
+        for netns in reversed(self.namespaces):
+            self._end_netns(netns)
 
     def __enter__(self) -> Self:
         if self._owns_network:
@@ -232,3 +403,29 @@ class Stack:
 
     def __repr__(self) -> str:
         return f"<Stack {self.name}>"
+
+
+class SocketHost:
+    """A Stack as sockets of one network namespace see it; satisfies `stack.socket.base.Host`."""
+
+    def __init__(self, stack: Stack, netns: NetNamespace) -> None:
+        self.stack = stack
+        self.netns = netns
+        self.waiting = stack.waiting
+
+    @property
+    def vsock(self) -> VsockEngine:
+        return self.stack.vsock
+
+    @property
+    def credentials(self) -> Credentials:
+        """Of whoever acts now, as the owner of the socket's namespace sees them."""
+        return self.stack.credentials.within(self.netns.user_ns)
+
+    @property
+    def privileged(self) -> bool:
+        """May take ports below 1024 (row SEC-02)."""
+        return self.stack.credentials.may(Capability.NET_BIND_SERVICE, self.netns.user_ns)
+
+    def names(self) -> dict[str, list[str]]:
+        return self.stack.names()

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from stack.credentials import INIT_USER_NS, UserNamespace
 from stack.errors import NetError
 from stack.iface.address import (
     SCOPE_LINK,
@@ -40,6 +41,10 @@ PROTOCOL_STATIC: Final = 4  # RTPROT_STATIC
 METRIC6_KERNEL: Final = 256
 METRIC6_USER: Final = 1024
 
+#: Detail of changes of links that went to, and came from, another namespace.
+MOVED: Final = "moved"
+ARRIVED: Final = "arrived"
+
 
 def check_name(name: str) -> None:
     """Raises ValueError for what is no interface name."""
@@ -58,9 +63,19 @@ def check_name(name: str) -> None:
 class NetNamespace:
     """Made with `lo` up: index 1, 127.0.0.1/8, ::1/128, MTU 65536 (IF-01)."""
 
-    def __init__(self, scheduler: Scheduler, *, name: str = "", tcp_config: TcpConfig | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        name: str = "",
+        tcp_config: TcpConfig | None = None,
+        user_ns: UserNamespace = INIT_USER_NS,
+    ) -> None:
+        """`user_ns` owns it: whoever has a capability there may use it here."""
         self.scheduler = scheduler
         self.name = name
+        self.user_ns = user_ns
+        self.closed = False
         self.changes = ChangeLog()
         self._by_name: dict[str, Interface] = {}
         self._next_index = itertools.count(1)
@@ -284,7 +299,7 @@ class NetNamespace:
         self._by_name = {each.name: each for each in sorted(self._by_name.values(), key=lambda each: each.index)}
         iface.netns = self
         self.ip.add_interface(iface)
-        self.changes.append(ChangeKind.NEW_LINK, iface, iface.index, "new")
+        self.changes.append(ChangeKind.NEW_LINK, iface, iface.index, ARRIVED)
 
     def _give_away(self, iface: Interface) -> None:
         """An interface leaves, unharmed, for another namespace."""
@@ -296,7 +311,7 @@ class NetNamespace:
         for entry in self.ip.remove_interface(iface):
             self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index)
         del self._by_name[iface.name]
-        self.changes.append(ChangeKind.DEL_LINK, iface, iface.index, "moved")
+        self.changes.append(ChangeKind.DEL_LINK, iface, iface.index, MOVED)
 
     def _release_links(self, iface: Interface) -> None:
         """A link goes: it is nobody's port any more, its ports are free, and what stands on it goes first."""
@@ -311,6 +326,7 @@ class NetNamespace:
 
     def close(self) -> None:
         """Remove every interface. Idempotent."""
+        self.closed = True
         for iface in list(self._by_name.values()):
             if iface is not self.lo and iface.netns is self:  # with one link others go
                 self.remove_interface(iface)

@@ -24,6 +24,8 @@ class ChangeKind(StrEnum):
     DEL_ROUTE = "del-route"
     NEW_NEIGHBOUR = "new-neighbour"  #: also: its state changed
     DEL_NEIGHBOUR = "del-neighbour"
+    NEW_VSOCK = "new-vsock"  #: also: its carrier or front-end changed
+    DEL_VSOCK = "del-vsock"
 
 
 _OF_LINKS: Final = frozenset((ChangeKind.NEW_LINK, ChangeKind.DEL_LINK))

@@ -206,6 +206,11 @@ class CapturedDevice:
         return self.device.carrier
 
     @property
+    def connected(self) -> bool:
+        """A front-end is there, if the device can tell."""
+        return bool(getattr(self.device, "connected", False))
+
+    @property
     def offloads(self) -> int:
         return self.device.offloads
 

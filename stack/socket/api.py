@@ -55,7 +55,7 @@ class StackSocket:
             kind = _kernel.SOCK_STREAM if type == -1 else type
             family = _kernel.AF_INET if family == -1 else family
             try:
-                _open = create(self.module.stack, family, kind & ~_FLAG_BITS, 0 if proto == -1 else proto)
+                _open = create(self.module.stack.socket_host(), family, kind & ~_FLAG_BITS, 0 if proto == -1 else proto)
             except NetError as error:
                 raise os_error(error) from None
         self._sock = _open

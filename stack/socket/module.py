@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Functions of the standard module that ask or change the kernel, and are not offered unless defined below.
 _KERNEL_ONLY: Final = frozenset(
     {
-        *("fromshare", "fromfd", "send_fds", "recv_fds", "sethostname", "if_nameindex", "if_nametoindex"),
+        *("fromshare", "fromfd", "send_fds", "recv_fds", "if_nameindex", "if_nametoindex"),
         *("if_indextoname", "close", "dup", "CAPI", "SocketIO"),
     }
 )
@@ -57,7 +57,7 @@ class SocketModule(ModuleType):
         for function in (
             *(self.create_connection, self.create_server, self.has_dualstack_ipv6, self.fromfd),
             *(self.getaddrinfo, self.gethostbyname, self.gethostbyname_ex, self.gethostbyaddr, self.getnameinfo),
-            *(self.gethostname, self.getfqdn, self.getdefaulttimeout, self.setdefaulttimeout),
+            *(self.gethostname, self.sethostname, self.getfqdn, self.getdefaulttimeout, self.setdefaulttimeout),
             *(self.if_nameindex, self.if_nametoindex, self.if_indextoname),
         ):
             names[function.__name__] = function
@@ -182,7 +182,11 @@ class SocketModule(ModuleType):
         return resolve.getnameinfo(self.stack, sockaddr, flags)
 
     def gethostname(self) -> str:
-        return self.stack.name
+        return self.stack.uts.nodename
+
+    def sethostname(self, name: str | bytes, /) -> None:
+        """As `socket.sethostname`, of the UTS namespace of whoever acts. Raises OSError: EPERM, EINVAL."""
+        self.stack.sethostname(name)
 
     def getfqdn(self, name: str = "") -> str:
         name = name.strip()

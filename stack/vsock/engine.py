@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from stack.errors import NetError
+from stack.iface.changes import ChangeKind, ChangeLog
 from stack.scheduler import Scheduler
 from stack.vsock.connection import CONNECT_TIMEOUT, DEFAULT_BUFFER, VsockConnection, buffer_size
 from stack.vsock.guest import GuestPort
@@ -33,6 +34,7 @@ class VsockEngine:
         self.ports = PortTable(scheduler.rng)
         self.guests: dict[int, GuestPort] = {}  #: by CID
         self.listeners: dict[int, VsockListener] = {}  #: by port
+        self.changes = ChangeLog()  #: guests that came, went, or changed
         self.memory_limit = memory_limit
         self.reserved = 0  #: bytes promised to peers
         #: This host as its own guest (row VS-20). It needs no Network: its packets arrive as deferred work.
@@ -50,6 +52,7 @@ class VsockEngine:
             raise ValueError(f"there is a guest with vsock CID {cid} already: give this one another")
         port = GuestPort(self, self.scheduler, transport, groups=frozenset(groups))
         self.guests[cid] = port
+        self.changes.append(ChangeKind.NEW_VSOCK, port, 0, "new")
         return port
 
     def remove_guest(self, cid: int) -> GuestPort | None:
@@ -57,6 +60,7 @@ class VsockEngine:
         port = self.guests.pop(cid, None)
         if port is not None:
             port.close()
+            self.changes.append(ChangeKind.DEL_VSOCK, port, 0)
         return port
 
     def _deliver(self) -> None:

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import Drops
+from stack.iface.changes import ChangeKind
 from stack.scheduler import Scheduler
 from stack.vsock.connection import VsockConnection
 from stack.vsock.seqpacket import CONNECTIONS, PACKET_COST
@@ -73,6 +74,7 @@ class GuestPort:
         self.drops = Drops()
         self.on_ready: Callable[[], None] | None = None
         self.closed = False
+        self._connected = bool(getattr(transport, "connected", False))  # a front-end is there, if it can tell
         self._generation = transport.generation
         self._carrier = transport.carrier
         self._host_cids = host_cids
@@ -339,13 +341,23 @@ class GuestPort:
 
     def _look(self) -> None:
         transport = self.transport
+        what = []
+        connected = getattr(transport, "connected", self._connected)
+        if connected != self._connected:
+            self._connected = connected
+            what.append("connected" if connected else "disconnected")
         if transport.generation != self._generation:
             self._generation = transport.generation
             self._forgotten()
+            if transport.carrier and self._carrier:
+                what.append("reset")
         if transport.carrier != self._carrier:
             self._carrier = transport.carrier
+            what.append("carrier" if self._carrier else "no carrier")
             if self._carrier:
                 self.scheduler.defer(self._flush)
+        if what:
+            self.engine.changes.append(ChangeKind.NEW_VSOCK, self, 0, ", ".join(what))
 
     def _all(self) -> list[VsockConnection]:
         return [*self.connections.values(), *self.siblings.values()]
