@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Final
 from stack.credentials import INIT_USER_NS, UserNamespace
 from stack.errors import NetError
 from stack.iface.address import (
+    IFA_F_NOPREFIXROUTE,
+    IFA_F_SECONDARY,
+    SCOPE_HOST,
     SCOPE_LINK,
     InterfaceAddress,
+    broadcast_of,
     network_of,
     parse_address,
     parse_prefix,
@@ -23,6 +27,7 @@ from stack.iface.address import (
 from stack.iface.changes import ChangeKind, ChangeLog
 from stack.iface.interface import Interface
 from stack.ip.layer import IpLayer
+from stack.ip.policy import TABLE_LOCAL, RoutingPolicy, Rule
 from stack.ip.route import RouteEntry, RouteKind
 from stack.link.loopback import Loopback
 from stack.tcp.layer import TcpLayer
@@ -32,6 +37,7 @@ from stack.wire.ipv6 import link_local_from_mac
 if TYPE_CHECKING:
     from stack.link.device import LinkDevice
     from stack.scheduler import Scheduler
+    from stack.socket.netlink.tables import NetlinkTables
     from stack.tcp.options import TcpConfig
 
 MAX_NAME_LENGTH: Final = 15  # IFNAMSIZ less the final zero
@@ -40,6 +46,10 @@ PROTOCOL_STATIC: Final = 4  # RTPROT_STATIC
 #: Metric of IPv6 routes that follow from addresses (IP6_RT_PRIO_ADDRCONF) and of others (IP6_RT_PRIO_USER).
 METRIC6_KERNEL: Final = 256
 METRIC6_USER: Final = 1024
+#: Detail of changes to routes that follow from addresses: nobody asked for them.
+IMPLIED: Final = "implied"
+#: Detail of changes that Linux does not tell netlink groups of.
+SILENT: Final = "silent"
 
 #: Detail of changes of links that went to, and came from, another namespace.
 MOVED: Final = "moved"
@@ -60,6 +70,31 @@ def check_name(name: str) -> None:
         raise ValueError(f"not an interface name (1..{MAX_NAME_LENGTH} characters, no blank, '/' or ':'): {name!r}")
 
 
+def _implied(
+    network: bytes, prefix_length: int, iface: Interface, kind: RouteKind, address: InterfaceAddress
+) -> RouteEntry:
+    """A line of the table `local`."""
+    ipv4 = len(network) == 4
+    scope = (SCOPE_HOST if kind is RouteKind.LOCAL else SCOPE_LINK) if ipv4 else 0
+    return RouteEntry(
+        network,
+        prefix_length,
+        iface,
+        src=address.address if ipv4 else None,
+        kind=kind,
+        protocol=PROTOCOL_KERNEL,
+        scope=scope,
+        table=TABLE_LOCAL,
+    )
+
+
+def _multicast_route(iface: Interface) -> RouteEntry:
+    """ff00::/8, of every link that is up."""
+    entry = _implied(b"\xff" + bytes(15), 8, iface, RouteKind.MULTICAST, InterfaceAddress(bytes(16), 128))
+    entry.metric = METRIC6_KERNEL
+    return entry
+
+
 class NetNamespace:
     """Made with `lo` up: index 1, 127.0.0.1/8, ::1/128, MTU 65536 (IF-01)."""
 
@@ -77,6 +112,8 @@ class NetNamespace:
         self.user_ns = user_ns
         self.closed = False
         self.changes = ChangeLog()
+        #: Tables of netlink sockets, made by the first one; here because they are this namespace's.
+        self.netlink: NetlinkTables | None = None
         self._by_name: dict[str, Interface] = {}
         self._next_index = itertools.count(1)
         #: Set by the owner: told of interfaces that links made by kind bring along, so that somebody polls them.
@@ -123,7 +160,7 @@ class NetNamespace:
         link_local = InterfaceAddress(link_local_from_mac(iface.mac), 64, scope=SCOPE_LINK)
         for address in (*parsed, link_local):
             if not iface.has_address(address.address):
-                self._add_address(iface, address)
+                self.give_address(iface, address)
         return iface
 
     def add_link(
@@ -211,20 +248,29 @@ class NetNamespace:
             return
         iface.set_up(up)
         if up:
+            if not iface.loopback:
+                self._tell_route(ChangeKind.NEW_ROUTE, _multicast_route(iface))
             for address in iface.addresses:
                 self._add_connected(iface, address)
+                self._tell_route(ChangeKind.NEW_ROUTE, self._broadcast_route(iface, address))
             if not iface.loopback and iface.master is None:
                 link_local = InterfaceAddress(link_local_from_mac(iface.mac), 64, scope=SCOPE_LINK)
                 if not any(len(each.address) == 16 and each.scope == SCOPE_LINK for each in iface.addresses):
-                    self._add_address(iface, link_local)
+                    self.give_address(iface, link_local)
             return
-        for entry in [each for each in self.routes if each.uses(iface)]:
-            self.ip.remove_route(entry)
-            if len(entry.network) == 16:
-                self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index)
+        self._forget_routes(iface)
         if not iface.loopback:
+            self._tell_route(ChangeKind.DEL_ROUTE, _multicast_route(iface))
             for address in [each for each in iface.addresses if len(each.address) == 16]:
                 self.remove_address(iface, address.address)
+
+    def _forget_routes(self, iface: Interface) -> None:
+        """A link is down or gone: so are the routes through it. Linux tells nobody of the IPv4 ones."""
+        for entry in [each for each in self.routes if each.uses(iface)]:
+            self.ip.remove_route(entry)
+            self.changes.append(
+                ChangeKind.DEL_ROUTE, entry, iface.index, IMPLIED if len(entry.network) == 16 else SILENT
+            )
 
     def set_forwarding(self, on: bool, *, version: int = 0, iface: Interface | None = None) -> None:
         """Route packets between interfaces, as net.ipv4.ip_forward and net.ipv6.conf.*.forwarding of Linux do.
@@ -256,8 +302,12 @@ class NetNamespace:
         if iface is self.lo:
             raise NetError(errno.EOPNOTSUPP, "lo cannot be removed")
         self._release_links(iface)
-        for address in list(iface.addresses):
-            self.remove_address(iface, address.address)
+        if iface.up:
+            iface.set_up(False, "closing")
+        self._forget_routes(iface)
+        for address in [*(each for each in iface.addresses if len(each.address) == 16), *iface.addresses]:
+            if iface.has_address(address.address):
+                self.remove_address(iface, address.address)
         for entry in self.ip.remove_interface(iface):
             self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index)
         del self._by_name[iface.name]
@@ -337,16 +387,28 @@ class NetNamespace:
     def add_address(self, iface: Interface, text: str) -> InterfaceAddress:
         """Give `iface` an address like ``10.0.2.2/24``. Raises ValueError naming `text`, NetError(EEXIST)."""
         address = InterfaceAddress.parse(text)
-        self._add_address(iface, address)
+        self.give_address(iface, address)
         return address
 
-    def _add_address(self, iface: Interface, address: InterfaceAddress) -> None:
+    def give_address(self, iface: Interface, address: InterfaceAddress) -> None:
+        """As `add_address`, of an address made already. Raises NetError(EEXIST)."""
         if iface.has_address(address.address):
             raise NetError(errno.EEXIST, f"{iface.name} has {address} already")
+        if len(address.address) == 4 and self._primary(iface, address) is not None:
+            address.flags |= IFA_F_SECONDARY
+        address.created = address.changed = self.scheduler.now
         iface.addresses.append(address)
         self.ip.refresh()
-        self.changes.append(ChangeKind.NEW_ADDRESS, address, iface.index)
-        self._add_connected(iface, address)
+        # Linux tells of an IPv6 prefix before its address, and of the address before an IPv4 one.
+        if len(address.address) == 16:
+            self._add_connected(iface, address)
+            self.changes.append(ChangeKind.NEW_ADDRESS, address, iface.index)
+            self._tell_route(ChangeKind.NEW_ROUTE, self._local_route(iface, address))
+        else:
+            self.changes.append(ChangeKind.NEW_ADDRESS, address, iface.index)
+            self._tell_route(ChangeKind.NEW_ROUTE, self._local_route(iface, address))
+            self._add_connected(iface, address)
+            self._tell_route(ChangeKind.NEW_ROUTE, self._broadcast_route(iface, address))
         if iface.up and not iface.loopback and len(address.address) == 4:
             iface.arp.announce(address.address)
 
@@ -354,14 +416,20 @@ class NetNamespace:
         """The route to an address's subnet, if the link is up."""
         connected = self._connected_route(iface, address) if iface.up else None
         if connected is not None and self.ip.add_route(connected):
-            self.changes.append(ChangeKind.NEW_ROUTE, connected, iface.index)
+            self.changes.append(ChangeKind.NEW_ROUTE, connected, iface.index, IMPLIED)
 
     def remove_address(self, iface: Interface, address: bytes) -> None:
         """Raises NetError(EADDRNOTAVAIL) if `iface` does not have it."""
         found = next((each for each in iface.addresses if each.address == address), None)
         if found is None:
             raise NetError(errno.EADDRNOTAVAIL)
+        if len(address) == 4 and not found.secondary:  # its secondaries go with it, and before it
+            for each in [one for one in iface.addresses if one.secondary and self._primary(iface, one) is found]:
+                self.remove_address(iface, each.address)
+        local, broadcast = self._local_route(iface, found), self._broadcast_route(iface, found)
         iface.addresses.remove(found)
+        self.ip.refresh()
+        self.changes.append(ChangeKind.DEL_ADDRESS, found, iface.index)
         connected = self._connected_route(iface, found)
         still_needed = any(
             each.network == found.network and each.prefix_length == found.prefix_length for each in iface.addresses
@@ -369,15 +437,59 @@ class NetNamespace:
         if connected is not None and not still_needed:
             for entry in list(self._table(connected.network)):
                 if entry.same_as(connected):
-                    self.remove_route(entry)
-        self.ip.refresh()
-        self.changes.append(ChangeKind.DEL_ADDRESS, found, iface.index)
+                    self.ip.remove_route(entry)
+                    self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index, IMPLIED)
+        self._tell_route(ChangeKind.DEL_ROUTE, broadcast)
+        self._tell_route(ChangeKind.DEL_ROUTE, local)
+
+    def _primary(self, iface: Interface, address: InterfaceAddress) -> InterfaceAddress | None:
+        """The address of the same IPv4 subnet, prefix length included, that was there before `address`."""
+        for each in iface.addresses:
+            if each is address:
+                return None
+            if each.network == address.network and each.prefix_length == address.prefix_length and not each.secondary:
+                return each
+        return None
+
+    # --- routes that follow from addresses: the table `local` -------------------------------------------------------
+
+    @property
+    def local_routes(self) -> list[RouteEntry]:
+        """What Linux has in its table 255, both families: nothing is looked up here, `IpLayer.local` knows."""
+        entries: list[RouteEntry] = []
+        for iface in self._by_name.values():
+            for address in iface.addresses:
+                entries.append(self._local_route(iface, address))
+                broadcast = self._broadcast_route(iface, address)
+                if broadcast is not None:
+                    entries.append(broadcast)
+                if iface.loopback and len(address.address) == 4 and iface.up:
+                    entries.append(_implied(address.network, address.prefix_length, iface, RouteKind.LOCAL, address))
+            if iface.up and not iface.loopback:
+                entries.append(_multicast_route(iface))
+        return entries
+
+    def _local_route(self, iface: Interface, address: InterfaceAddress) -> RouteEntry:
+        primary = self._primary(iface, address) or address
+        return _implied(address.address, len(address.address) * 8, iface, RouteKind.LOCAL, primary)
+
+    def _broadcast_route(self, iface: Interface, address: InterfaceAddress) -> RouteEntry | None:
+        """None if there is none: IPv6, /31 and /32, a secondary address, a link that is down."""
+        broadcast = broadcast_of(address.address, address.prefix_length)
+        if broadcast is None or address.secondary or not iface.up:
+            return None
+        return _implied(broadcast, 32, iface, RouteKind.BROADCAST, address)
+
+    def _tell_route(self, kind: ChangeKind, entry: RouteEntry | None) -> None:
+        if entry is not None and entry.iface is not None:
+            self.changes.append(kind, entry, entry.iface.index, IMPLIED)
 
     @staticmethod
     def _connected_route(iface: Interface, address: InterfaceAddress) -> RouteEntry | None:
         """The route to an address's own subnet, as the kernel makes it; None for a lone host address or on lo."""
         width = len(address.address)
-        if iface.loopback or address.prefix_length == width * 8:
+        lone = address.prefix_length == width * 8
+        if iface.loopback or lone or address.secondary or address.flags & IFA_F_NOPREFIXROUTE:
             return None
         return RouteEntry(
             address.network,
@@ -437,6 +549,29 @@ class NetNamespace:
             raise NetError(errno.EEXIST, f"there is a route to {dst} like this already")
         self.changes.append(ChangeKind.NEW_ROUTE, entry, iface.index if iface else 0)
         return entry
+
+    def put_route(self, entry: RouteEntry, how: str = "") -> None:
+        """As `add_route`, of an entry made already; `how` goes into the record. Raises NetError(EEXIST)."""
+        if not self.ip.add_route(entry):
+            raise NetError(errno.EEXIST)
+        self.changes.append(ChangeKind.NEW_ROUTE, entry, entry.iface.index if entry.iface else 0, how)
+
+    def replace_route(self, old: RouteEntry, new: RouteEntry) -> None:
+        """`new` in the place of `old`; there is no moment without either."""
+        self.ip.add_route(new)
+        self.ip.remove_route(old)
+        self.changes.append(ChangeKind.NEW_ROUTE, new, new.iface.index if new.iface else 0, "replaced")
+
+    def add_rule(self, policy: RoutingPolicy, rule: Rule) -> None:
+        """A rule for one family's lookups."""
+        policy.add_rule(rule)
+        self.ip.invalidate()
+        self.changes.append(ChangeKind.NEW_RULE, rule, 0)
+
+    def remove_rule(self, policy: RoutingPolicy, rule: Rule) -> None:
+        policy.remove_rule(rule)
+        self.ip.invalidate()
+        self.changes.append(ChangeKind.DEL_RULE, rule, 0)
 
     def remove_route(self, entry: RouteEntry) -> None:
         """Raises NetError(ESRCH) if it is not there."""

@@ -6,7 +6,7 @@ that was away too long learns how many records it lost, as a netlink socket does
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,14 +26,20 @@ class ChangeKind(StrEnum):
     DEL_NEIGHBOUR = "del-neighbour"
     NEW_VSOCK = "new-vsock"  #: also: its carrier or front-end changed
     DEL_VSOCK = "del-vsock"
+    NEW_RULE = "new-rule"
+    DEL_RULE = "del-rule"
 
 
 _OF_LINKS: Final = frozenset((ChangeKind.NEW_LINK, ChangeKind.DEL_LINK))
 
 
+#: Which list a change is about, named by its NEW_...
+_LISTS: Final = {kind: ChangeKind(kind.replace("del-", "new-")) for kind in ChangeKind}
+
+
 @dataclass(slots=True)
 class Change:
-    """One record. `subject` is the Interface, InterfaceAddress, RouteEntry or Neighbour concerned."""
+    """One record. `subject` is the Interface, InterfaceAddress, RouteEntry, Neighbour or Rule concerned."""
 
     kind: ChangeKind
     subject: Any
@@ -49,13 +55,18 @@ class ChangeLog:
     def __init__(self, limit: int = MAX_RECORDS) -> None:
         self._records: deque[Change] = deque(maxlen=limit)
         self.end = 0  #: the cursor after the newest record
+        #: How often there was something new, or something went, by the kind's NEW_...: whether a list is what it was.
+        self.counts: Counter[ChangeKind] = Counter()
         #: Layers above that distribute records; called at each append, may only note the work.
         self.observers: list[Callable[[], None]] = []
+        self.origin: tuple[int, int] = (0, 0)  #: of what is appended now
 
     def append(self, kind: ChangeKind, subject: Any, ifindex: int, detail: str = "") -> None:
         name = str(getattr(subject, "name", "")) if kind in _OF_LINKS else ""
-        self._records.append(Change(kind, subject, ifindex, detail, name=name))
+        self._records.append(Change(kind, subject, ifindex, detail, self.origin, name))
         self.end += 1
+        if kind is not ChangeKind.NEW_LINK or detail == "new":
+            self.counts[_LISTS[kind]] += 1
         for observer in self.observers:
             observer()
 

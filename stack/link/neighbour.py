@@ -180,7 +180,7 @@ class Neighbour:
 
     def _solicit(self) -> None:
         self.probes += 1
-        self._timer.arm_in(RETRANS_TIME)
+        self._timer.arm_in(self._cache.retrans_time)
         self._cache.solicit(self)
 
     def _expired(self) -> None:
@@ -245,6 +245,8 @@ class NeighbourCache:
         self.on_change = on_change
         self.max_entries = max_entries
         self.drops = Drops()
+        self.base_reachable_time = BASE_REACHABLE_TIME  #: ns; a router may advertise others (RFC 4861 6.3.4)
+        self.retrans_time = RETRANS_TIME
         self._entries: dict[bytes, Neighbour] = {}
 
     def lookup(self, address: bytes) -> Neighbour:
@@ -267,6 +269,30 @@ class NeighbourCache:
         entry._enter(_PERMANENT)  # noqa: SLF001
         entry._release_pending()  # noqa: SLF001
         return entry
+
+    def configure(self, address: bytes, mac: bytes | None, state: NeighbourState) -> Neighbour:
+        """Put a neighbour into `state` by hand, one of PERMANENT, REACHABLE, STALE and FAILED; without `mac` FAILED."""
+        entry = self.lookup(address)
+        if state == _PERMANENT and mac is not None:
+            return self.set_permanent(address, mac)
+        entry._timer.cancel()  # noqa: SLF001 - entry and cache are one thing
+        if state == _FAILED or mac is None:
+            entry._fail()  # noqa: SLF001
+            return entry
+        entry.mac = mac
+        entry._enter(state)  # noqa: SLF001
+        if state == _REACHABLE:
+            entry._timer.arm_in(self.reachable_time())  # noqa: SLF001
+        entry._release_pending()  # noqa: SLF001
+        return entry
+
+    def forget(self, address: bytes) -> None:
+        """By hand: failed first, as observers of Linux see it, then gone."""
+        entry = self._entries.get(address)
+        if entry is not None:
+            entry._timer.cancel()  # noqa: SLF001
+            entry._fail()  # noqa: SLF001
+            self.remove(address)
 
     def fixed(self, address: bytes, mac: bytes) -> Neighbour:
         """An entry outside the cache whose MAC follows from its address: broadcast, multicast, loopback."""
@@ -300,7 +326,7 @@ class NeighbourCache:
 
     def reachable_time(self) -> int:
         """A fresh random reachable time in ns (RFC 4861 6.3.4: 0.5 to 1.5 of the base)."""
-        return int(BASE_REACHABLE_TIME * (0.5 + self.scheduler.rng.random()))
+        return int(self.base_reachable_time * (0.5 + self.scheduler.rng.random()))
 
     def __iter__(self) -> Iterator[Neighbour]:
         return iter(list(self._entries.values()))

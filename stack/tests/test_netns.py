@@ -72,10 +72,16 @@ def test_addresses_bring_their_subnet_routes_and_take_them_away() -> None:
     }
     eth = netns.interface("eth0")
     netns.remove_address(eth, parse_address("10.0.2.2"))
-    assert ("0a000200/24", "eth0") in lines(netns), "its other address still needs the route"
-    netns.remove_address(eth, parse_address("10.0.2.3"))
     assert ("0a000200/24", "eth0") not in lines(netns)
-    assert not netns.ip.is_own_unicast(parse_address("10.0.2.3"))
+    assert not netns.ip.is_own_unicast(parse_address("10.0.2.3")), "a secondary address goes with its primary one"
+
+
+def test_a_secondary_address_goes_alone() -> None:
+    netns, _ = with_eth0("10.0.2.2/24", "10.0.2.3/24")
+    eth = netns.interface("eth0")
+    netns.remove_address(eth, parse_address("10.0.2.3"))
+    assert ("0a000200/24", "eth0") in lines(netns)
+    assert netns.ip.is_own_unicast(parse_address("10.0.2.2"))
 
 
 def test_an_address_is_announced() -> None:
@@ -178,7 +184,11 @@ def test_every_change_is_recorded() -> None:
     records, lost = netns.changes.since(cursor)
     told = [(record.kind, record.detail) for record in records]
     assert lost == 0
-    assert told[:3] == [(ChangeKind.NEW_LINK, "new"), (ChangeKind.NEW_ADDRESS, ""), (ChangeKind.NEW_ROUTE, "")]
+    assert told[:5] == [
+        (ChangeKind.NEW_LINK, "new"),
+        (ChangeKind.NEW_ADDRESS, ""),
+        *[(ChangeKind.NEW_ROUTE, "implied")] * 3,  # to itself, to its subnet, to everybody there (RT-17)
+    ]
     assert (ChangeKind.NEW_LINK, "mtu") in told
     assert (ChangeKind.NEW_LINK, "no carrier") in told
     assert told[-1] == (ChangeKind.DEL_LINK, "")
