@@ -329,6 +329,7 @@ def test_load_names_why_it_could_not_connect(rig: AgentRig) -> None:
 def test_pipe_joins_a_connection_to_standard_input_and_output(rig: AgentRig) -> None:
     """Both directions, each with its own end: what the tests of vsock programs speak through."""
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(SECONDS)
         command = rig.client().start(["@pipe", "tcp", "127.0.0.1", str(server.getsockname()[1])], stdin=True)
         peer, _ = server.accept()
         with peer:
