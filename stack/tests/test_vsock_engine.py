@@ -853,3 +853,20 @@ def test_a_port_is_listened_to_once_and_accepted_connections_do_not_hold_it() ->
     again = world.engine.listen(HOST_PORT)
     assert connection.connected
     again.close()
+
+
+def test_running_out_of_room_while_nobody_polls_asks_to_be_told_of_room() -> None:
+    """A user's write() from outside a turn: without this the stream stood still until the guest sent something."""
+    world = World()
+    connection = world.connected()
+    world.port.arm()  # the Network sleeps
+    world.guest.armed = False  # as a ring is whose notification has been used up
+    world.guest.room = 0
+    connection.write(b"x" * 10)
+    world.scheduler.run_deferred()
+    assert world.guest.armed
+    world.port.suppress()
+    world.guest.armed = False
+    connection.write(b"y" * 10)
+    world.scheduler.run_deferred()
+    assert not world.guest.armed  # whoever polls arms it before sleeping

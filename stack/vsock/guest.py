@@ -83,6 +83,7 @@ class GuestPort:
         self._replies: dict[tuple[int, int, int], VsockTx] = {}
         self._burst: list[VsockTx] = []
         self._held_up = False  # the last flush could not finish
+        self._suppressed = False
         self._lingering: set[VsockConnection] = set()  # to be told when everything of theirs has left
         transport.on_change = self._changed
 
@@ -95,9 +96,11 @@ class GuestPort:
         return -1 if self.closed else self.transport.fileno()
 
     def suppress(self) -> None:
+        self._suppressed = True
         self.transport.suppress()
 
     def arm(self) -> bool:
+        self._suppressed = False
         return self.transport.arm()
 
     def service(self, budget: int) -> int:
@@ -303,6 +306,8 @@ class GuestPort:
             if self._lingering:
                 self._tell_lingering()
             if self._burst:
+                if not self._suppressed and transport.arm() and self.on_ready is not None:
+                    self.on_ready()  # there was nobody about to arm it, and room came meanwhile
                 return
 
     def _overtaking(self) -> list[VsockTx]:
