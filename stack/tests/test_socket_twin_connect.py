@@ -359,11 +359,24 @@ def test_options_are_inherited(world: World) -> None:
 # -- IPv6 -------------------------------------------------------------------------------------------------------------
 
 
+def has_ipv6_loopback() -> bool:
+    """Whether this machine's kernel has ::1: plain containers often run without IPv6."""
+    with kernel.socket(kernel.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
 def test_dual_stack_server_sees_mapped_addresses(world: World) -> None:
     """TCP-36."""
     with world.socket.create_server(("", 0), family=kernel.AF_INET6, dualstack_ipv6=True) as server:
         port = server.getsockname()[1]
-        for family, host, seen in ((kernel.AF_INET, LOOPBACK, "::ffff:127.0.0.1"), (kernel.AF_INET6, "::1", "::1")):
+        peers = [(kernel.AF_INET, LOOPBACK, "::ffff:127.0.0.1")]
+        if world.socket is not kernel or has_ipv6_loopback():
+            peers.append((kernel.AF_INET6, "::1", "::1"))
+        for family, host, seen in peers:
             with world.socket.socket(family) as client:
                 client.settimeout(10)
                 client.connect((host, port))
@@ -377,7 +390,7 @@ def test_dual_stack_server_sees_mapped_addresses(world: World) -> None:
 
 
 def test_v6only_server_leaves_ipv4_alone(world: World) -> None:
-    with world.socket.create_server(("::1", 0), family=kernel.AF_INET6) as server:
+    with world.socket.create_server(("", 0), family=kernel.AF_INET6) as server:
         assert server.getsockopt(kernel.IPPROTO_IPV6, kernel.IPV6_V6ONLY) == 1
         with world.socket.create_server((LOOPBACK, server.getsockname()[1])) as beside:
             assert beside.getsockname()[1] == server.getsockname()[1]
