@@ -53,7 +53,7 @@ class TcpConfig:
     window_scaling: bool = True
     timestamps: bool = True
     sack: bool = True  #: tell the peer what arrived out of order (RFC 2018)
-    congestion: str = "reno"
+    congestion: str = "cubic"
     initial_window: int = 10  #: segments; RFC 6928
     syn_backlog: int = 1024  #: half-open connections per Listener at most; Linux tcp_max_syn_backlog
     synack_retries: int = 5  #: Linux tcp_synack_retries

@@ -71,8 +71,10 @@ class Rack:
         before = board.lost
         timeout = 0
         for run in board.runs:
-            if run.sacked or run.lost or run.sent_at > sent_at or (run.sent_at == sent_at and run.end >= self.end):
+            if run.sacked or run.lost or run.sent_at > sent_at:
                 continue
+            if run.sent_at == sent_at and (run.end >= self.end or (run.retransmitted and sent_at == now)):
+                continue  # (the latter on a path without delay: sent again in this very instant)
             remaining = run.sent_at + patience - now
             if remaining <= 0:
                 board.lose(run)

@@ -50,10 +50,12 @@ class SackRecovery:
         "_echo",
         "_original",
         "_reported",
+        "beyond",
         "board",
         "delivered",
         "dsacks",
         "duplicates",
+        "eifel",
         "engaged",
         "extra",
         "frto",
@@ -77,6 +79,7 @@ class SackRecovery:
         self.phase = RecoveryPhase.OPEN
         self.duplicates = 0  #: duplicate ACKs in a row, for show
         self.recover = sender.iss  #: RecoveryPoint: SND.MAX when the last loss event began
+        self.beyond = False  #: data sent after this recovery began was lost as well
         self.extra = 0  #: bytes the sender counts as in flight that are not
         self.engaged = False  #: there is a scoreboard, or a probe's outcome is open
         self.board: Scoreboard | None = None
@@ -89,6 +92,7 @@ class SackRecovery:
         self.frto_end = 0  #: RecoveryPoint of F-RTO
         self.undo_from: int | None = None  #: SND.UNA when cwnd was reduced; None: nothing to take back
         self.undo_bytes = 0  #: sent again since and not reported as duplicate
+        self.eifel = False  #: the first hole had been sent once only: the ACK that fills it tells
         self.undo_resent = 0  #: sent again since, all in all
         self.undo_stamp: int | None = None  #: TSval of the first retransmission since
         self.dsacks = 0  #: D-SACK blocks received
@@ -195,7 +199,11 @@ class SackRecovery:
             rtt = sender.rtt
             window = self.rack.window(rtt.srtt, rtt.minimum, bool(self.phase), board.sacked, sender.mss)
             lost, timeout = self.rack.detect(board, now, window)
-            if lost and self.phase is RecoveryPhase.OPEN:
+            if lost and self.phase is RecoveryPhase.RECOVERY:
+                self.beyond = self.beyond or any(run.lost and run.start >= self.recover for run in board.runs)
+            if self.phase is RecoveryPhase.OPEN and (lost or (self.beyond and self.recover < sender.snd_max)):
+                # Also when what was lost was found, and sent again, during the last recovery: it was sent after that
+                # reduction, so its loss is another event.
                 self._enter(now)
             if self.phase is RecoveryPhase.RECOVERY and (self._delivered or lost):
                 self._reduce(board, safe=self._advanced and not lost)
@@ -220,6 +228,7 @@ class SackRecovery:
         assert board is not None
         self.phase = RecoveryPhase.RECOVERY
         self.recover = sender.snd_max
+        self.beyond = False
         outstanding = sender.flight - board.sacked + self._delivered
         self.prr = RateReduction(outstanding)
         self._remember()
@@ -228,7 +237,9 @@ class SackRecovery:
 
     def _remember(self) -> None:
         """cwnd is about to be reduced."""
+        board = self.board
         self.undo_from = self.sender.snd_una
+        self.eifel = board is not None and bool(board.runs) and not board.runs[0].retransmitted
         self.undo_bytes = self.undo_resent = 0
         self.undo_stamp = None
 
@@ -280,7 +291,7 @@ class SackRecovery:
         if plan:
             emit_burst(sender.connection, plan)
             sender.last_sent = now
-            if self.undo_stamp is None:
+            if self.undo_stamp is None and self.eifel:
                 self.undo_stamp = sender.connection.timestamp()
         return bool(plan)
 
@@ -310,6 +321,7 @@ class SackRecovery:
         if self._advanced and stamp is not None and self.sender.snd_una > self.undo_from:
             # RFC 3522: the first ACK for new data tells which transmission it answers.
             self.undo_stamp = None
+            self.eifel = False
             if self._echo and older(self._echo, stamp):
                 self._undo()
                 return
@@ -328,6 +340,7 @@ class SackRecovery:
         if self.phase is RecoveryPhase.LOSS:
             sender.backoff = 0
         self.phase = RecoveryPhase.OPEN
+        self.beyond = False
         self.rack.reordering_seen = True
         self._watch_tail()
 
@@ -343,7 +356,7 @@ class SackRecovery:
             if sender.queue.end > sender.snd_max and edge >= sender.snd_max + sender.mss:
                 # (2b) new data instead of retransmissions; the sender will find room for it
                 pipe = sender.flight - board.sacked - board.lost
-                congestion.cwnd = max(congestion.cwnd, pipe + FRTO_SEGMENTS * sender.mss)
+                congestion.cwnd = pipe + FRTO_SEGMENTS * sender.mss
                 self.frto = 2
             else:
                 self.frto = 0
@@ -449,6 +462,7 @@ class SackRecovery:
             self._remember()
             self.frto = 1
         self.phase = RecoveryPhase.LOSS
+        self.beyond = False
         self.recover = sender.snd_max
         self.probe_end = None
         self.reorder_at = None
@@ -467,7 +481,7 @@ class SackRecovery:
             self._plan(plan, run, sender.queue.end)
             emit_burst(sender.connection, plan)
             sender.last_sent = now
-            if self.undo_stamp is None:
+            if self.undo_stamp is None and self.eifel:
                 self.undo_stamp = sender.connection.timestamp()
         self.extra = board.sacked + board.lost
 

@@ -117,7 +117,7 @@ class Scoreboard:
             if run.start < left:
                 # Whole segments only: round up.
                 at = run.start + -(-(left - run.start) // mss) * mss
-                if at >= run.end:
+                if at >= min(run.end, right):
                     index += 1
                     continue
                 self._split(index, at)

@@ -24,7 +24,7 @@ def seqs(s: Script, sent: list[Sent]) -> list[tuple[int, int]]:
 
 def sending(segments: int = 10, **config: object) -> Script:
     """Established, with `segments` full segments in flight, sent as one superframe."""
-    s = Script(**config).established(ws=7)  # type: ignore[arg-type] # passed on
+    s = Script(congestion="reno", **config).established(ws=7)  # type: ignore[arg-type] # passed on
     s.connection.sender.congestion.cwnd = segments * MSS
     s.connection.write(bytes(100 * MSS))
     s.turn()
