@@ -51,6 +51,8 @@ class DropReason(StrEnum):
     FRAGMENT_TIMEOUT = "fragment-timeout"
     FRAGMENT_LIMIT = "fragment-limit"
     RATE_LIMITED = "rate-limited"
+    TOO_MANY = "too-many"  # more routers, prefixes, names or groups than are kept
+    DUPLICATE_ADDRESS = "duplicate-address"  # not a packet: an address of ours that another host has
     NO_SOCKET = "no-socket"
     RECEIVE_BUFFER_FULL = "receive-buffer-full"
     BAD_MESSAGE = "bad-message"  # an ICMP, ARP or NDP message that breaks its protocol's rules

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from stack.credentials import INIT_USER_NS, UserNamespace
-from stack.errors import NetError
+from stack.errors import DropReason, NetError
 from stack.iface.address import (
     IFA_F_NOPREFIXROUTE,
     IFA_F_SECONDARY,
@@ -26,6 +26,7 @@ from stack.iface.address import (
 )
 from stack.iface.changes import ChangeKind, ChangeLog
 from stack.iface.interface import Interface
+from stack.ip.autoconf import Autoconfiguration
 from stack.ip.layer import IpLayer
 from stack.ip.policy import TABLE_LOCAL, RoutingPolicy, Rule
 from stack.ip.route import RouteEntry, RouteKind
@@ -120,6 +121,10 @@ class NetNamespace:
         self.attach: Callable[[Interface], None] | None = None
         self.detach: Callable[[Interface], None] | None = None
         self.ip = IpLayer(scheduler)
+        self.ip.icmp6.ndp.duplicates.on_done = self._tested
+        #: Interfaces that configure themselves from router advertisements.
+        self.autoconf = Autoconfiguration(self.ip, self)
+        self.ip.icmp6.on_advertisement = self.autoconf.receive
         self.lo = self._add(Loopback(), "lo", None, None, loopback=True)
         self.add_address(self.lo, "127.0.0.1/8")
         self.add_address(self.lo, "::1/128")
@@ -247,6 +252,7 @@ class NetNamespace:
         if up == iface.up:
             return
         iface.set_up(up)
+        self.autoconf.went(iface, up=up)
         if up:
             if not iface.loopback:
                 self._tell_route(ChangeKind.NEW_ROUTE, _multicast_route(iface))
@@ -304,6 +310,7 @@ class NetNamespace:
         self._release_links(iface)
         if iface.up:
             iface.set_up(False, "closing")
+        self.autoconf.disable(iface, keep=True)
         self._forget_routes(iface)
         for address in [*(each for each in iface.addresses if len(each.address) == 16), *iface.addresses]:
             if iface.has_address(address.address):
@@ -384,13 +391,17 @@ class NetNamespace:
 
     # --- addresses ------------------------------------------------------------------------------------------------
 
-    def add_address(self, iface: Interface, text: str) -> InterfaceAddress:
-        """Give `iface` an address like ``10.0.2.2/24``. Raises ValueError naming `text`, NetError(EEXIST)."""
+    def add_address(self, iface: Interface, text: str, *, detect_duplicates: bool = False) -> InterfaceAddress:
+        """Give `iface` an address like ``10.0.2.2/24``. Raises ValueError naming `text`, NetError(EEXIST).
+
+        `detect_duplicates`: the address is tentative, and not used, until nobody objected (RFC 4862, RFC 5227), which
+        takes a second or two, or up to seven for IPv4. Without, it is ours at once.
+        """
         address = InterfaceAddress.parse(text)
-        self.give_address(iface, address)
+        self.give_address(iface, address, detect_duplicates=detect_duplicates)
         return address
 
-    def give_address(self, iface: Interface, address: InterfaceAddress) -> None:
+    def give_address(self, iface: Interface, address: InterfaceAddress, *, detect_duplicates: bool = False) -> None:
         """As `add_address`, of an address made already. Raises NetError(EEXIST)."""
         if iface.has_address(address.address):
             raise NetError(errno.EEXIST, f"{iface.name} has {address} already")
@@ -398,6 +409,12 @@ class NetNamespace:
             address.flags |= IFA_F_SECONDARY
         address.created = address.changed = self.scheduler.now
         iface.addresses.append(address)
+        if detect_duplicates and not iface.loopback:
+            if len(address.address) == 4:
+                iface.arp.conflicts.on_done = self._tested
+                iface.arp.conflicts.start(address)
+            else:
+                self.ip.icmp6.ndp.duplicates.start(iface, address)
         self.ip.refresh()
         # Linux tells of an IPv6 prefix before its address, and of the address before an IPv4 one.
         if len(address.address) == 16:
@@ -409,8 +426,18 @@ class NetNamespace:
             self._tell_route(ChangeKind.NEW_ROUTE, self._local_route(iface, address))
             self._add_connected(iface, address)
             self._tell_route(ChangeKind.NEW_ROUTE, self._broadcast_route(iface, address))
-        if iface.up and not iface.loopback and len(address.address) == 4:
+        if iface.up and not iface.loopback and len(address.address) == 4 and address.usable:
             iface.arp.announce(address.address)
+
+    def _tested(self, iface: Interface, address: InterfaceAddress, ours: bool) -> None:
+        """Detection of duplicates is over; an autoconfigured address that is not ours alone goes."""
+        self.ip.refresh()
+        if not ours:
+            self.ip.drops.count(DropReason.DUPLICATE_ADDRESS)
+        if not ours and address.autoconfigured:
+            self.remove_address(iface, address.address)
+        else:
+            self.changes.append(ChangeKind.NEW_ADDRESS, address, iface.index)
 
     def _add_connected(self, iface: Interface, address: InterfaceAddress) -> None:
         """The route to an address's subnet, if the link is up."""
@@ -428,6 +455,8 @@ class NetNamespace:
                 self.remove_address(iface, each.address)
         local, broadcast = self._local_route(iface, found), self._broadcast_route(iface, found)
         iface.addresses.remove(found)
+        iface.arp.conflicts.stop(address)
+        self.ip.icmp6.ndp.duplicates.stop(iface, address)
         self.ip.refresh()
         self.changes.append(ChangeKind.DEL_ADDRESS, found, iface.index)
         connected = self._connected_route(iface, found)

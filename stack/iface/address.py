@@ -19,7 +19,7 @@ IFA_TENTATIVE: Final = 0x40  # not yet known to be unique
 IFA_PERMANENT: Final = 0x80  # configured by hand, without a lifetime
 
 IFA_F_SECONDARY: Final = 0x01
-IFA_F_NOPREFIXROUTE: Final = 0x200
+IFA_F_NOPREFIXROUTE: Final = 0x200  # no route to its subnet comes along
 
 
 def parse_address(text: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stack.errors import DropReason
+from stack.iface.acd import ConflictDetection
 from stack.wire import arp, ethernet
 from stack.wire.error import WireError
 from stack.wire.ipv4 import may_be_source
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 class Arp:
     """RFC 826 with the checks of RFC 5227 and Linux's defaults (arp_ignore 0 within one interface, arp_accept 0)."""
 
-    __slots__ = ("_iface",)
+    __slots__ = ("_iface", "conflicts")
 
     def __init__(self, iface: Interface) -> None:
         self._iface = iface
+        self.conflicts = ConflictDetection(iface)
 
     def receive(self, iface: Interface, frame: memoryview, _kind: int, _flags: int, _gso_size: int) -> None:
         """One ARP frame; the signature is that of every ethertype's handler."""
@@ -30,6 +32,7 @@ class Arp:
             iface.drops.count(DropReason.BAD_MESSAGE)
             return
         sender = message.sender_ip
+        self.conflicts.heard(message)
         ours = iface.answers_for(message.target_ip)
         probe = not any(sender)  # RFC 5227 2.1.1: "who has", asked by one that has no address yet
         if not probe:
@@ -65,4 +68,10 @@ class Arp:
         """Tell everybody our MAC for `address` (RFC 5227 2.3: a request for our own address)."""
         iface = self._iface
         message = arp.ArpMessage(arp.REQUEST, iface.mac, address, ethernet.NULL_MAC, address)
+        iface.send_frame(ethernet.BROADCAST, ethernet.ETHERTYPE_ARP, message.emit())
+
+    def probe(self, address: bytes) -> None:
+        """Ask whether anybody has `address`, from none (RFC 5227 2.1.1)."""
+        iface = self._iface
+        message = arp.ArpMessage(arp.REQUEST, iface.mac, bytes(4), ethernet.NULL_MAC, address)
         iface.send_frame(ethernet.BROADCAST, ethernet.ETHERTYPE_ARP, message.emit())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stack.errors import DropReason, NetError
@@ -33,6 +34,9 @@ class Icmp6:
         self._ip = ip
         self._echo_handlers: dict[int, EchoHandler] = {}
         self.ndp = Ndp(ip)
+        #: Get router advertisements; and, by index of the interface, solicitations.
+        self.on_advertisement: Callable[[IpPacket, icmpv6.Icmpv6Message], None] | None = None
+        self.on_solicitation: dict[int, Callable[[IpPacket, icmpv6.Icmpv6Message], None]] = {}
 
     def receive(self, packet: IpPacket) -> None:
         """One packet with protocol 58."""
@@ -51,6 +55,13 @@ class Icmp6:
                 handler(packet.src, message.info & 0xFFFF, bytes(message.data))
         elif kind in (icmpv6.NEIGHBOUR_SOLICITATION, icmpv6.NEIGHBOUR_ADVERTISEMENT):
             self.ndp.receive(packet, message)
+        elif kind == icmpv6.ROUTER_ADVERTISEMENT:
+            if self.on_advertisement is not None:
+                self.on_advertisement(packet, message)
+        elif kind == icmpv6.ROUTER_SOLICITATION:
+            router = self.on_solicitation.get(packet.iface.index)
+            if router is not None:
+                router(packet, message)
         elif kind < icmpv6.FIRST_INFORMATIONAL:
             self._error(packet, message)
 

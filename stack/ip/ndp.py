@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stack.errors import DropReason
+from stack.ip.dad import DuplicateDetection
 from stack.wire import icmpv6
 from stack.wire.error import WireError
 from stack.wire.ethernet import ETHERTYPE_IPV6, multicast_mac6
@@ -22,6 +23,8 @@ class Ndp:
 
     def __init__(self, ip: IpLayer) -> None:
         self._ip = ip
+        self.duplicates = DuplicateDetection(ip.scheduler)
+        self.routers: set[int] = set()  #: indexes of interfaces on which we advertise ourselves as a router
 
     def receive(self, packet: IpPacket, message: icmpv6.Icmpv6Message) -> None:
         """One NS or NA, its ICMPv6 checksum verified."""
@@ -40,9 +43,13 @@ class Ndp:
 
     def _solicited(self, iface: Interface, packet: IpPacket, message: icmpv6.NeighbourMessage) -> None:
         """RFC 4861 7.2.3 and 7.2.4."""
-        if not iface.has_address(message.target):
+        if not any(packet.src) and self.duplicates.solicited(iface, message.target, message.nonce):
+            return
+        if not iface.answers_for(message.target):
             return
         flags = icmpv6.NA_OVERRIDE
+        if iface.index in self.routers or iface.index in self._ip.forwarding.active6:
+            flags |= icmpv6.NA_ROUTER
         if not any(packet.src):
             # Somebody probes for an address of ours: all nodes are told whose it is.
             self._send(iface, multicast_mac6(ALL_NODES), message.target, ALL_NODES, message.target, flags)
@@ -59,6 +66,8 @@ class Ndp:
 
     def _advertised(self, iface: Interface, message: icmpv6.NeighbourMessage) -> None:
         """RFC 4861 7.2.5: only what we have an entry for."""
+        if self.duplicates.advertised(iface, message.target):
+            return
         entry = iface.neighbours.get(message.target)
         if entry is None:
             return
@@ -79,6 +88,12 @@ class Ndp:
         dst, mac = (group, multicast_mac6(group)) if entry.mac is None else (entry.address, entry.mac)
         message = icmpv6.emit_neighbour(icmpv6.NEIGHBOUR_SOLICITATION, entry.address, iface.mac, 0, source, dst)
         self._frame(iface, mac, source, dst, message)
+
+    def announce(self, iface: Interface, address: bytes) -> None:
+        """Tell everybody our MAC for `address`, unasked (RFC 4861 7.2.6; Linux: ndisc_notify)."""
+        router = iface.index in self.routers or iface.index in self._ip.forwarding.active6
+        flags = icmpv6.NA_OVERRIDE | (icmpv6.NA_ROUTER if router else 0)
+        self._send(iface, multicast_mac6(ALL_NODES), address, ALL_NODES, address, flags)
 
     def _send(self, iface: Interface, mac: bytes, src: bytes, dst: bytes, target: bytes, flags: int) -> None:
         message = icmpv6.emit_neighbour(icmpv6.NEIGHBOUR_ADVERTISEMENT, target, iface.mac, flags, src, dst)

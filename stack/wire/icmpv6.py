@@ -43,6 +43,7 @@ FIRST_INFORMATIONAL: Final = 128
 
 OPTION_SOURCE_LINK_ADDRESS: Final = 1
 OPTION_TARGET_LINK_ADDRESS: Final = 2
+OPTION_NONCE: Final = 14  # RFC 3971 5.3.2, for RFC 7527
 
 #: Flags in the second word of a neighbour advertisement.
 NA_ROUTER: Final = 1 << 31
@@ -85,6 +86,7 @@ class NeighbourMessage:
     target: bytes
     link_address: bytes | None
     flags: int = 0
+    nonce: bytes | None = None  #: RFC 7527: by which its sender knows it again
 
 
 def parse(payload: memoryview, src: bytes, dst: bytes) -> Icmpv6Message:
@@ -120,7 +122,8 @@ def parse_neighbour(message: Icmpv6Message, src: bytes, dst: bytes, hop_limit: i
             raise WireError("duplicate address probe with a link-layer address")
     if not solicitation and is_multicast(dst) and message.info & NA_SOLICITED:
         raise WireError("solicited advertisement to a multicast address")
-    return NeighbourMessage(target, link_address, 0 if solicitation else message.info)
+    nonce = _nonce(memoryview(data)[16:]) if solicitation else None
+    return NeighbourMessage(target, link_address, 0 if solicitation else message.info, nonce)
 
 
 def _link_address(options: memoryview, wanted: int) -> bytes | None:
@@ -138,10 +141,27 @@ def _link_address(options: memoryview, wanted: int) -> bytes | None:
     return found
 
 
-def emit_neighbour(kind: int, target: bytes, mac: bytes | None, flags: int, src: bytes, dst: bytes) -> bytes:
-    """A whole NS or NA (`kind`) for `target`, with `mac` in its link-layer address option unless None."""
+def _nonce(options: memoryview) -> bytes | None:
+    """Of options whose lengths were found good."""
+    while options:
+        length = options[1] * 8
+        if options[0] == OPTION_NONCE:
+            return bytes(options[2:length])
+        options = options[length:]
+    return None
+
+
+def emit_neighbour(
+    kind: int, target: bytes, mac: bytes | None, flags: int, src: bytes, dst: bytes, *, nonce: bytes | None = None
+) -> bytes:
+    """A whole NS or NA (`kind`) for `target`, with `mac` in its link-layer address option unless None.
+
+    `nonce`: 6 bytes for a nonce option.
+    """
     option = b""
     if mac is not None:
         solicitation = kind == NEIGHBOUR_SOLICITATION
         option = bytes((OPTION_SOURCE_LINK_ADDRESS if solicitation else OPTION_TARGET_LINK_ADDRESS, 1)) + mac
+    if nonce is not None:
+        option += bytes((OPTION_NONCE, 1)) + nonce
     return Icmpv6Message(kind, 0, flags, target + option).emit(src, dst)
