@@ -19,10 +19,8 @@ chains on both at once). So rings that go on anywhere else begin a new generatio
 What was negotiated, not what was offered, decides which types of connection there are: SEQPACKET if acknowledged, and
 STREAM too, unless NO_IMPLIED_STREAM was acknowledged and STREAM was not (virtio 1.3 section 5.10.3.1).
 
-A ring that is disabled - QEMU disables rings a moment before it stops them for a pause - is left alone, and packets to a
-ring that is not there stay with their owner. A network card's frames may be dropped then; here a byte would be missing.
-
-Of the three queues the driver has, the event queue never reaches a vhost-user back-end under QEMU: two rings here.
+A ring that is disabled - QEMU disables rings a moment before it stops them for a pause - is left alone, and packets to
+a ring that is not there stay with their owner. A network card may drop frames then; here bytes would be missing.
 """
 
 from __future__ import annotations

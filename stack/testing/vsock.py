@@ -101,6 +101,7 @@ class ModelStream:
     ) -> None:
         self.guest = guest
         self.kind = kind
+        self.cid = CID_HOST  #: the peer's
         self.host_port = host_port
         self.guest_port = guest_port
         self.buf_alloc = buffer
@@ -130,6 +131,7 @@ class ModelStream:
             forwarded=self.fwd_cnt,
             payload=payload,
             kind=self.kind,
+            dst_cid=self.cid,
         )
 
     def write_message(self, data: bytes, *, end_of_record: bool = False, piece: int = MAX_PAYLOAD) -> bool:
@@ -180,9 +182,11 @@ class ModelGuest:
         self.streams: dict[tuple[int, int], ModelStream] = {}
         self.broken: list[str] = []  #: rules the host broke
         self.resets = 0
+        self.answers = True  #: requests; else they are ignored
 
-    def connect(self, host_port: int, guest_port: int, *, kind: int = TYPE_STREAM) -> ModelStream:
+    def connect(self, host_port: int, guest_port: int, *, kind: int = TYPE_STREAM, cid: int = CID_HOST) -> ModelStream:
         stream = ModelStream(self, host_port, guest_port, self.buffer, kind)
+        stream.cid = cid
         self.streams[host_port, guest_port] = stream
         stream.send(Op.REQUEST)
         return stream
@@ -198,16 +202,16 @@ class ModelGuest:
         src_cid, dst_cid, host_port, guest_port, kind, op, flags, alloc, forwarded, payload = packet
         line = text(src_cid, dst_cid, host_port, guest_port, op, flags, alloc, forwarded, len(payload))
         stream = self.streams.get((host_port, guest_port))
-        known = kind in (TYPE_STREAM, TYPE_SEQPACKET) if stream is None else kind == stream.kind
+        known = (
+            kind in (TYPE_STREAM, TYPE_SEQPACKET) if stream is None else (kind, src_cid) == (stream.kind, stream.cid)
+        )
         self._look(packet, line, known=known)
         key = host_port, guest_port
         if op == Op.REQUEST:
             if stream is not None:
                 self.broken.append(f"second request: {line}")
-            stream = self.streams[key] = ModelStream(self, host_port, guest_port, self.buffer, kind)
-            stream.peer_buf_alloc, stream.peer_fwd_cnt = alloc, forwarded
-            stream.state = "connected"
-            stream.send(Op.RESPONSE)
+            if self.answers:
+                self._requested(packet)
             return
         if op == Op.RST:
             self.resets += 1
@@ -235,10 +239,19 @@ class ModelGuest:
         elif op != Op.CREDIT_UPDATE:
             self.broken.append(f"no such operation: {line}")
 
+    def _requested(self, packet: VsockTx) -> None:
+        src_cid, _, host_port, guest_port, kind, _, _, alloc, forwarded, _ = packet
+        stream = ModelStream(self, host_port, guest_port, self.buffer, kind)
+        self.streams[host_port, guest_port] = stream
+        stream.cid = src_cid
+        stream.peer_buf_alloc, stream.peer_fwd_cnt = alloc, forwarded
+        stream.state = "connected"
+        stream.send(Op.RESPONSE)
+
     def _look(self, packet: VsockTx, line: str, *, known: bool) -> None:
         """What holds for every packet."""
-        src_cid, dst_cid, _, _, _, op, _, alloc, forwarded, payload = packet
-        if (src_cid, dst_cid) != (CID_HOST, self.transport.guest_cid) or not known:
+        _, dst_cid, _, _, _, op, _, alloc, forwarded, payload = packet
+        if dst_cid != self.transport.guest_cid or not known:
             self.broken.append(f"misaddressed: {line}")
         if not (0 <= alloc <= U32 and 0 <= forwarded <= U32):
             self.broken.append(f"credit beyond 32 bits: {line}")

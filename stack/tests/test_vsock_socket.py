@@ -394,14 +394,25 @@ def test_buffer_options_are_clamped_as_measured(
 @pytest.mark.parametrize("option", [BUFFER_SIZE, BUFFER_MIN, BUFFER_MAX, TIMEOUT_OLD, TIMEOUT_NEW])
 def test_short_option_buffers_are_einval(world: World, option: int) -> None:
     made = world.socket()
+    size = 8 if option < 3 else 16
     with refused(errno.EINVAL):
-        made.setsockopt(AF_VSOCK, option, 5)
-    with refused(errno.EINVAL):
-        made.getsockopt(AF_VSOCK, option)
+        made.setsockopt(AF_VSOCK, option, bytes(4))
     with refused(errno.EINVAL):
         made.getsockopt(AF_VSOCK, option, 4)
-    size = 8 if option < 3 else 16
     assert len(made.getsockopt(AF_VSOCK, option, 64)) == size
+
+
+def test_options_as_ints_are_64_bits_wide_as_in_cpython(world: World) -> None:
+    made = world.socket()
+    made.setsockopt(AF_VSOCK, BUFFER_MAX, 1 << 33)
+    made.setsockopt(AF_VSOCK, BUFFER_SIZE, 1 << 20)
+    assert made.getsockopt(AF_VSOCK, BUFFER_SIZE) == 1 << 20
+    assert made.getsockopt(AF_VSOCK, BUFFER_MAX) == 1 << 33
+    for option in (TIMEOUT_OLD, TIMEOUT_NEW):
+        with refused(errno.EINVAL):
+            made.setsockopt(AF_VSOCK, option, 5)
+        with refused(errno.EINVAL):
+            made.getsockopt(AF_VSOCK, option)
 
 
 @pytest.mark.parametrize("option", [3, 5, 7, 99])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
@@ -24,6 +26,7 @@ from stack.vsock.connection import CONNECT_TIMEOUT
 from stack.wire.vsock import TYPE_SEQPACKET, TYPE_STREAM
 
 if TYPE_CHECKING:
+    from stack.link.device import Buffer
     from stack.socket.base import Host
     from stack.socket.mirror import Mirror
     from stack.vsock import VsockConnection
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 VsockAddress: TypeAlias = tuple[int, int]
 
 _U32: Final = 0xFFFFFFFF
+_U64: Final = struct.Struct("@Q")
+_U64_MAX: Final = 2**64 - 1
 _LINGER_MAX: Final = 1 << 31  # s; what a clock can count
 
 
@@ -60,9 +65,18 @@ class VsockSocket(Socket):
         return address
 
     def get_option(self, level: int, number: int, length: int | None) -> int | bytes:
-        if level == AF_VSOCK and (4 if length is None else length) < SIZES.get(number, 0):
+        if level != AF_VSOCK:
+            return super().get_option(level, number, length)
+        if (_U64.size if length is None else length) < SIZES.get(number, 0):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return super().get_option(level, number, length)
+        value = super().get_option(level, number, length or _U64.size)
+        return int.from_bytes(value, sys.byteorder) if length is None and isinstance(value, bytes) else value
+
+    def set_option(self, level: int, number: int, value: int | Buffer) -> None:
+        """CPython hands an int on to AF_VSOCK as 64 bits."""
+        if level == AF_VSOCK and isinstance(value, int):
+            value = _U64.pack(value & _U64_MAX)
+        super().set_option(level, number, value)
 
     @property
     def buffer(self) -> int:
