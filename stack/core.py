@@ -390,6 +390,8 @@ class Stack:
             self.events.unwatch(self.vsock.changes)
         for netns in reversed(self.namespaces):
             self._end_netns(netns)
+        if "socket" in self.__dict__:
+            self.socket.descriptors.forget()
 
     def __enter__(self) -> Self:
         if self._owns_network:

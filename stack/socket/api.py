@@ -45,12 +45,12 @@ class StackSocket:
         *,
         _open: Socket | None = None,
     ) -> None:
-        """As `socket.socket`. `fileno` is what `detach` returned. Raises OSError."""
+        """As `socket.socket`. `fileno` is what `detach` returned, or a duplicate of a descriptor. Raises OSError."""
         self._closed = True  # until there is something to close
         self._io_refs = 0
         self._mirror: Mirror | None = None
         if fileno is not None:
-            _open, self._mirror = self.module.reclaim(fileno)
+            _open, self._mirror = self.module.descriptors.reclaim(fileno)
         elif _open is None:
             kind = _kernel.SOCK_STREAM if type == -1 else type
             family = _kernel.AF_INET if family == -1 else family
@@ -120,6 +120,7 @@ class StackSocket:
             return -1
         if self._mirror is None:
             self._mirror = self._sock.call(self._sock.mirror)
+            self.module.descriptors.add(self._sock, self._mirror)
             self._sock.waiting.start()
         return self._mirror.fileno()
 
@@ -331,7 +332,7 @@ class StackSocket:
         fd = self.fileno()
         if fd >= 0:
             assert self._mirror is not None
-            self.module.park(fd, self._sock, self._mirror)
+            self.module.descriptors.park(fd, self._sock, self._mirror)
             self._mirror = None
             self._sock = self._corpse()
             self._closed = True
@@ -348,7 +349,7 @@ class StackSocket:
         if sock.phase is CLOSED and mirror is None:
             return
         self._sock, self._mirror = self._corpse(), None
-        sock.close(mirror)
+        self.module.descriptors.close(sock, mirror)
 
     def _corpse(self) -> Socket:
         """What is left of the open socket for this object: every operation is EBADF."""

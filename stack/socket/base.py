@@ -315,6 +315,10 @@ class Socket:
         """As `close`, from a finaliser, which may interrupt a thread that holds the lock."""
         self.waiting.dispose(partial(self._let_go, mirror))
 
+    def end(self, mirror: Mirror | None) -> None:
+        """As `close`, the lock held."""
+        self._let_go(mirror)
+
     def _let_go(self, mirror: Mirror | None) -> None:
         if mirror is not None:
             self.mirrors -= 1

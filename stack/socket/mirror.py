@@ -15,6 +15,7 @@ so it is brought up to date at the end of every turn and of every call on the so
 
 from __future__ import annotations
 
+import os
 import socket as _kernel
 from typing import TYPE_CHECKING, Final
 
@@ -31,7 +32,7 @@ _CHUNK: Final = bytes(4096)
 class Mirror:
     """Observes `pollee` until closed. The kernel's socketpair is bound here, at import."""
 
-    __slots__ = ("_ours", "_pollee", "_readable", "_user", "_writable")
+    __slots__ = ("_ours", "_pollee", "_readable", "_user", "_writable", "inode")
 
     def __init__(self, pollee: Pollee) -> None:
         """Lock held. Raises OSError (EMFILE)."""
@@ -39,6 +40,7 @@ class Mirror:
         self._user.setblocking(False)
         self._ours.setblocking(False)
         self._user.setsockopt(_kernel.SOL_SOCKET, _kernel.SO_SNDBUF, 1)  # the smallest there is
+        self.inode = os.fstat(self._user.fileno()).st_ino  #: of the user's end, and of every duplicate of it
         self._readable = False
         self._writable = True
         self._pollee = pollee
@@ -47,6 +49,30 @@ class Mirror:
 
     def fileno(self) -> int:
         return self._user.fileno()
+
+    def move_to(self, fd: int) -> None:
+        """Make `fd`, which is open, the user's end."""
+        os.dup2(self._user.fileno(), fd, inheritable=False)
+        self._user.close()
+        self._user = _socket(fileno=fd)
+
+    def leave(self) -> bool:
+        """Lock held: close the user's end. True: a duplicate of it is still open, and sees readiness as it was."""
+        self._pollee.forget(self)
+        self._user.close()
+        return self.duplicated()
+
+    def duplicated(self) -> bool:
+        """After `leave`: somebody has a duplicate of the user's end."""
+        if self._ours.fileno() < 0:
+            return False
+        self._drain(self._ours)
+        try:
+            return bool(self._ours.recv(1, _kernel.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:  # reset: the user's end was closed with something unread in it
+            return False
 
     def update(self, bits: int) -> None:
         readable = bool(bits & _READABLE)
@@ -76,7 +102,7 @@ class Mirror:
         try:
             while end.recv(65536):
                 pass
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):
             pass
 
     def close(self) -> None:
@@ -87,3 +113,4 @@ class Mirror:
 
 
 _socketpair: Final = _kernel.socketpair
+_socket: Final = _kernel.socket

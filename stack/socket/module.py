@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stack.socket import resolve
 from stack.socket.api import StackSocket
+from stack.socket.descriptors import Descriptors
 
 if TYPE_CHECKING:
     from stack.core import Stack
-    from stack.socket.base import Socket
-    from stack.socket.mirror import Mirror
 
 #: Functions of the standard module that ask or change the kernel, and are not offered unless defined below.
 _KERNEL_ONLY: Final = frozenset(
@@ -38,7 +37,7 @@ class SocketModule(ModuleType):
         super().__init__("socket", f"Sockets of the stack {stack.name!r}, as the standard module `socket`.")
         self.stack = stack
         self._default_timeout: float | None = None
-        self._parked: dict[int, tuple[Socket, Mirror]] = {}  # detached sockets by their descriptor
+        self.descriptors = Descriptors()  #: those of our sockets that users have
         own = self._own_names()  # before the standard module's functions hide our methods of the same names
         for name, value in vars(_kernel).items():
             if not name.startswith("_") and name not in _KERNEL_ONLY and not isinstance(value, ModuleType):
@@ -133,24 +132,10 @@ class SocketModule(ModuleType):
         return True
 
     def fromfd(self, fd: int, family: int, type: int, proto: int = 0) -> Any:  # noqa: A002 - as the standard library's
-        """Of the descriptor of one of our sockets that was detached, or of a kernel's socket."""
-        if fd in self._parked:
-            raise OSError(errno.EOPNOTSUPP, "use socket(fileno=...) to take up a detached socket")
+        """A kernel's socket of a duplicate of `fd`."""
+        if self.descriptors.known(fd):
+            raise OSError(errno.EOPNOTSUPP, "use socket(fileno=...) to take up a socket of a Stack")
         return _kernel.fromfd(fd, family, type, proto)
-
-    def park(self, fd: int, sock: Socket, mirror: Mirror) -> None:
-        """`detach` gave `fd` to the user: keep what it stands for."""
-        self._parked[fd] = (sock, mirror)
-
-    def parked(self, fd: int) -> bool:
-        return fd in self._parked
-
-    def reclaim(self, fd: int) -> tuple[Socket, Mirror]:
-        """The opposite of `park`. Raises OSError(EBADF)."""
-        found = self._parked.pop(fd, None)
-        if found is None:
-            raise OSError(errno.EBADF, f"descriptor {fd} is no detached socket of {self.stack.name!r}")
-        return found
 
     # -- names --------------------------------------------------------------------------------------------------------
 
@@ -247,6 +232,6 @@ class _SocketOrKernels(StackSocket, metaclass=_OursOrKernels):
         fileno: int | None = None,
         **ours: Any,
     ) -> Any:
-        if (fileno is not None and not cls.module.parked(fileno)) or family == _kernel.AF_UNIX:
+        if (fileno is not None and not cls.module.descriptors.known(fileno)) or family == _kernel.AF_UNIX:
             return _KernelSocket(family, type, proto, fileno)
         return super().__new__(cls)

@@ -165,7 +165,7 @@ def test_detach_and_take_up_again(stack: Stack) -> None:
         assert served.recv(10) == b"hello"
         again.close()
     with pytest.raises(OSError, match="descriptor"):
-        stack.socket.reclaim(fd)
+        stack.socket.descriptors.reclaim(fd)
 
 
 def test_sendfile(stack: Stack, tmp_path: Path) -> None:
