@@ -470,6 +470,16 @@ class NetNamespace:
                     self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index, IMPLIED)
         self._tell_route(ChangeKind.DEL_ROUTE, broadcast)
         self._tell_route(ChangeKind.DEL_ROUTE, local)
+        if len(address) == 4:
+            self._orphaned_routes(iface, address)
+
+    def _orphaned_routes(self, iface: Interface, address: bytes) -> None:
+        """Routes from an IPv4 address that is gone go too, and with a link's last address all routes through it."""
+        last = not any(len(each.address) == 4 for each in iface.addresses)
+        for entry in list(self.ip.routes4):
+            if entry.src == address or (last and entry.uses(iface)):
+                self.ip.remove_route(entry)
+                self.changes.append(ChangeKind.DEL_ROUTE, entry, iface.index, SILENT)
 
     def _primary(self, iface: Interface, address: InterfaceAddress) -> InterfaceAddress | None:
         """The address of the same IPv4 subnet, prefix length included, that was there before `address`."""

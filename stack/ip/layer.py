@@ -318,6 +318,8 @@ class IpLayer:
         if entry.iface is None:
             raise NetError(_REFUSALS.get(entry.kind, errno.ENETUNREACH))
         iface, gateway = entry.hop(dst, src, oif)
+        if gateway is not None and self.local.get(gateway) is PacketKind.UNICAST:
+            gateway = None  # our own address stands for the link, as on Linux
         next_hop = dst if group or gateway is None else gateway
         route_kind = RouteKind.MULTICAST if group else RouteKind.UNICAST
         source = src or entry.src or self._source(iface, dst, next_hop)

@@ -24,6 +24,7 @@ from stack.link.device import Buffer
 from stack.socket.netlink.endpoint import KERNEL, Datagram, Endpoint
 from stack.socket.netlink.options import NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK
 from stack.wire.netlink import ack
+from stack.wire.netlink.attribute import LEFTOVER
 from stack.wire.netlink.error import NetlinkError
 from stack.wire.netlink.header import (
     HEADER_LENGTH,
@@ -48,7 +49,7 @@ LARGEST_DUMP: Final = 32448
 class Request:
     """One message from a socket, and the ways to answer it."""
 
-    __slots__ = ("body", "capable", "dumping", "endpoint", "flags", "seq", "strict", "type", "whole")
+    __slots__ = ("body", "capable", "dumping", "endpoint", "flags", "seq", "strict", "type", "warning", "whole")
 
     def __init__(self, endpoint: Endpoint, header: Header, whole: memoryview, *, capable: bool) -> None:
         self.endpoint = endpoint
@@ -60,6 +61,7 @@ class Request:
         self.capable = capable  #: the sender has CAP_NET_ADMIN
         self.strict = endpoint.flag(NETLINK_GET_STRICT_CHK)
         self.dumping = False
+        self.warning = ""  #: what an extended ack of success says
 
     @property
     def wants_dump(self) -> bool:
@@ -70,7 +72,10 @@ class Request:
         return self.endpoint.port, self.seq
 
     def parse(self, kind: MessageType, *, strict: bool = False) -> Message:
-        return kind.parse(self.body, strict=strict)
+        message = kind.parse(self.body, strict=strict)
+        if message.leftover:
+            self.warning = LEFTOVER
+        return message
 
     def reply(self, kind: int, payload: Buffer, flags: int = 0) -> None:
         endpoint = self.endpoint
@@ -136,6 +141,9 @@ class Request:
             return None
         return ack.Extended(error.told, error.offset, error.missing)
 
+    def _warned(self) -> ack.Extended | None:
+        return ack.Extended(self.warning) if self.warning and self.endpoint.flag(NETLINK_EXT_ACK) else None
+
     def acknowledge(self, error: NetlinkError | None) -> None:
         endpoint = self.endpoint
         answer = ack.acknowledge(
@@ -143,7 +151,7 @@ class Request:
             endpoint.port,
             error.errno if error else 0,
             capped=endpoint.flag(NETLINK_CAP_ACK),
-            extended=self.extended(error) if error else None,
+            extended=self.extended(error) if error else self._warned(),
         )
         endpoint.deliver(Datagram(answer, 0, 0, KERNEL))
 

@@ -35,6 +35,7 @@ MAX_LENGTH: Final = 0xFFFF  # of one attribute, header included
 MAX_DEPTH: Final = 10  # nesting; Linux: MAX_POLICY_RECURSION_DEPTH
 
 POLICY: Final = "Attribute failed policy validation"
+LEFTOVER: Final = "bytes leftover after parsing attributes"
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class Context:
     strict: bool = False
     depth: int = 0
     base: int = 0
+    leftover: bool = False  #: set by the parse: there were bytes after the last attribute that could be
 
 
 def attributes(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
@@ -258,8 +260,10 @@ class Schema:
                 if error.offset is None:
                     error.offset = offset
                 raise
-        if context.strict and end < len(view):
-            raise NetlinkError(errno.EINVAL, "bytes leftover after parsing attributes")
+        if end < len(view):
+            if context.strict:
+                raise NetlinkError(errno.EINVAL, LEFTOVER)
+            context.leftover = True
         return found
 
     def offset_of(self, data: Buffer, name: str, base: int) -> int | None:

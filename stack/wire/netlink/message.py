@@ -20,6 +20,7 @@ class Message:
 
     fields: dict[str, int]
     attributes: dict[str, Any] = field(default_factory=dict)
+    leftover: bool = False  #: bytes came after the last attribute; Linux warns of them
 
 
 class MessageType:
@@ -43,7 +44,8 @@ class MessageType:
         fields = self.parse_fields(body)
         start = header.align(self._struct.size)
         context = Context(strict, 0, header.HEADER_LENGTH + start)
-        return Message(fields, self.schema.parse(memoryview(body)[start:], context))
+        attributes = self.schema.parse(memoryview(body)[start:], context)
+        return Message(fields, attributes, context.leftover)
 
     def offset_of(self, body: Buffer, name: str) -> int | None:
         """Where attribute `name` is in the whole message, for an extended ack."""

@@ -12,6 +12,7 @@ from stack.iface.changes import Change, ChangeKind
 from stack.iface.interface import InterfaceFlags
 from stack.netns import check_name
 from stack.socket.netlink.kernel import Request
+from stack.wire.ethernet import MAC_LENGTH
 from stack.wire.ipv4 import MIN_MTU
 from stack.wire.netlink.error import NetlinkError
 from stack.wire.netlink.header import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE
@@ -33,7 +34,7 @@ OPER_UP: Final = 6
 _GSO_MAX_SEGS: Final = 65535
 _GSO_MAX_SIZE: Final = 65536  # bytes
 _U32: Final = 0xFFFFFFFF
-_LINK_HEADER: Final = 14  # bytes of Ethernet header, IFLA_HEADROOM is what is wanted beyond
+_DEVICE_MTU: Final = 65535  # bytes; the most any kind of link here carries
 _UP: Final = int(InterfaceFlags.UP)
 _RUNNING: Final = int(InterfaceFlags.RUNNING)
 _PROMISC: Final = int(InterfaceFlags.PROMISC)
@@ -84,8 +85,8 @@ def show(iface: Interface, *, change: int = 0, gone: bool = False) -> bytes:
         "linkmode": 0,
         "netns_immutable": int(iface.loopback),
         "mtu": iface.mtu,
-        "min_mtu": MIN_MTU,
-        "max_mtu": iface.device.mtu,
+        "min_mtu": 0 if iface.loopback else MIN_MTU,
+        "max_mtu": 0 if iface.loopback else iface.device.mtu,
         "group": iface.group,
         "promiscuity": iface.promiscuous,
         "allmulti": 0,
@@ -98,10 +99,9 @@ def show(iface: Interface, *, change: int = 0, gone: bool = False) -> bytes:
         "tso_max_size": _GSO_MAX_SIZE,
         "tso_max_segs": _GSO_MAX_SEGS,
         "num_rx_queues": 1,
-        "link": None if peer is None else peer.index,
         "master": None if iface.master is None else iface.master.index,
         "carrier": int(iface.carrier),
-        "ifalias": iface.alias.encode() if iface.alias else None,
+        "ifalias": iface.alias or None,
         "carrier_changes": iface.carrier_changes,
         "carrier_up_count": up_count,
         "carrier_down_count": down_count,
@@ -124,6 +124,7 @@ def show(iface: Interface, *, change: int = 0, gone: bool = False) -> bytes:
         info["slave_kind"] = iface.master.kind
     if info:
         attributes["linkinfo"] = info
+    attributes["link"] = None if peer is None else peer.index
     fields = {
         "family": AF_UNSPEC,
         "type": iface.link_type,
@@ -236,13 +237,17 @@ def _create(netns: NetNamespace, kind: str, message: Message) -> None:
     attributes = message.attributes
     name = attributes.get("ifname") or _free_name(netns, kind)
     _check_name(netns, None, name)
-    wanted: dict[str, Any] = {"data": attributes.get("linkinfo", {}).get("data", {})}
-    if message.fields["index"]:
-        wanted["index"] = message.fields["index"]
-    if "address" in attributes:
-        wanted["mac"] = attributes["address"]
-    if "mtu" in attributes:
-        wanted["mtu"] = attributes["mtu"]
+    wanted = _wanted(message.fields["index"], attributes)
+    data = dict(attributes.get("linkinfo", {}).get("data", {}))
+    if "peer" in data:
+        peer = data["peer"]
+        data["peer"] = _wanted(peer["index"], peer)
+        if "ifname" in peer:
+            _check_name(netns, None, peer["ifname"])
+            if peer["ifname"] == name:
+                raise NetlinkError(errno.EEXIST)
+            data["peer"]["name"] = peer["ifname"]
+    wanted["data"] = data
     if "link" in attributes:
         below = netns.ip.interfaces.get(attributes["link"])
         if below is None:
@@ -259,6 +264,22 @@ def _create(netns: NetNamespace, kind: str, message: Message) -> None:
     except (NetError, NetlinkError):
         netns.remove_interface(iface)
         raise
+
+
+def _wanted(index: int, attributes: dict[str, Any]) -> dict[str, Any]:
+    """As `stack.iface.kinds` names it."""
+    wanted: dict[str, Any] = {}
+    if index:
+        wanted["index"] = index
+    if "address" in attributes:
+        wanted["mac"] = attributes["address"][:MAC_LENGTH]
+        if len(wanted["mac"]) < MAC_LENGTH or wanted["mac"][0] & 1 or not any(wanted["mac"]):
+            raise NetlinkError(errno.EADDRNOTAVAIL if len(wanted["mac"]) == MAC_LENGTH else errno.EINVAL)
+    if "mtu" in attributes:
+        wanted["mtu"] = attributes["mtu"]
+        if not MIN_MTU <= attributes["mtu"] <= _DEVICE_MTU:
+            raise NetlinkError(errno.EINVAL)
+    return wanted
 
 
 def change(netns: NetNamespace, request: Request) -> None:
@@ -319,7 +340,7 @@ def _set_plain(netns: NetNamespace, iface: Interface, attributes: dict[str, Any]
     iface.group = attributes.get("group", iface.group)
     iface.tx_queue_length = attributes.get("txqlen", iface.tx_queue_length)
     if "ifalias" in attributes:
-        iface.alias = attributes["ifalias"].rstrip(b"\0").decode("utf-8", "replace")
+        iface.alias = attributes["ifalias"]
     if before != (iface.group, iface.alias, iface.tx_queue_length):
         netns.changes.append(ChangeKind.NEW_LINK, iface, iface.index, "settings")
 

@@ -145,7 +145,7 @@ def _show_lookup(netns: NetNamespace, dst: bytes, src: bytes | None, found: Rout
     if ipv4 and found.kind is RouteKind.LOCAL:
         flags |= RTCF_LOCAL
     if ipv4 and found.kind is RouteKind.BROADCAST:
-        flags |= RTCF_BROADCAST
+        flags |= RTCF_BROADCAST | RTCF_LOCAL
     table = RT_TABLE_MAIN if ipv4 or found.kind is not RouteKind.LOCAL else RT_TABLE_LOCAL
     gateway = found.next_hop if found.next_hop != found.dst else None
     attributes: dict[str, Any] = {"table": table, "dst": dst}
@@ -156,8 +156,7 @@ def _show_lookup(netns: NetNamespace, dst: bytes, src: bytes | None, found: Rout
         attributes["oif"] = found.iface.index
         attributes["prefsrc"] = found.src if src is None else None
         attributes["gateway"] = gateway
-        if found.mtu < found.iface.mtu and found.mtu < _IPV4_MAX:
-            attributes["metrics"] = {"mtu": found.mtu}
+        attributes["metrics"] = _metrics(netns, src, found)
         attributes["uid"] = 0
         attributes["cacheinfo"] = {"clntref": 0 if found.kind is not RouteKind.LOCAL else 2}
     else:
@@ -181,6 +180,17 @@ def _show_lookup(netns: NetNamespace, dst: bytes, src: bytes | None, found: Rout
         "flags": flags,
     }
     return ROUTE.emit(fields, attributes)
+
+
+def _metrics(netns: NetNamespace, src: bytes | None, found: Route) -> dict[str, int] | None:
+    """Those of the line that was found, with what is known of the path's MTU."""
+    if found.kind is not RouteKind.UNICAST:
+        return None
+    entry = netns.ip.routes4.lookup(found.dst, 0, src)
+    metrics = dict(entry.metrics) if entry is not None else {}
+    if found.mtu < min(found.iface.mtu, _IPV4_MAX):
+        metrics["mtu"] = found.mtu
+    return metrics or None
 
 
 _IPV4_MAX: Final = 65535  # bytes; lo's MTU is one more
@@ -423,8 +433,11 @@ def _way(netns: NetNamespace, width: int, oif: int, gateway: bytes | None, hop: 
     except NetError as error:
         code = unreachable if error.errno in (errno.ENETUNREACH, errno.EADDRNOTAVAIL) else error.errno
         raise NetlinkError(code, words) from None
+    if width == 4 and found.kind is RouteKind.LOCAL:
+        owner = next((each for each in netns.ip.interfaces.values() if each.has_address(gateway)), found.iface)
+        return NextHop(iface or owner, gateway, hop.get("hops", 0) + 1)  # our own address: as good as none
     if found.kind is not RouteKind.UNICAST or found.next_hop != gateway:
-        raise NetlinkError(errno.EINVAL if found.kind is RouteKind.LOCAL else unreachable, words)
+        raise NetlinkError(errno.EINVAL, words)
     if iface is not None and found.iface is not iface:
         raise NetlinkError(errno.EINVAL if width == 4 else unreachable, words)
     return NextHop(found.iface, gateway, hop.get("hops", 0) + 1)
