@@ -21,6 +21,7 @@ from stack.ip.packet import PacketKind
 from stack.scheduler import NS_PER_S
 from stack.tcp.connection import Connection
 from stack.tcp.demux import Demux, Key
+from stack.tcp.ecn import CE, ECN_MASK
 from stack.tcp.isn import SequenceSource
 from stack.tcp.listener import Listener
 from stack.tcp.options import TcpConfig, TcpOptions
@@ -168,6 +169,7 @@ class TcpLayer:
             and offset == 0x80
             and flags & _PSH_OFF == ACK
             and packet.csum_ok
+            and (connection.ecn is None or packet.tos & ECN_MASK != CE)
             and connection.fast(data, seq, ack, window, value, echo, packet.gso_size)
         ):
             self.stats.fast_in += 1

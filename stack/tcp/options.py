@@ -54,6 +54,7 @@ class TcpConfig:
     timestamps: bool = True
     sack: bool = True  #: tell the peer what arrived out of order (RFC 2018)
     congestion: str = "cubic"
+    ecn: int = 2  #: Linux tcp_ecn: 0 off, 1 ask for it, 2 only agree when asked
     initial_window: int = 10  #: segments; RFC 6928
     syn_backlog: int = 1024  #: half-open connections per Listener at most; Linux tcp_max_syn_backlog
     synack_retries: int = 5  #: Linux tcp_synack_retries

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_MS
+from stack.tcp.ecn import ECN_MASK, syn_flags
 from stack.tcp.seqnum import MASK
 from stack.tcp.transitions import TcpState
-from stack.wire.tcp import ACK, CHECKSUM_OFFSET, PROTO, SYN, TIMESTAMPS_WORD, HeaderOptions
+from stack.wire.tcp import ACK, CHECKSUM_OFFSET, ECE, PROTO, SYN, TIMESTAMPS_WORD, HeaderOptions
 
 if TYPE_CHECKING:
     from stack.tcp.pcb import Pcb
@@ -32,11 +33,11 @@ def emit(connection: Pcb, seq: int, flags: int) -> None:
     emit_burst(connection, ((seq, 0, flags),))
 
 
-def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]]) -> None:
+def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], *, fresh: bool = False) -> None:
     """Segments and superframes of a connection past its handshake: (sequence number, payload bytes, flags) each.
 
     Acknowledgment, window and timestamp are the same for all of them. What cannot be sent now counts as lost on the
-    way: the retransmission timer will try again.
+    way: the retransmission timer will try again. `fresh`: new data, which may be sent as ECN-capable.
     """
     layer = connection.layer
     ip = layer.ip
@@ -60,6 +61,9 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]]) -> None:
         if route.generation != ip.generation:
             route = layer.reroute(connection)
         mss = connection.sender.mss  # after reroute, which may have lowered it: then longer segments are cut
+        if connection.ecn is not None:
+            plan, codepoint = connection.ecn.dress(plan, mss, fresh=fresh)
+            tos = tos & ~ECN_MASK | codepoint
         for seq, length, flags in plan:
             total = length + header_length
             check = pseudo + total
@@ -125,10 +129,11 @@ def emit_acks(connection: Pcb, seq: int, count: int) -> None:
     if duplicate is not None:
         blocks.insert(0, duplicate)
     window = receiver.advertise()
+    flags = ACK | ECE if connection.ecn is not None and connection.ecn.echo else ACK
     # An ACK speaks of everything the burst brought, so one is enough for as many blocks as it holds; the newest last.
     for first in range((len(blocks) - 1) // most * most, -1, -most):
         options.sack = tuple((left & MASK, right & MASK) for left, right in blocks[first : first + most])
-        _emit_with_options(connection, seq, receiver.rcv_nxt, ACK, window, options)
+        _emit_with_options(connection, seq, receiver.rcv_nxt, flags, window, options)
 
 
 def emit_syn(connection: Pcb) -> None:
@@ -150,6 +155,7 @@ def emit_syn(connection: Pcb) -> None:
         receiver.rcv_adv = max(receiver.rcv_adv, ack + window)
         receiver.last_ack_sent = ack
         receiver.acks_owed = 0
+    flags |= syn_flags(connection, flags)
     _emit_with_options(connection, connection.sender.iss, ack, flags, window, options)
 
 

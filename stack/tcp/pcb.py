@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from stack.link.device import GSO_TCPV4, GSO_TCPV6
 from stack.scheduler import NS_PER_MS
 from stack.tcp.congestion import ALGORITHMS
+from stack.tcp.ecn import Ecn, agreed
 from stack.tcp.options import TcpOptions
 from stack.tcp.output import emit, emit_acks, emit_syn
 from stack.tcp.receiver import Receiver, window_shift
@@ -54,6 +55,7 @@ class Pcb:
         "__weakref__",
         "advmss",
         "bound",
+        "ecn",
         "error",
         "event",
         "fast_state",
@@ -112,6 +114,7 @@ class Pcb:
         self.oif = oif  #: index of the interface this connection is tied to, 0: any
         self.listener: Listener | None = None  #: in SYN-RECEIVED after LISTEN: whose child this is
         self.on_event: Callable[[], None] | None = None
+        self.ecn: Ecn | None = None  #: None: not agreed on
         self.error = 0  #: pending errno, 0 for none
         self.soft_error = 0  #: what ICMP said, in case the connection times out
         self.state = TcpState.CLOSED
@@ -322,6 +325,7 @@ class Pcb:
             sender.shift = receiver.shift = 0
             receiver.resize(receiver.rcvbuf, self.options.window_clamp)
         self.sack = self.sack and options.sack_permitted
+        self.ecn = Ecn(sender.iss) if agreed(seg, self.layer.config.ecn) else None
         if self.sack:
             sender.use_sack()
         if self.timestamps and options.timestamps is not None:

@@ -76,6 +76,9 @@ class LossRecovery:
         self.retransmit_due = False
         return self.sender.retransmit_first()
 
+    def on_marked(self) -> None:
+        """cwnd was reduced for an ECN echo."""
+
     def on_sent(self, _now: int) -> None:
         """New data left while engaged."""
 

@@ -307,6 +307,10 @@ class SackRecovery:
         self.undo_resent += run.end - run.start
         self.prr.sent += run.end - run.start
 
+    def on_marked(self) -> None:
+        """cwnd was reduced for an ECN echo: no reduction before that can be taken back any more."""
+        self.undo_from = None
+
     def on_sent(self, now: int) -> None:
         """New data left while engaged."""
         if self.board is not None:

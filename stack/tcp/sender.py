@@ -280,8 +280,9 @@ class Sender:
             nxt += 1
             flights.append((nxt, now))
         if plan:
+            fresh_from = self.snd_max
             self._sending(plan[0][0], nxt, now, idle)
-            emit_burst(connection, plan)
+            emit_burst(connection, plan, fresh=plan[0][0] >= fresh_from)
             sent = True
         if connection.timers.retransmit.deadline is None:
             self._arm(now)
@@ -373,7 +374,7 @@ class Sender:
             self.small_end = end
         self.flights.append((end, now))
         self._sending(nxt, end, now, idle=False)
-        emit_burst(self.connection, ((nxt, size, flags),))
+        emit_burst(self.connection, ((nxt, size, flags),), fresh=True)
         return True
 
     def sent_again(self, start: int, end: int) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from stack.scheduler import NS_PER_S
 from stack.tcp.seqnum import older, unwrap
 from stack.tcp.transitions import TcpState
-from stack.wire.tcp import ACK, FIN, RST, SYN
+from stack.wire.tcp import ACK, ECE, FIN, RST, SYN
 
 if TYPE_CHECKING:
     from stack.tcp.pcb import Pcb
@@ -117,6 +117,8 @@ class Synchronized(State):
         if not seg.flags & ACK:
             return
         connection.heard()
+        if connection.ecn is not None:
+            connection.ecn.arrived(seg)
         if not self.check_ack(connection, seg):
             return
         # Sixth, check the URG bit: urgent data is read as ordinary data.
@@ -240,6 +242,8 @@ class Synchronized(State):
             echo = timestamps[1] if timestamps and connection.timestamps else None
             sender.acknowledge(ack, echo)
             sender.update_window(seg.window, seg.seq, ack)
+            if connection.ecn is not None and seg.flags & ECE:
+                connection.ecn.echoed(connection, ack - una)
             if seg.options.sack and connection.sack:
                 sender.recovery.on_sack(seg.options.sack, ack, echo)
             connection.event = True

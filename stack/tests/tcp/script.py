@@ -44,6 +44,7 @@ class Sent:
     gso_size: int
     src: bytes
     dst: bytes
+    tos: int = 0
 
     def __repr__(self) -> str:
         return f"[{self.header}, {len(self.data)} bytes]"
@@ -99,7 +100,7 @@ class FakeIp:
             assert facts["header_length"] == length - len(data)
         else:
             assert length + (20 if len(dst) == 4 else 40) <= route.mtu
-        self.sent.append(Sent(header, bytes(data), gso_size, src, dst))
+        self.sent.append(Sent(header, bytes(data), gso_size, src, dst, facts.get("tos", 0)))
 
     def offloads_for(self, route: Route) -> tuple[Offload, int]:
         return Offload.CSUM | Offload.TSO4 | Offload.TSO6, 65515
@@ -128,6 +129,7 @@ class Script:
         self.connection: Connection
         self.listener: Listener
         self.events = 0
+        self.tos = 0  # of what the peer sends
 
     # --- verbs ---------------------------------------------------------------------------------------------------
 
@@ -164,7 +166,7 @@ class Script:
         csum_ok: bool = True,
     ) -> None:
         view = memoryview(segment)
-        packet = FakePacket(self.peer, self.us, view, csum_ok, gso_size, kind)
+        packet = FakePacket(self.peer, self.us, view, csum_ok, gso_size, kind, self.tos)
         self.ip.handler(cast(IpPacket, packet))
         if turn:
             self.turn()
