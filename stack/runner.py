@@ -60,6 +60,9 @@ RECENT: Final = 20 * NS_PER_MS
 MAX_SPIN: Final = 200 * NS_PER_US
 #: Seconds; epoll_wait counts milliseconds in a C int.
 LONGEST_SLEEP: Final = 86400.0
+#: The main thread sleeps no longer than this at a time, seconds. Python looks for signals before it goes to sleep, and
+#: one that interrupts a sleep ends it; but one that comes just between the look and the sleep would wait for its end.
+SIGNAL_GAP: Final = 1.0
 
 #: The interpreter has one switch interval, whatever the number of Networks.
 SWITCHING: Final = SwitchInterval()
@@ -203,8 +206,10 @@ class _RealRunner:
 
     def _park(self, waiter: _Waiter, deadline: int) -> None:
         """At the gate until someone opens it or `deadline`."""
-        timeout = -1.0 if deadline == FOREVER else max(0.0, (deadline - self.clock()) / NS_PER_S)
-        if not waiter.gate.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
+        timeout = SIGNAL_GAP if threading.current_thread() is threading.main_thread() else threading.TIMEOUT_MAX
+        if deadline != FOREVER:
+            timeout = min(timeout, max(0.0, (deadline - self.clock()) / NS_PER_S))
+        if not waiter.gate.acquire(timeout=timeout):
             with self.network.turnstile, self.network.lock:
                 self._close_gate(waiter)
 
@@ -314,7 +319,10 @@ class _RealRunner:
         until = deadline if due is None or deadline < due else due
         waiter.asleep = True
         network.asleep_until = until
-        return _seconds(until, now)
+        seconds = _seconds(until, now)
+        if threading.current_thread() is not threading.main_thread():
+            return seconds
+        return SIGNAL_GAP if seconds < 0 else min(seconds, SIGNAL_GAP)
 
     def consider_switching(self, now: int) -> None:
         """Lock held, about to sleep: is somebody computing beside us? Only matters where outside events wake us."""
