@@ -242,6 +242,11 @@ class NetNamespace:
         iface.name = name
         self._by_name = {each.name: each for each in self._by_name.values()}  # the order of indexes stays
         self.changes.append(ChangeKind.NEW_LINK, iface, iface.index, f"renamed from {old}")
+        for address in iface.addresses:
+            if len(address.address) == 4:
+                label, colon, rest = address.label.partition(":")
+                address.label = name + colon + rest if colon and label == old else ""
+                self.changes.append(ChangeKind.NEW_ADDRESS, address, iface.index, IMPLIED)
 
     def set_up(self, iface: Interface, up: bool) -> None:
         """Take a link up or down, and with it what follows on Linux (RT-15).
@@ -308,6 +313,7 @@ class NetNamespace:
         if iface is self.lo:
             raise NetError(errno.EOPNOTSUPP, "lo cannot be removed")
         self._release_links(iface)
+        self.changes.origin = (0, 0)  # what goes with a link is nobody's request
         if iface.up:
             iface.set_up(False, "closing")
         self.autoconf.disable(iface, keep=True)

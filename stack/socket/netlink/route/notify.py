@@ -67,13 +67,19 @@ class Notifier:
     def observe(self, change: Change) -> None:
         if change.detail == SILENT or change.kind in _OTHERS:
             return
+        if change.detail in ("carrier", "no carrier") and not change.subject.up:
+            return  # Linux watches the carriers of links that are up
         group = self._group(change)
         request = self._request
         echo = request is not None and bool(request.flags & NLM_F_ECHO) and change.kind in _ATTRIBUTED
         if not echo and not self._table.has_listeners(group):
             return
         kind, flags, body = self._message(change)
-        port, seq = change.origin if change.kind in _ATTRIBUTED and not _implied(change) else (0, 0)
+        port, seq = change.origin
+        if change.kind is ChangeKind.NEW_NEIGHBOUR:
+            seq = 0
+        elif change.kind not in _ATTRIBUTED or _implied(change):
+            port = seq = 0
         data = pack(kind, flags, seq, port, body)
         if echo and request is not None and port:
             self._table.multicast(group, data, without=request.endpoint)

@@ -68,7 +68,7 @@ def show(entry: RouteEntry) -> bytes:
     else:
         ways["gateway"] = entry.gateway
         ways["oif"] = index or None
-        flags = _state(entry.iface, entry.onlink)
+        flags = 0 if entry.table == RT_TABLE_LOCAL else _state(entry.iface, entry.onlink)
     if ipv4:
         attributes["priority"] = entry.metric or None
         attributes["metrics"] = entry.metrics or None
