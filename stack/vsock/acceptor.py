@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 class Acceptor(Protocol):
     """Set as `GuestPort.acceptor`. Lock held by the caller; nothing waits."""
 
-    buffer: int  #: receive buffer of its connections, bytes
+    @property
+    def buffer(self) -> int:
+        """Receive buffer of its next connection, bytes."""
+        ...
 
     def requested(self, connection: VsockConnection) -> None:
         """The guest asks for `connection.local`, a stream: `answer` it, or `abort` it, now or later."""

@@ -9,7 +9,10 @@ import click
 from rich.console import Console
 
 from qemu.guest import Guest, GuestError
-from qemu.guest.bench import report, rig, rows
+from qemu.guest.bench import report, rig, rows, vsock
+
+#: There are many vsock rows; each is measured for no longer than this.
+VSOCK_SECONDS = 1.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,7 +42,11 @@ def main(quick: bool, seconds: float, rounds: int, output: Path) -> None:
             for row in rows.measure(guest, paths, seconds=seconds, rounds=rounds):
                 measured.append(row)
                 status.update(f"measured: {row.name}")
+            status.update("measuring vsock with the guest")
+            short = min(seconds, VSOCK_SECONDS)
+            streams = {"guest": list(vsock.guest_rows(guest, short, rounds))}
         with console.status("measuring on the driver rig"):
+            streams["rig"] = list(vsock.rig_rows(short, rounds))
             figures = {
                 "TCP driver to socket, 64 KiB superframes": rig.guest_to_stack(seconds),
                 "TCP socket to driver, 64 KiB superframes": rig.stack_to_guest(seconds),
@@ -50,7 +57,9 @@ def main(quick: bool, seconds: float, rounds: int, output: Path) -> None:
         console.print(f"[red]bench: {error}[/red]", highlight=False)
         sys.exit(1)
     report.show(console, measured, figures)
-    report.save(output, measured, figures, facts)
+    report.show_vsock(console, "vsock on the driver rig, beside a Unix stream socket", streams["rig"], vsock.PAIR)
+    report.show_vsock(console, "vsock with the real guest", streams["guest"], "")
+    report.save(output, measured, figures, facts, streams)
     console.print(f"figures in {output}")
 
 

@@ -39,7 +39,25 @@ def show(console: Console, rows: list[Row], rig: dict[str, float]) -> None:
         console.print(table)
 
 
-def save(path: Path, rows: list[Row], rig: dict[str, float], facts: dict[str, str]) -> None:
+def show_vsock(console: Console, title: str, rows: list[Row], peer: str) -> None:
+    """Every way of each row; ratios to `peer` where it was measured."""
+    ways = list(rows[0].figures) if rows else []
+    table = Table(title=title)
+    table.add_column("row")
+    for way in ways:
+        table.add_column(way, justify="right")
+    for row in rows:
+        cells = []
+        for way in ways:
+            ratio = f"  {row.ratio(way, peer):.2f}x" if peer in row.figures and way != peer else ""
+            cells.append(f"{row.median(way):,.2f} {row.unit}{ratio}")
+        table.add_row(row.name, *cells)
+    console.print(table)
+
+
+def save(
+    path: Path, rows: list[Row], rig: dict[str, float], facts: dict[str, str], vsock: dict[str, list[Row]]
+) -> None:
     """Everything measured, the single figures too."""
     content: dict[str, Any] = {
         "machine": {"kernel": platform.release(), "python": platform.python_version(), **facts},
@@ -53,6 +71,10 @@ def save(path: Path, rows: list[Row], rig: dict[str, float], facts: dict[str, st
             for row in rows
         ],
         "rig_gbps": rig,
+        "vsock": {
+            where: [{"name": row.name, "unit": row.unit, "figures": row.figures} for row in measured]
+            for where, measured in vsock.items()
+        },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
