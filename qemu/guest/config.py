@@ -49,6 +49,9 @@ class GuestConfig:
     stack: Stack | None = None  #: the node at the other end of the card; None: one called "gw" is made
     switch: Switch | None = None  #: plugs the card into this switch instead; nothing else is configured then
     address: str | None = None  #: the gateway's, e.g. "10.0.2.2/24"; None: the first free 10.0.N.2/24 from N = 2
+    #: The gateway's IPv6 address, e.g. "fd00::2/64": it then advertises itself as a router, and the guest's kernel
+    #: gives itself an address of that prefix, a second or two after boot. None: IPv6 stays link-local.
+    address6: str | None = None
     dhcp: bool = True  #: the gateway offers leases, and the guest (busybox) takes one before it counts as booted
     mac: bytes | None = None  #: None: one that is new in this process
     mtu: int = 1500

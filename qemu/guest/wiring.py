@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stack.iface.interface import Interface
     from stack.link import Capture, LinkDevice, Switch
     from stack.services.dhcp_service import DhcpService
+    from stack.services.router_advertisement import RouterAdvertiser
     from vhost_user import NetDevice, Server
 
 #: QEMU's own vendor prefix; the rest counts up.
@@ -131,11 +132,14 @@ class Wiring:
     def _join_gateway(self, device: LinkDevice, undo: ExitStack) -> None:
         address = self._config.address or self._free_address()
         try:
-            self.interface = self.stack.add_interface(device, addresses=[address])
+            addresses = [address] if self._config.address6 is None else [address, self._config.address6]
+            self.interface = self.stack.add_interface(device, addresses=addresses)
         except ValueError as error:
             raise SetupError(f"the guest's link cannot be set up: {error}") from error
         undo.callback(self._remove_interface, self.interface.name)
         self.gateway = address.partition("/")[0]
+        if self._config.address6 is not None:
+            self._advertise(self.interface, undo)
         if not self._config.dhcp:
             return
         from stack.services.dhcp import DhcpConfig
@@ -148,7 +152,16 @@ class Wiring:
             raise SetupError(f"no addresses can be given out on {address}: {error}") from error
         undo.callback(self._stop_service, service)
 
-    def _stop_service(self, service: DhcpService) -> None:
+    def _advertise(self, interface: Interface, undo: ExitStack) -> None:
+        from stack.services.router_advertisement import RouterAdvertiser, RouterConfig
+
+        with self.network.lock:
+            # Nobody else answers on this link: no need to wait before doing so.
+            advertiser = RouterAdvertiser(self.stack.netns, interface, RouterConfig(reply_delay=0))
+            self.network.finish()
+        undo.callback(self._stop_service, advertiser)
+
+    def _stop_service(self, service: DhcpService | RouterAdvertiser) -> None:
         with self.network.lock:
             service.close()
 
