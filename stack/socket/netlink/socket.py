@@ -20,6 +20,7 @@ from stack.socket.netlink.unbound import NetlinkUnbound
 from stack.socket.options import OptionTable
 
 if TYPE_CHECKING:
+    from stack.link.device import Buffer
     from stack.socket.base import Host
 
 #: (port id, group mask).
@@ -66,6 +67,11 @@ class NetlinkSocket(Socket):
         if level == SOL_NETLINK and length is not None and length < _INT and number in _FLAGS:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return super().get_option(level, number, length)
+
+    def set_option(self, level: int, number: int, value: int | Buffer) -> None:
+        if level == SOL_NETLINK and number in _FLAGS and not isinstance(value, int) and len(value) < _INT:
+            value = 0  # Linux does not look at less than an int
+        super().set_option(level, number, value)
 
     def flag(self, number: int) -> bool:
         """A boolean of SOL_NETLINK."""

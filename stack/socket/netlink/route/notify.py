@@ -82,7 +82,7 @@ class Notifier:
             port = seq = 0
         data = pack(kind, flags, seq, port, body)
         if echo and request is not None and port:
-            self._table.multicast(group, data, without=request.endpoint)
+            self._table.multicast(group, data, skip=request.endpoint.port)
             request.endpoint.deliver(Datagram(data, 0, 0, KERNEL))
         else:
             self._table.multicast(group, data)

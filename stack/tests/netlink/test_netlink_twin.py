@@ -1,0 +1,82 @@
+"""A kernel network namespace and a Stack are asked the same, and told the same (rows RT-01..RT-17, RT-E1..RT-E15).
+
+What differs is listed here, and in docs/netlink.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from stack import Network
+from stack.tests.netlink import monitor_script, script
+
+_NO_NAMESPACES = os.geteuid() != 0 or shutil.which("unshare") is None
+
+#: IFLA_AF_SPEC, IFLA_XDP, IFLA_DEVLINK_PORT, IFLA_DPLL_PIN, IFLA_MAX_PACING_OFFLOAD_HORIZON: about what is not here.
+ATTRIBUTES_LEFT_OUT = {("NEWLINK", number) for number in (26, 43, 62, 65, 66)}
+
+#: Steps whose notifications differ in order or number: the end is the same.
+#: * a veth's first message does not name its peer yet, where Linux says 0 or the peer's index;
+#: * a carrier that comes with `up` is told before it, and LOWER_UP with RUNNING; Linux's link watch tells it later;
+#: * Linux takes both ends of a veth down before it removes either.
+TOLD_OTHERWISE = {"new link", "up with carrier", "down", "up again", "link gone"}
+
+
+def kernel(module: str) -> Any:
+    """What the script `module` hears in a fresh network namespace of the kernel."""
+    if _NO_NAMESPACES:
+        pytest.skip("needs root and unshare(1) for a network namespace of the kernel")
+    command = ["unshare", "-n", sys.executable, "-m", f"stack.tests.netlink.{module}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if "Operation not permitted" in done.stderr:
+        pytest.skip("may not make a network namespace of the kernel here")
+    assert done.returncode == 0, done.stderr
+    return ast.literal_eval(done.stdout)
+
+
+def plain(value: Any) -> Any:
+    """As it looks after a trip through a pipe."""
+    return ast.literal_eval(repr(value))
+
+
+def settled(label: str, heard: list[Any]) -> list[Any]:
+    """The kernel lists neighbours in the order of a random hash."""
+    return sorted(heard, key=repr) if label == "neighbours" else heard
+
+
+def test_every_answer_is_the_kernels() -> None:
+    theirs, their_attributes = kernel("script")
+    with Network() as network:
+        ours, our_attributes = script.run(network.stack("gw").socket)
+    assert list(theirs) == list(ours)
+    for label in theirs:
+        assert settled(label, plain(ours[label])) == settled(label, theirs[label]), label
+    assert their_attributes - our_attributes == ATTRIBUTES_LEFT_OUT
+    assert our_attributes <= their_attributes
+
+
+def final(told: list[Any]) -> dict[Any, Any]:
+    """The last word about each link, and everything else in order."""
+    links = {each[5]["index"]: (each[0], each[5]["flags"], each[6]["operstate"]) for each in told if "LINK" in each[0]}
+    return {**links, "rest": [each for each in told if "LINK" not in each[0]]}
+
+
+def test_rt_17_every_notification_is_the_kernels() -> None:
+    theirs = kernel("monitor_script")
+    with Network() as network:
+        ours = monitor_script.run(network.stack("gw").socket, 0)
+    assert list(theirs) == list(ours)
+    for label in theirs:
+        mine = plain(ours[label])
+        if label in TOLD_OTHERWISE:
+            assert mine[0] == theirs[label][0], label
+            assert final(mine[1:]) == final(theirs[label][1:]), label
+        else:
+            assert mine == theirs[label], label
