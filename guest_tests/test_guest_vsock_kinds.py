@@ -149,7 +149,22 @@ def test_a_driver_that_starts_anew_ends_connections_and_keeps_listeners() -> Non
         again, _ = listener.accept()
         with again:
             again.settimeout(20)
-            assert len(again.recv(100)) == 5
+            assert (len(again.recv(100)), again.recv(100)) == (5, b"")
+        load.result(timeout=20)
+
+
+def test_another_cid_is_taken_when_the_driver_binds_again() -> None:
+    with Guest(net=False, cid=50) as guest, listening(guest, 6106, socket.SOCK_STREAM) as listener:
+        assert guest.vsock.device.set_guest_cid(51), "QEMU gave us a channel and was told"
+        assert guest.vsock.cid == 50
+        rebind(guest)
+        until(lambda: guest.vsock.cid == 51)
+        load = guest.load("send", "2", 6106, family="vsock", bytes=5)
+        connection, peer = listener.accept()
+        with connection:
+            assert peer[0] == 51
+            connection.settimeout(20)
+            assert (len(connection.recv(100)), connection.recv(100)) == (5, b"")
         load.result(timeout=20)
 
 

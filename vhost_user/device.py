@@ -26,11 +26,13 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import threading
 from typing import TYPE_CHECKING, Final
 
 from . import syscalls
 from .gate import Gate
+from .message import CONFIG_CHANGE
 from .virtqueue import Virtqueue
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class Device:
         self.features = 0  #: bits the driver acknowledged, transport bits 26 and 30 removed
         self.memory: MemoryTable | None = None  #: the guest's memory, owned here; control thread only
         self._log: DirtyLog | None = None
+        self._channel: socket.socket | None = None  # our messages to the front-end
         self.connected = False  #: a front-end owns the device
         self.closed = False
         #: Set by the owner; called on the data thread from `refresh`.
@@ -159,6 +162,7 @@ class Device:
                 self.rings[index].reset()
         self.set_memory(None)
         self.set_log(None)
+        self.set_channel(None)
         self.features = 0
         if self.connected:
             self.connected = False
@@ -198,6 +202,22 @@ class Device:
                 ring.set_log(log)
         if old is not None:
             old.close()
+
+    def set_channel(self, channel: socket.socket | None) -> None:
+        """Where the front-end hears from us unasked (owned from here on)."""
+        old, self._channel = self._channel, channel
+        if old is not None:
+            old.close()
+
+    def tell_config_changed(self) -> bool:
+        """Have the front-end ask for config space again. False: it gave us no way to tell it, or does not listen."""
+        if self._channel is None:
+            return False
+        try:
+            sent = self._channel.send(CONFIG_CHANGE, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return sent == len(CONFIG_CHANGE)
 
     def set_features(self, features: int) -> None:
         """The driver acknowledged `features`, already checked to be a subset of what was offered."""

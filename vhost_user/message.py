@@ -104,6 +104,7 @@ class Protocol(IntFlag):
     RARP = 1 << 2
     REPLY_ACK = 1 << 3
     NET_MTU = 1 << 4
+    BACKEND_REQ = 1 << 5
     CONFIG = 1 << 9
     CONFIGURE_MEM_SLOTS = 1 << 15
     STATUS = 1 << 16
@@ -152,7 +153,11 @@ RULES: Final[dict[int, Rule]] = {
     Request.REM_MEM_REG: Rule(U64.size + REGION.size, max_fds=1, feature=Protocol.CONFIGURE_MEM_SLOTS),
     Request.SET_STATUS: Rule(U64.size, feature=Protocol.STATUS),
     Request.GET_STATUS: Rule(0, feature=Protocol.STATUS, own_reply=True),
+    Request.SET_BACKEND_REQ_FD: Rule(0, max_fds=1, min_fds=1, feature=Protocol.BACKEND_REQ),
 }
+
+#: The one message of ours to the front-end (VHOST_USER_BACKEND_CONFIG_CHANGE_MSG): config space changed, ask for it.
+CONFIG_CHANGE: Final = HEADER.pack(2, VERSION, 0)
 
 
 def request_name(request: int) -> str:

@@ -22,6 +22,7 @@ Descriptors: `handle` takes those it keeps off the list; the caller closes the r
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 from .device import F_LOG_ALL, F_PROTOCOL_FEATURES
@@ -67,6 +68,7 @@ _BEFORE_OWNER: Final = frozenset(
         Request.SET_PROTOCOL_FEATURES,
         Request.GET_QUEUE_NUM,
         Request.GET_MAX_MEM_SLOTS,
+        Request.SET_BACKEND_REQ_FD,
     }
 )
 
@@ -213,6 +215,15 @@ class Session:
 
     def _set_log_fd(self, _payload: bytes, _fds: list[int]) -> _Answer:
         return None  # a doorbell for log writes; QEMU 7.2 has none to give. Not kept, so the caller closes it.
+
+    def _set_backend_req_fd(self, _payload: bytes, fds: list[int]) -> _Answer:
+        try:
+            channel = socket.socket(fileno=fds[0])
+        except OSError as error:
+            raise ProtocolError(f"the back-end channel is no socket: {error.strerror}") from None
+        fds.clear()
+        self.device.set_channel(channel)
+        return 0
 
     # -- rings ----------------------------------------------------------------------------------------------------
 
@@ -361,4 +372,5 @@ class Session:
         Request.REM_MEM_REG: _rem_mem_reg,
         Request.SET_STATUS: _set_status,
         Request.GET_STATUS: _get_status,
+        Request.SET_BACKEND_REQ_FD: _set_backend_req_fd,
     }

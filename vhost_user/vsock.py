@@ -112,13 +112,18 @@ class VsockDevice(Device):
         super().__init__(
             name=name,
             device_features=offered & ~disable,
-            protocol_features=Protocol.REPLY_ACK | Protocol.CONFIG | Protocol.CONFIGURE_MEM_SLOTS | Protocol.STATUS,
+            protocol_features=Protocol.REPLY_ACK
+            | Protocol.BACKEND_REQ
+            | Protocol.CONFIG
+            | Protocol.CONFIGURE_MEM_SLOTS
+            | Protocol.STATUS,
             ring_count=2,
             reported_queues=2,
             config=guest_cid.to_bytes(8, "little"),
             max_ring_size=max_ring_size,
         )
         self.guest_cid = guest_cid
+        self._next_cid = guest_cid  # what config space says
         self.carrier = False
         self.stream = True  #: negotiated or implied
         self.seqpacket = False
@@ -130,6 +135,7 @@ class VsockDevice(Device):
         #: Where each ring stopped. None: it has not run since the front-end came, so there is nothing to go on from.
         self._stopped_at: list[_Place | None] = [None, None]
         self._begun = False  # this start has been counted
+        self._reads_config = True  # the driver that starts next begins by reading config space
         self._records = ffi.new("struct vvsock_record[]", BURST_PACKETS)
         self._record_bytes = memoryview(ffi.buffer(self._records))
         self._chunks = ffi.new("struct chunk[]", BURST_PACKETS)
@@ -145,12 +151,26 @@ class VsockDevice(Device):
         self._portion = MAX_PAYLOAD
         self.rings[TX].max_chain_bytes = lib.VVSOCK_HEADER + MAX_PAYLOAD
 
+    def set_guest_cid(self, guest_cid: int) -> bool:
+        """Give the guest another CID, on any thread. Its driver takes it when it starts anew (Linux: when it rebinds).
+
+        True: QEMU was told and lets the driver know; otherwise it learns of it when it connects again. Raises
+        ValueError for a reserved CID.
+        """
+        if not MIN_GUEST_CID <= guest_cid <= MAX_GUEST_CID:
+            raise ValueError(f"guest CID {guest_cid} is reserved: use {MIN_GUEST_CID}..{MAX_GUEST_CID}")
+        with self.control_lock:
+            self._next_cid = guest_cid
+            self.config = guest_cid.to_bytes(8, "little")
+            return self.tell_config_changed()
+
     # -- control thread -------------------------------------------------------------------------------------------
 
     def on_connect(self) -> None:
         self._stopped_at = [None, None]
         self._was_started = [False, False]
         self._begun = False
+        self._reads_config = True
 
     def on_disconnect(self) -> None:
         self._generation += 1
@@ -165,7 +185,7 @@ class VsockDevice(Device):
                 self._begun = False
             elif not self._begun and self._stopped_at[index] not in (None, self._place(index)):
                 self._generation += 1
-                self._begun = True
+                self._begun = self._reads_config = True
 
     def _place(self, index: int) -> _Place:
         ring = self.rings[index]
@@ -179,6 +199,9 @@ class VsockDevice(Device):
         if self.generation != self._generation:
             self._rest = None
         self.generation = self._generation
+        if self.carrier and self._reads_config:
+            self._reads_config = False
+            self.guest_cid = self._inbox.guest_cid = self._next_cid
         self.seqpacket = bool(self.features & VsockFeature.SEQPACKET)
         self.stream = bool(self.features & VsockFeature.STREAM) or not self.features & VsockFeature.NO_IMPLIED_STREAM
         # A packet that needs more buffers than half the ring is sent in portions, lest it never fits.

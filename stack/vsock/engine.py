@@ -63,6 +63,14 @@ class VsockEngine:
             self.changes.append(ChangeKind.DEL_VSOCK, port, 0)
         return port
 
+    def move_guest(self, port: GuestPort, cid: int) -> bool:
+        """The guest of `port` has `cid` from now on. False: another one has, and what this one sends is dropped."""
+        if cid in self.guests or self.guests.get(port.guest_cid) is not port:
+            return False
+        del self.guests[port.guest_cid]
+        self.guests[cid] = port
+        return True
+
     def _deliver(self) -> None:
         self.loopback.service(BUDGET)
         if self._loop.arm():

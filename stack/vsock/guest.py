@@ -356,6 +356,8 @@ class GuestPort:
             self._forgotten()
             if transport.carrier and self._carrier:
                 what.append("reset")
+        if transport.guest_cid != self.guest_cid and self.engine.move_guest(self, transport.guest_cid):
+            self.guest_cid = transport.guest_cid
         if transport.carrier != self._carrier:
             self._carrier = transport.carrier
             what.append("carrier" if self._carrier else "no carrier")

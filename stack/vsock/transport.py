@@ -23,7 +23,7 @@ VsockTx: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, Buffer]
 class VsockTransport(Protocol):
     """One guest's vsock as the engine sees it. Same calling rules as `stack.link.device.LinkDevice`."""
 
-    guest_cid: int
+    guest_cid: int  #: may change together with the generation
     carrier: bool  #: the guest's driver is ready
     generation: int  #: counts driver resets and guests that left: connections of an earlier one are dead
     stream: bool  #: STREAM was negotiated, or is implied; of no meaning without carrier

@@ -40,6 +40,7 @@ ALL_PROTOCOL_FEATURES: Final = (
     | Protocol.RARP
     | Protocol.REPLY_ACK
     | Protocol.NET_MTU
+    | Protocol.BACKEND_REQ
     | Protocol.CONFIG
     | Protocol.CONFIGURE_MEM_SLOTS
     | Protocol.STATUS
@@ -92,6 +93,8 @@ class Driver:
         self.running = False
         self._bases: list[int] = []  # of stopped rings, by index
         self._memory_sent = False
+        #: What the device says unasked arrives here (BACKEND_REQ); None: it does not.
+        self.channel: socket.socket | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -107,6 +110,8 @@ class Driver:
         """Hang up without a word, as a QEMU that was killed, and give everything back. Idempotent."""
         self.running = False
         self.frontend.close()
+        if self.channel is not None:
+            self.channel.close()
         for ring in self.rings:
             ring.close()
         self.memory.close()
@@ -121,6 +126,10 @@ class Driver:
             self.on_queue_num(fe.get_queue_num())
         if fe.protocol_features & Protocol.CONFIGURE_MEM_SLOTS:
             fe.get_max_mem_slots()
+        if fe.protocol_features & Protocol.BACKEND_REQ:
+            self.channel, theirs = socket.socketpair()
+            with theirs:
+                fe.set_backend_req_fd(theirs.fileno())
         fe.set_owner()
         if fe.get_features() != self.offered:
             raise DriverError("the device offers other features when asked again")

@@ -197,6 +197,9 @@ class Frontend:
     def set_vring_err(self, index: int, fd: int | None) -> None:
         self._ring_fd(Request.SET_VRING_ERR, index, fd)
 
+    def set_backend_req_fd(self, fd: int) -> None:
+        self.ack(Request.SET_BACKEND_REQ_FD, b"", [fd])
+
     def _ring_fd(self, request: int, index: int, fd: int | None) -> None:
         if fd is None:
             self.ack(request, U64.pack(index | VRING_NOFD))

@@ -53,6 +53,7 @@ def whole_start() -> list[Step]:
         Step(emit_request(Request.SET_PROTOCOL_FEATURES, _u64(World.PROTOCOL))),
         Step(emit_request(Request.GET_QUEUE_NUM)),
         Step(emit_request(Request.GET_MAX_MEM_SLOTS)),
+        Step(emit_request(Request.SET_BACKEND_REQ_FD, need_reply=True), (KINDS.index("socket"),)),
         Step(emit_request(Request.SET_OWNER)),
         Step(emit_request(Request.SET_FEATURES, _u64(World.FEATURES), need_reply=True)),
         Step(emit_request(Request.SET_MEM_TABLE, emit_table([(GPA, SIZE, UVA, 0)]), need_reply=True), (1,)),
@@ -101,6 +102,7 @@ class World:
         | Protocol.RARP
         | Protocol.REPLY_ACK
         | Protocol.NET_MTU
+        | Protocol.BACKEND_REQ
         | Protocol.CONFIG
         | Protocol.CONFIGURE_MEM_SLOTS
         | Protocol.STATUS

@@ -15,6 +15,7 @@ ALL_FEATURES = int(
     | Protocol.RARP
     | Protocol.REPLY_ACK
     | Protocol.NET_MTU
+    | Protocol.BACKEND_REQ
     | Protocol.CONFIG
     | Protocol.CONFIGURE_MEM_SLOTS
     | Protocol.STATUS
@@ -23,7 +24,7 @@ ALL_FEATURES = int(
 #: Payload sizes as the specification's table has them, written out independently of RULES.
 SIZES = {
     1: 0, 2: 8, 3: 0, 4: 0, 5: 40, 6: 16, 7: 0, 8: 8, 9: 40, 10: 8, 11: 8, 12: 8, 13: 8, 14: 8, 15: 0, 16: 8, 17: 0,
-    18: 8, 19: 8, 20: 8, 24: 12, 25: 12, 36: 0, 37: 40, 38: 40, 39: 8, 40: 0,
+    18: 8, 19: 8, 20: 8, 21: 0, 24: 12, 25: 12, 36: 0, 37: 40, 38: 40, 39: 8, 40: 0,
 }  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def test_every_request_takes_exactly_its_payload_size(request_id: int) -> None:
 
 
 #: (fewest, most) descriptors by request; KICK/CALL/ERR are settled by their NOFD bit, SET_MEM_TABLE by its regions.
-FDS = {5: (1, 8), 6: (1, 1), 7: (1, 1), 12: (0, 1), 13: (0, 1), 14: (0, 1), 37: (1, 1), 38: (0, 1)}
+FDS = {5: (1, 8), 6: (1, 1), 7: (1, 1), 12: (0, 1), 13: (0, 1), 14: (0, 1), 21: (1, 1), 37: (1, 1), 38: (0, 1)}
 
 
 @pytest.mark.parametrize("request_id", sorted(SIZES))
@@ -101,7 +102,7 @@ def test_every_request_takes_only_its_descriptors(request_id: int) -> None:
 
 
 #: Protocol feature bit by request, from the specification.
-GATES = {6: 1, 17: 0, 19: 2, 20: 4, 24: 9, 25: 9, 36: 15, 37: 15, 38: 15, 39: 16, 40: 16}
+GATES = {21: 5, 6: 1, 17: 0, 19: 2, 20: 4, 24: 9, 25: 9, 36: 15, 37: 15, 38: 15, 39: 16, 40: 16}
 
 
 @pytest.mark.parametrize("request_id", sorted(SIZES))

@@ -76,6 +76,7 @@ HANDSHAKE = {
     Request.SET_PROTOCOL_FEATURES,
     Request.GET_QUEUE_NUM,
     Request.GET_MAX_MEM_SLOTS,
+    Request.SET_BACKEND_REQ_FD,
 }
 
 
@@ -88,6 +89,25 @@ def test_before_set_owner_only_the_handshake_is_spoken(request_id: int) -> None:
         with pytest.raises(ProtocolError, match=f"{Request(request_id).name} before SET_OWNER"):
             front.say(request_id, payload, [front.memory.fd] * count)
     device.close()
+
+
+def test_the_back_ends_channel_is_a_socket_and_closed_with_the_session() -> None:
+    before = open_fds()
+    device = RecordingDevice(protocol=NET_PROTOCOL | Protocol.BACKEND_REQ)
+    with FrontEnd(Session(device)) as front:
+        front.say(Request.SET_PROTOCOL_FEATURES, struct.pack("<Q", device.protocol_features))
+        for _ in range(2):  # the second takes the place of the first
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                front.say(Request.SET_BACKEND_REQ_FD, b"", [theirs.fileno()])
+                assert device.tell_config_changed()
+                assert ours.recv(100) == bytes.fromhex("02000000 01000000 00000000")
+        assert not device.tell_config_changed(), "nobody listens any more"
+        with pytest.raises(ProtocolError, match="no socket"):
+            front.say(Request.SET_BACKEND_REQ_FD, b"", [front.memory.fd])
+    device.close()
+    assert not device.tell_config_changed()
+    assert open_fds() == before
 
 
 def test_a_second_owner_is_an_error(owned: FrontEnd) -> None:
@@ -604,7 +624,7 @@ def test_what_was_not_offered_is_an_error_not_a_crash(owned: FrontEnd, request_i
 @pytest.mark.parametrize("request_id", sorted(RULES), ids=lambda r: Request(r).name)
 def test_no_request_keeps_a_descriptor_it_must_not_have(request_id: int) -> None:
     """CVE-2019-14818, CVE-2020-10726, CVE-2022-0669: one descriptor too many, on every request there is."""
-    device = RecordingDevice(protocol=NET_PROTOCOL | Protocol.CONFIG, config=bytes(8))
+    device = RecordingDevice(protocol=NET_PROTOCOL | Protocol.CONFIG | Protocol.BACKEND_REQ, config=bytes(8))
     with FrontEnd(Session(device)) as front:
         front.say(Request.SET_PROTOCOL_FEATURES, struct.pack("<Q", device.protocol_features))
         front.say(Request.SET_OWNER)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import select
+import socket
 from typing import Any
 
 import pytest
 
 from vhost_user.driver import Descriptor, GuestMemory, VsockPacket
+from vhost_user.driver.base import ALL_PROTOCOL_FEATURES
 from vhost_user.driver.vsock import ALL_FEATURES, OP_CREDIT_UPDATE, OP_REQUEST, OP_RST, OP_RW, OP_SHUTDOWN
 from vhost_user.features import VsockFeature
+from vhost_user.message import Protocol
 from vhost_user.vsock import VsockDevice, VsockTx
 
 from .device_rig import CID, vsock_rig
@@ -277,6 +280,32 @@ def test_the_guest_learns_its_cid_from_config_space() -> None:
     with vsock_rig(VsockDevice(0xFFFFFFFE)) as (device, guest):
         assert guest.guest_cid == device.guest_cid == 0xFFFFFFFE
         assert guest.frontend.get_config(4, 4) == bytes(4)  # the upper half must be 0
+
+
+def test_another_cid_is_announced_and_taken_by_the_driver_that_starts_next() -> None:
+    with vsock_rig() as (device, guest):
+        assert guest.channel is not None
+        assert device.set_guest_cid(77)
+        assert guest.channel.recv(100, socket.MSG_DONTWAIT) == bytes.fromhex("02000000 01000000 00000000")
+        assert guest.frontend.get_config(0, 8) == (77).to_bytes(8, "little")
+        guest.send([packet()])
+        assert (len(device.receive(8)), device.guest_cid) == (1, CID)
+        guest.stop()
+        guest.start()
+        assert (state(device), device.guest_cid) == ((True, 1), CID)  # a pause is not a start
+        guest.reset()
+        guest.start()
+        assert (state(device), device.guest_cid) == ((True, 2), 77)
+        guest.send([packet(), packet(src_cid=77)])
+        assert [got[0] for got in device.receive(8)] == [77]
+        with pytest.raises(ValueError, match="reserved"):
+            device.set_guest_cid(2)
+
+
+def test_without_a_channel_another_cid_is_only_seen_when_asked_for() -> None:
+    with vsock_rig(protocol_features=ALL_PROTOCOL_FEATURES & ~Protocol.BACKEND_REQ) as (device, guest):
+        assert not device.set_guest_cid(77)
+        assert guest.frontend.get_config(0, 8) == (77).to_bytes(8, "little")
 
 
 @pytest.mark.parametrize("cid", [-1, 0, 1, 2, 0xFFFFFFFF, 1 << 32, 0xFFFFFFFFFFFFFFFF])

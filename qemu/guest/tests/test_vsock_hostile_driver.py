@@ -351,7 +351,7 @@ def test_what_is_in_one_burst_behind_the_end_finds_nobody(rig: Rig) -> None:
 
 
 def test_a_guest_that_never_takes_its_answers_is_still_listened_to() -> None:
-    """Firecracker 2057, vhost-device 494: a receive ring without buffers stops only what goes there, until they come."""
+    """Firecracker 2057, vhost-device 494: a receive ring without buffers stops what goes there, and nothing else."""
     rig = Rig(rx_size=2, tx_size=4)
     try:
         listener = rig.listen()
@@ -451,6 +451,21 @@ def test_a_guest_is_taken_away_and_given_back_at_run_time(rig: Rig) -> None:
     rig.settle()
     rig.send(rig.packet(OP_REQUEST))
     assert rig.ops() == [OP_RESPONSE]
+
+
+def test_another_cid_is_the_guests_from_its_next_start(rig: Rig) -> None:
+    made = rig.connected()
+    rig.device.set_guest_cid(44)
+    rig.guest.reset()
+    rig.guest.start()
+    rig.settle()
+    with pytest.raises(ConnectionResetError):
+        made.recv(1)
+    assert list(rig.stack.vsock.guests) == [44]
+    rig.guest.guest_cid = 44
+    rig.send(rig.packet(OP_REQUEST))
+    (answer,) = rig.answers()
+    assert (answer.dst_cid, answer.op) == (44, OP_RESPONSE)
 
 
 def test_the_same_cid_in_two_networks_never_clashes() -> None:
