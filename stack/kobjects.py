@@ -29,7 +29,9 @@ from stack.events import Action, Uevent, parse_synthetic
 from stack.iface.changes import Change, ChangeKind, ChangeLog
 from stack.netns import ARRIVED, MOVED
 from stack.socket.base import AGAIN, Again, Timeout, os_error
+from stack.socket.netlink import multicast
 from stack.socket.poll import ERR, IN, Pollee
+from stack.wire.netlink.header import NETLINK_KOBJECT_UEVENT
 
 if TYPE_CHECKING:
     from stack.core import World
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from stack.vsock import VsockEngine
     from stack.vsock.guest import GuestPort
 
-NETLINK_KOBJECT_UEVENT: Final = 15  # <linux/netlink.h>
 KERNEL_GROUP: Final = 1  # group 2 is udevd's own (UE-06)
 QUEUE_EVENTS: Final = 1024  # events a subscription keeps
 _NET: Final = "/devices/virtual/net"
@@ -190,9 +191,8 @@ class Events:
         for subscription in tuple(self.subscriptions):
             if subscription.netns in (None, found.netns):
                 subscription.deliver(event)
-        netlink = getattr(found.netns, "netlink", None)
-        if netlink is not None:  # somebody has a netlink socket there
-            netlink[NETLINK_KOBJECT_UEVENT].multicast(KERNEL_GROUP, event.emit())
+        if found.netns.netlink is not None:  # somebody has a netlink socket there
+            multicast(found.netns, NETLINK_KOBJECT_UEVENT, KERNEL_GROUP, event.emit())
 
     def synthesize(self, found: Object, text: bytes, credentials: Credentials) -> None:
         """See `Kobject.uevent`. Raises NetError."""
