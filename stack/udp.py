@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import DropReason, Drops, NetError
+from stack.ip.listening import Listening, is_group
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.ip.route import Route, RouteKind
 from stack.wire.checksum import pseudo_sum
@@ -39,6 +40,7 @@ MAX_PAYLOAD6: Final = 65535 - HEADER_LENGTH
 
 #: Looking a member up in its enum costs more than the comparison.
 _UNICAST: Final = PacketKind.UNICAST
+_MULTICAST: Final = PacketKind.MULTICAST
 _BROADCAST_ROUTE: Final = RouteKind.BROADCAST
 _MULTICAST_ROUTE: Final = RouteKind.MULTICAST
 
@@ -91,6 +93,8 @@ class UdpEndpoint:
         self.tos = 0
         self.bind_ifindex = 0  #: SO_BINDTODEVICE: only this interface, 0: any
         self.multicast_ifindex = 0
+        self.multicast_loop = True  #: IP_MULTICAST_LOOP: our own sockets get what we send to groups
+        self.groups: Listening | None = None  #: see `listening`
         self.drops = Drops()
         self.closed = False
 
@@ -102,6 +106,13 @@ class UdpEndpoint:
     @property
     def bound(self) -> BoundPort:
         return self._bound
+
+    @property
+    def listening(self) -> Listening:
+        """Joins and leaves groups; left on `close`."""
+        if self.groups is None:
+            self.groups = Listening(self._ip)
+        return self.groups
 
     # --- sending ------------------------------------------------------------------------------------------------
 
@@ -183,6 +194,7 @@ class UdpEndpoint:
             tos=self.tos if tos is None else tos,
             dont_fragment=self.dont_fragment,
             csum_start_offset=checksum_offset,
+            loop=self.multicast_loop,
         )
         return size
 
@@ -242,6 +254,9 @@ class UdpEndpoint:
                 score += 2
         elif any(bound.addr) or bound.v6only or len(bound.addr) == 4:
             return 0
+        groups = self.groups
+        if packet.kind is _MULTICAST and groups is not None and is_group(dst) and not groups.hears(packet):
+            return 0
         if self.bind_ifindex:
             if packet.iface.index != self.bind_ifindex:
                 return 0
@@ -285,6 +300,8 @@ class UdpEndpoint:
             self.closed = True
             self._queue.clear()
             self._charge = 0
+            if self.groups is not None:
+                self.groups.close()
             self._layer.forget(self)
             self._bound.release()
 

@@ -10,7 +10,7 @@ from stack.ip.errormap import classify6
 from stack.ip.icmp4 import EchoHandler
 from stack.ip.ndp import Ndp
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
-from stack.wire import icmpv6
+from stack.wire import icmpv6, mld
 from stack.wire.error import WireError
 from stack.wire.ipv6 import (
     FRAGMENT_HEADER,
@@ -62,6 +62,8 @@ class Icmp6:
             router = self.on_solicitation.get(packet.iface.index)
             if router is not None:
                 router(packet, message)
+        elif kind in mld.TYPES:
+            self._ip.mld.receive(packet, message)
         elif kind < icmpv6.FIRST_INFORMATIONAL:
             self._error(packet, message)
 

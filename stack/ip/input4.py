@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stack.errors import DropReason
 from stack.ip.packet import IpPacket, PacketKind
 from stack.ip.reassembly import TIMEOUT4, Partial, Reassembler
-from stack.wire import icmp
+from stack.wire import icmp, igmp
 from stack.wire.checksum import checksum, partial_sum, pseudo_sum
 from stack.wire.error import WireError
 from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
@@ -37,6 +37,7 @@ _FIELDS: Final = struct.Struct("!BBHHHBB2x4s4s")
 _WORDS: Final = struct.Struct(f"!{ETHERNET_LENGTH}xQQI")
 _HEADER_END: Final = ETHERNET_LENGTH + HEADER_LENGTH
 _UNICAST: Final = PacketKind.UNICAST
+_MULTICAST: Final = PacketKind.MULTICAST
 #: By how the link addressed the frame, for our unicast address inside it.
 _BY_LINK: Final = (PacketKind.UNICAST, PacketKind.BROADCAST, PacketKind.MULTICAST)
 #: NEEDS_CSUM | DATA_VALID
@@ -90,6 +91,10 @@ class Ipv4Input:
                 self._drops.count(DropReason.MARTIAN_DESTINATION if is_loopback(dst) else DropReason.NOT_FOR_US)
                 return
             kind = _UNICAST
+        elif kind is _MULTICAST and proto != igmp.PROTO and not self._ip.accepts_group(dst, iface, src):
+            # IGMP itself passes: a query for a group comes from a router, whatever sources the group is joined for.
+            self._drops.count(DropReason.NOT_FOR_US)
+            return
         if not iface.loopback:
             lead = src[0]
             suspicious = lead >= 224 or lead == 127 or lead == 0 or dst[0] == 127 or src in self._local

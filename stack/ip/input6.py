@@ -8,7 +8,7 @@ from stack.errors import DropReason
 from stack.ip.input4 import transport_checksum_ok
 from stack.ip.packet import IpPacket, PacketKind
 from stack.ip.reassembly import TIMEOUT6, Partial, Reassembler
-from stack.wire import icmpv6
+from stack.wire import icmpv6, mld
 from stack.wire.error import WireError
 from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
 from stack.wire.ipv6 import (
@@ -18,6 +18,7 @@ from stack.wire.ipv6 import (
     HEADER,
     HEADER_LENGTH,
     HOP_BY_HOP,
+    ICMPV6,
     LOOPBACK,
     MAX_PAYLOAD_LENGTH,
     NO_NEXT_HEADER,
@@ -68,6 +69,9 @@ class Ipv6Input:
             if iface.index in self._ip.forwarding.active6:
                 self._ip.forwarding.forward6(iface, frame, link_kind, flags, gso_size)
                 return
+            self._drops.count(DropReason.NOT_FOR_US)
+            return
+        if kind is _MULTICAST and proto not in _EXTENSIONS and not self._ip.accepts_group(dst, iface, src):
             self._drops.count(DropReason.NOT_FOR_US)
             return
         if src[0] == 0xFF or (not iface.loopback and self._martian(src, dst)):
@@ -179,6 +183,11 @@ class Ipv6Input:
         return True
 
     def _deliver(self, packet: IpPacket, pointer: int) -> None:
+        # MLD passes: a query for a group comes from a router, whatever sources the group is joined for.
+        group = packet.dst[0] == 0xFF and not _is_mld(packet)
+        if group and not self._ip.accepts_group(packet.dst, packet.iface, packet.src):
+            self._drops.count(DropReason.NOT_FOR_US)
+            return
         handler = self._handlers.get(packet.proto)
         if handler is None:
             self._unknown_protocol(packet, pointer)
@@ -238,3 +247,7 @@ class Ipv6Input:
         if partial.context is not None:
             packet: IpPacket = partial.context[0]
             self._ip.icmp6.send_error(packet, icmpv6.TIME_EXCEEDED, icmpv6.REASSEMBLY_EXCEEDED)
+
+
+def _is_mld(packet: IpPacket) -> bool:
+    return packet.proto == ICMPV6 and len(packet.payload) > 0 and packet.payload[0] in mld.TYPES

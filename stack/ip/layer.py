@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import Drops, NetError
 from stack.ip.forward import Forwarding
+from stack.ip.groups import Groups, Membership
 from stack.ip.icmp4 import Icmp4
 from stack.ip.icmp6 import Icmp6
+from stack.ip.igmp import Igmp
 from stack.ip.input4 import Ipv4Input
 from stack.ip.input6 import Ipv6Input
+from stack.ip.mld import Mld
 from stack.ip.output import IpOutput
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.ip.pmtu import PathMtus
@@ -34,7 +37,7 @@ from stack.ip.ratelimit import IcmpRateLimit
 from stack.ip.route import Route, RouteEntry, RouteKind
 from stack.ip.source import SourceSelection, select4
 from stack.link.device import TxFrame
-from stack.wire import icmp, icmpv6, ipv4, ipv6
+from stack.wire import icmp, icmpv6, igmp, ipv4, ipv6
 from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
 
@@ -75,7 +78,9 @@ class IpLayer:
         self.ports = {
             proto: PortTable(scheduler.rng, is_local=self.is_local) for proto in (ipv4.PROTO_TCP, ipv4.PROTO_UDP)
         }
-        self._groups: dict[tuple[bytes, int], int] = {}  # (group, ifindex) -> how many joined
+        self.groups = Groups(self.refresh)  #: memberships of multicast groups
+        self._joined: dict[tuple[bytes, int], list[Membership]] = {}
+        self.standing_groups: set[bytes] = set()  #: those we are in by being what we are
         self._cache: dict[tuple[bytes, bytes | None, int], Route] = {}
         self._path_mtus = PathMtus(scheduler, self.invalidate)
         self._mtu6: dict[int, int] = {}  # by ifindex: what a router advertised, less than the link's own
@@ -91,6 +96,9 @@ class IpLayer:
         self.output = output.send
         #: The link-layer side of a Route, see `IpOutput.neighbour`.
         self.neighbour = output.neighbour
+        self.igmp = Igmp(self)
+        self.mld = Mld(self)
+        self.handlers4[igmp.PROTO] = self.igmp.receive
         self.handlers4[ipv4.PROTO_ICMP] = self.icmp4.receive
         self.handlers6[ipv6.ICMPV6] = self.icmp6.receive
 
@@ -215,8 +223,10 @@ class IpLayer:
         gone = [entry for table in (self.routes4, self.routes6) for entry in table if entry.uses(iface)]
         for entry in gone:
             self.remove_route(entry)
-        for group, index in [key for key in self._groups if key[1] == iface.index]:
-            del self._groups[group, index]
+        self.igmp.reporter.forget(iface)
+        self.mld.reporter.forget(iface)
+        self.groups.forget(iface)
+        self._joined = {key: joined for key, joined in self._joined.items() if key[1] != iface.index}
         iface.on_unreachable = iface.on_link_change = iface.solicit6 = None
         self.refresh()
         return gone
@@ -234,22 +244,19 @@ class IpLayer:
         return removed
 
     def join_group(self, group: bytes, iface: Interface) -> None:
-        """Receive packets to `group` (counted: leave as often as joined)."""
-        key = (group, iface.index)
-        self._groups[key] = self._groups.get(key, 0) + 1
-        self.refresh()
+        """Receive packets to `group` from everybody (leave as often as joined). See `Groups.join` for filters."""
+        self._joined.setdefault((group, iface.index), []).append(self.groups.join(group, iface))
 
     def leave_group(self, group: bytes, iface: Interface) -> None:
         """Raises NetError(EADDRNOTAVAIL) if nobody joined."""
-        key = (group, iface.index)
-        count = self._groups.get(key, 0)
-        if not count:
+        joined = self._joined.get((group, iface.index))
+        if not joined:
             raise NetError(errno.EADDRNOTAVAIL)
-        if count == 1:
-            del self._groups[key]
-        else:
-            self._groups[key] = count - 1
-        self.refresh()
+        joined.pop().leave()
+
+    def accepts_group(self, group: bytes, iface: Interface, src: bytes) -> bool:
+        """Is a packet of `src` to `group` for us, on this interface?"""
+        return group in self.standing_groups or self.groups.accepts(group, iface, src)
 
     def refresh(self) -> None:
         """Addresses or interfaces changed: work out anew which destinations are ours."""
@@ -261,8 +268,6 @@ class IpLayer:
         self.forwarding.refresh()
         if self.forwarding.active6:
             local[ipv6.ALL_ROUTERS] = PacketKind.MULTICAST
-        for group, _ in self._groups:
-            local[group] = PacketKind.MULTICAST
         unicasts: list[bytes] = []
         for iface in self.interfaces.values():
             for each in iface.addresses:
@@ -273,6 +278,9 @@ class IpLayer:
                 elif each.broadcast is not None:
                     local[each.broadcast] = PacketKind.BROADCAST
                     local[each.network] = PacketKind.BROADCAST  # RFC 1122 3.3.6: the old form, all zeros
+        self.standing_groups = {group for group, kind in local.items() if kind is PacketKind.MULTICAST}
+        for group in self.groups:
+            local[group] = PacketKind.MULTICAST
         for address in unicasts:
             local[address] = PacketKind.UNICAST
         self.local.clear()  # the parts hold on to this very dict

@@ -33,6 +33,7 @@ _FRAME6: Final = struct.Struct("!12sHIHBB16s16s")
 #: Looking a member up in its enum costs more than the comparison.
 _UNICAST: Final = RouteKind.UNICAST
 _LOCAL: Final = RouteKind.LOCAL
+_MULTICAST: Final = RouteKind.MULTICAST
 _BLANK_MACS: Final = bytes(12)
 _START4: Final = 34  # bytes: Ethernet header and IPv4 header
 _START6: Final = 54  # bytes: Ethernet header and IPv6 header
@@ -64,12 +65,14 @@ class IpOutput:
         gso_type: int = 0,
         gso_size: int = 0,
         header_length: int = 0,
+        loop: bool = True,
     ) -> None:
         """Send the transport datagram made of `parts` (`length` bytes together); it leaves at the end of the turn.
 
         `csum_start_offset`: offset in ``parts[0]`` of a checksum field that holds the pseudo-header's partial sum and
         is to be finished by the link; None: nothing is to be done. `gso_type`/`gso_size`/`header_length` (of the
         transport header) make it a superframe. Without `dont_fragment` it is cut into fragments if it must.
+        Without `loop` our own sockets get no copy of a multicast.
         Raises NetError: EMSGSIZE (too long), ENETDOWN.
         """
         iface = route.iface
@@ -81,7 +84,7 @@ class IpOutput:
         if len(dst) == 4:
             total = length + 20
             if (total > route.mtu and not gso_type) or total > 65535:
-                self._fragment4(route, src, dst, proto, parts, length, ttl, tos, dont_fragment, csum_start_offset)
+                self._fragment4(route, src, dst, proto, parts, length, ttl, tos, dont_fragment, csum_start_offset, loop)
                 return
             if dont_fragment:
                 ident = 0  # RFC 6864 4.1: an atomic datagram's means nothing
@@ -109,7 +112,7 @@ class IpOutput:
             start = _START4
         else:
             if (length + 40 > route.mtu and not gso_type) or length > 65535:
-                self._fragment6(route, src, dst, proto, parts, length, ttl, tos, dont_fragment, csum_start_offset)
+                self._fragment6(route, src, dst, proto, parts, length, ttl, tos, dont_fragment, csum_start_offset, loop)
                 return
             total = length + 40
             first = _FRAME6.pack(
@@ -134,7 +137,7 @@ class IpOutput:
         else:
             iface.enqueue(frame, total + 14)
         kind = route.kind
-        if kind is not _UNICAST and kind is not _LOCAL:
+        if kind is not _UNICAST and kind is not _LOCAL and (loop or kind is not _MULTICAST):
             self._copy_to_us(route, frame, total + 14)
 
     def neighbour(self, route: Route) -> Neighbour:
@@ -186,6 +189,7 @@ class IpOutput:
         tos: int,
         dont_fragment: bool,
         csum_start_offset: int | None,
+        loop: bool,
     ) -> None:
         """RFC 791 3.2, "an example fragmentation procedure"."""
         if dont_fragment or length > _MAX4:
@@ -198,7 +202,7 @@ class IpOutput:
             more = offset + step < length
             fragment = offset >> 3 | (ipv4.FLAG_MF if more else 0)
             header = ipv4.Ipv4Header(src, dst, proto, len(piece) + 20, ident, fragment, ttl, tos).emit()
-            self._send_piece(route, _BLANK_MACS + b"\x08\x00" + header, piece)
+            self._send_piece(route, _BLANK_MACS + b"\x08\x00" + header, piece, loop)
 
     def _fragment6(
         self,
@@ -212,6 +216,7 @@ class IpOutput:
         traffic_class: int,
         dont_fragment: bool,
         csum_start_offset: int | None,
+        loop: bool,
     ) -> None:
         """RFC 8200 4.5; only the source of a packet may do this."""
         if dont_fragment or length > ipv6.MAX_PAYLOAD_LENGTH:
@@ -226,13 +231,13 @@ class IpOutput:
             header = ipv6.Ipv6Header(
                 src, dst, ipv6.FRAGMENT_HEADER, len(fragment) + len(piece), hop_limit, traffic_class
             ).emit()
-            self._send_piece(route, _BLANK_MACS + b"\x86\xdd" + header + fragment, piece)
+            self._send_piece(route, _BLANK_MACS + b"\x86\xdd" + header + fragment, piece, loop)
 
-    def _send_piece(self, route: Route, head: bytes, piece: memoryview) -> None:
+    def _send_piece(self, route: Route, head: bytes, piece: memoryview, loop: bool) -> None:
         frame: TxFrame = ((head, piece), 0, 0, 0, 0, 0, 0)
         length = len(head) + len(piece)
         route.iface.send_unresolved(self.neighbour(route), frame, length)
-        if route.kind not in (_UNICAST, _LOCAL):
+        if route.kind not in (_UNICAST, _LOCAL) and (loop or route.kind is not _MULTICAST):
             self._copy_to_us(route, frame, length)
 
 
