@@ -19,7 +19,7 @@ from stack.wire.netlink.rtnetlink import AF_INET, Group, Rtm
 from stack.wire.netlink.rule import RULE
 
 GROUPS = (Group.LINK, Group.NEIGH, Group.IPV4_IFADDR, Group.IPV4_ROUTE, Group.IPV4_RULE)
-QUIET = 0.5  # seconds: the kernel's link watch is done by then
+QUIET = 0.25  # seconds: the kernel's link watch is done by then
 
 
 def run(module: Any, quiet: float = QUIET) -> dict[str, list[Any]]:

@@ -435,6 +435,8 @@ def _way(netns: NetNamespace, width: int, oif: int, gateway: bytes | None, hop: 
         raise NetlinkError(code, words) from None
     if width == 4 and found.kind is RouteKind.LOCAL:
         owner = next((each for each in netns.ip.interfaces.values() if each.has_address(gateway)), found.iface)
+        if not owner.up:
+            raise NetlinkError(errno.ENETDOWN, "Nexthop device is not up")
         return NextHop(iface or owner, gateway, hop.get("hops", 0) + 1)  # our own address: as good as none
     if found.kind is not RouteKind.UNICAST or found.next_hop != gateway:
         raise NetlinkError(errno.EINVAL, words)
