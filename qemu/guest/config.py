@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +14,7 @@ from qemu.guest.image import Share
 from qemu.guest.kernel import Kernel, KernelError, find_kernel, kernel_from_file
 
 if TYPE_CHECKING:
+    from qemu.guest.journal import JournalEntry
     from stack import Network, Stack
     from stack.link import Switch
 
@@ -60,6 +61,9 @@ class GuestConfig:
     cid: int | None = None  #: None: the first free one from 3
     vsock_uds: Path | None = None  #: hybrid Unix socket for other programs, and prefix of those the guest reaches
     vsock_groups: tuple[str, ...] = ()  #: guests of one Stack with a group in common reach each other over vsock
+    systemd: bool = False  #: the guest's systemd reports readiness, exit status and journal: see Guest.systemd
+    journal_tee: Callable[[JournalEntry], object] | None = None  #: gets each journal entry as it comes
+    credentials: Mapping[str, str] = field(default_factory=dict)  #: systemd credentials for the guest, by name
     pcap: Path | None = None  #: every frame of the card goes to this pcapng file
 
     boot_timeout: float = DEFAULT_BOOT_SECONDS  #: seconds until the guest must be up

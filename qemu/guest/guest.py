@@ -22,7 +22,7 @@ from qemu.guest.argv import QemuConfig
 from qemu.guest.command import Command
 from qemu.guest.config import GuestConfig, choose_kernel, find_qemu
 from qemu.guest.console import Log
-from qemu.guest.errors import AgentError, CommandTimeoutError, GuestError
+from qemu.guest.errors import AgentError, CommandTimeoutError, GuestError, SetupError
 from qemu.guest.image import UDHCPC_SCRIPT, ImageContent, write_image
 from qemu.guest.launch import Launch, private_directory
 from qemu.guest.load import Load
@@ -30,6 +30,7 @@ from qemu.guest.result import Result
 
 if TYPE_CHECKING:
     from qemu.guest.qmp_client import Qmp
+    from qemu.guest.systemd import SystemdReports
     from qemu.guest.vsock import GuestVsock
     from qemu.guest.wiring import Wiring
     from stack import Network, Stack
@@ -58,6 +59,7 @@ class Guest:
         self._launch: Launch | None = None
         self._wiring: Wiring | None = None
         self._vsock: GuestVsock | None = None
+        self._systemd: SystemdReports | None = None
         self._started = False
         self._undo = ExitStack()
         self._closing = threading.Lock()
@@ -235,6 +237,13 @@ class Guest:
             raise GuestError("this guest has no vsock: vsock=False")
         return self._vsock
 
+    @property
+    def systemd(self) -> SystemdReports:
+        """What the guest's systemd reports, with `systemd=True`: readiness, exit status, journal."""
+        if self._systemd is None:
+            raise GuestError("this guest was not asked to report: systemd=False, or not started")
+        return self._systemd
+
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _boot(self) -> Launch:
@@ -270,7 +279,7 @@ class Guest:
                 net=cards,
                 vsock=vsock_card,
                 user_net=config.user_net,
-                extra=config.extra,
+                extra=(*self._credentials(), *config.extra),
             )
 
         self._launch = Launch(configure, directory, tee=config.console_tee)
@@ -278,6 +287,8 @@ class Guest:
         return self._launch
 
     def _wire(self) -> Wiring | None:
+        if self.config.systemd and not self.config.vsock:
+            raise SetupError("a guest's systemd reports over vsock: vsock=False and systemd=True exclude each other")
         if not (self.config.net or self.config.vsock):
             return None
         from qemu.guest.vsock import GuestVsock
@@ -287,7 +298,23 @@ class Guest:
         self._undo.callback(self._wiring.close)
         if self._wiring.vsock is not None:
             self._vsock = GuestVsock(self._wiring.stack, self._wiring.vsock)
+        if self.config.systemd:
+            from qemu.guest.systemd import SystemdReports
+
+            self._systemd = SystemdReports(self._wiring.stack, on_entry=self.config.journal_tee)
+            self._undo.callback(self._systemd.close)
         return self._wiring
+
+    def _credentials(self) -> list[str]:
+        """QEMU's options for what the guest's systemd is told."""
+        credentials = dict(self.config.credentials)
+        if self._systemd is not None:
+            credentials = self._systemd.credentials | credentials
+        if not credentials:
+            return []
+        from qemu.guest.systemd import smbios_arguments
+
+        return smbios_arguments(credentials)
 
     def _configure_network(self) -> None:
         """Bring the card up and take a lease; what the script says (image.py) becomes `address`."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_BUFFER: Final = 256 << 10  # bytes; Linux VIRTIO_VSOCK_DEFAULT_BUF_SIZE
+DEFAULT_BUFFER: Final = 1 << 20  # bytes, as in stack.services.vsock_gateway
 DEFAULT_QUEUE_SIZE: Final = 1024  # descriptors; the most a ring of QEMU's virtio-mmio has
 
 
