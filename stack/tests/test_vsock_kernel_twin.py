@@ -160,7 +160,7 @@ def test_listening(make: Maker) -> None:
 @pytest.mark.parametrize("value", [0, 1, 64, 127, 128, 256, 65536, 262144, 262145, 1 << 20, 8589934592])
 @pytest.mark.parametrize("option", [SIZE, MIN, MAX])
 def test_buffer_sizes_and_their_clamps(make: Maker, option: int, value: int) -> None:
-    """Section 2.6: 0, 1, 2; all of linux-measured's rows."""
+    """VS-16; section 2.6: 0, 1, 2; all of linux-measured's rows."""
     made = make()
     assert [u64(made, each) for each in (SIZE, MIN, MAX)] == [262144, 128, 262144]
     put(made, AF_VSOCK, option, struct.pack("Q", value))
@@ -219,7 +219,7 @@ def test_other_levels(make: Maker, level: int) -> None:
 
 
 def test_socket_level(make: Maker) -> None:
-    """Section 2.6, last line."""
+    """VS-16; section 2.6, last line."""
     made = make()
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == make.kind
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
@@ -229,8 +229,17 @@ def test_socket_level(make: Maker) -> None:
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 7
     put(made, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3))
     assert get(made, socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("ii", 1, 3)
+    assert made.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
     with refused(errno.EOPNOTSUPP):
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    for option in (16, 34, 42, 74, 76):  # PASSCRED, PASSSEC, PEEK_OFF, TXREHASH, PASSPIDFD
+        with refused(errno.EOPNOTSUPP):
+            made.setsockopt(socket.SOL_SOCKET, option, 1)
+        with refused(errno.EOPNOTSUPP):
+            made.getsockopt(socket.SOL_SOCKET, option)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        put(made, socket.SOL_SOCKET, option, struct.pack("ll", 3, 0))
+        assert get(made, socket.SOL_SOCKET, option, 16) == struct.pack("ll", 3, 0)
     made.bind((ANY, ANY))
     made.listen(1)
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S, NS_PER_US
-from stack.socket.options import Kind, Option, OptionTable, Value
+from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, Value
 from stack.socket.options_socket import SO_REUSEPORT, socket_level
 from stack.vsock.connection import CONNECT_TIMEOUT, DEFAULT_BUFFER
 
@@ -23,6 +23,15 @@ SO_VM_SOCKETS_BUFFER_MIN_SIZE: Final = 1
 SO_VM_SOCKETS_BUFFER_MAX_SIZE: Final = 2
 SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD: Final = 6
 SO_VM_SOCKETS_CONNECT_TIMEOUT_NEW: Final = 8
+
+#: Options of the socket level that Linux knows, but not for this family (measured).
+_OTHER_FAMILIES: Final = {
+    16: "SO_PASSCRED",
+    34: "SO_PASSSEC",
+    42: "SO_PEEK_OFF",
+    74: "SO_TXREHASH",
+    76: "SO_PASSPIDFD",
+}
 
 MINIMUM_BUFFER: Final = 128  # bytes; Linux VSOCK_DEFAULT_BUFFER_MIN_SIZE
 _U64_MAX: Final = 2**64 - 1
@@ -97,7 +106,13 @@ def _timeout_row(number: int, name: str) -> Option:
 
 VSOCK_OPTIONS: Final = OptionTable(
     [
-        *socket_level(without=(SO_REUSEPORT,)),
+        *(row for row in socket_level() if row.number != SO_REUSEPORT),
+        # Reading it is allowed, setting it is not (measured).
+        Option(SOL_SOCKET, SO_REUSEPORT, "SO_REUSEPORT", Kind.BOOL, writable=False, refusal=errno.EOPNOTSUPP),
+        *(
+            Option(SOL_SOCKET, number, name, readable=False, writable=False, refusal=errno.EOPNOTSUPP)
+            for number, name in _OTHER_FAMILIES.items()
+        ),
         _size_row(SO_VM_SOCKETS_BUFFER_SIZE, "SO_VM_SOCKETS_BUFFER_SIZE", DEFAULT_BUFFER),
         _size_row(SO_VM_SOCKETS_BUFFER_MIN_SIZE, "SO_VM_SOCKETS_BUFFER_MIN_SIZE", MINIMUM_BUFFER),
         _size_row(SO_VM_SOCKETS_BUFFER_MAX_SIZE, "SO_VM_SOCKETS_BUFFER_MAX_SIZE", DEFAULT_BUFFER),
