@@ -135,7 +135,7 @@ class Connection(Pcb):
         if congestion.name != name:
             fresh = ALGORITHMS[name](self.sender.mss, self.layer.config.initial_window)
             fresh.cwnd, fresh.ssthresh = congestion.cwnd, congestion.ssthresh
-            self.sender.congestion = fresh
+            self.sender.use(fresh)
         if self.connected:
             self.resegment()
         self.timers.probes = 0

@@ -17,6 +17,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from stack.tcp.scoreboard import Scoreboard
     from stack.tcp.sender import Sender
 
 DUPLICATE_THRESHOLD: Final = 3  # DupThresh of RFC 5681 section 3.2
@@ -31,10 +32,11 @@ class RecoveryPhase(IntEnum):
 
 
 class LossRecovery:
-    __slots__ = ("duplicates", "engaged", "extra", "phase", "recover", "retransmit_due", "sender")
+    __slots__ = ("board", "duplicates", "engaged", "extra", "phase", "recover", "retransmit_due", "sender")
 
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
+        self.board: Scoreboard | None = None  #: without SACK there is none
         self.phase = RecoveryPhase.OPEN
         self.duplicates = 0  #: duplicate ACKs in a row
         self.recover = sender.iss  #: RFC 6582: SND.MAX when the last loss event began

@@ -258,8 +258,8 @@ class SackRecovery:
         if self.phase is RecoveryPhase.RECOVERY:
             if not congestion.model_based:
                 congestion.cwnd = congestion.ssthresh
-            congestion.on_recovered()
             self.rack.recovered()
+        congestion.on_recovered()
         self.phase = RecoveryPhase.OPEN
         self.frto = 0
         self._watch_tail()
@@ -269,6 +269,8 @@ class SackRecovery:
         sender = self.sender
         mss = sender.mss
         room = sender.congestion.cwnd - (sender.flight - board.sacked - board.lost)
+        if sender.pacer is not None:
+            room = min(room, sender.pacer.budget(now, mss, sender.superframe))
         data_end = sender.queue.end
         plan: list[tuple[int, int, int]] = []
         index = 0
@@ -291,6 +293,10 @@ class SackRecovery:
         if plan:
             emit_burst(sender.connection, plan)
             sender.last_sent = now
+            if sender.pacer is not None:
+                sender.pacer.sent(sum(size for _, size, _ in plan), now)
+                if board.lost:
+                    sender.pacer.more()
             if self.undo_stamp is None and self.eifel:
                 self.undo_stamp = sender.connection.timestamp()
         return bool(plan)

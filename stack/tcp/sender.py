@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Final
 
 from stack.scheduler import NS_PER_MS
 from stack.tcp.buffers import SendQueue
-from stack.tcp.congestion import CongestionControl
+from stack.tcp.congestion import Bbr, CongestionControl
 from stack.tcp.output import emit_burst
+from stack.tcp.pacing import Pacer
 from stack.tcp.recovery import LossRecovery, RecoveryPhase
 from stack.tcp.rtt import RTO_MIN, RttEstimator
 from stack.tcp.sack_recovery import SackRecovery
@@ -51,8 +52,10 @@ class Sender:
         "karn",
         "last_sent",
         "max_window",
+        "model",
         "more",
         "mss",
+        "pacer",
         "progress_at",
         "push",
         "queue",
@@ -97,7 +100,9 @@ class Sender:
         self.flights: deque[tuple[int, int]] = deque()  #: (end, sent at ns), oldest first
         self.karn = iss  #: end of the highest range ever retransmitted
         self.rtt = RttEstimator()
-        self.congestion = congestion
+        self.model: Bbr | None = None  #: `congestion`, if that wants to see every turn
+        self.pacer: Pacer | None = None
+        self.use(congestion)
         self.recovery: LossRecovery | SackRecovery = LossRecovery(self)
         self.tail_probe = False  #: the timer is set for a tail-loss probe, not for the RTO
         self.cwnd_limited = False  #: the congestion window held the last output back
@@ -173,6 +178,15 @@ class Sender:
         self.superframe = max(superframe // mss, 1) * mss
         self.congestion.set_mss(mss)
 
+    def use(self, congestion: CongestionControl) -> None:
+        """From now on cwnd is `congestion`'s."""
+        self.congestion = congestion
+        self.model = self.pacer = None
+        if isinstance(congestion, Bbr):
+            connection = self.connection
+            self.model = congestion
+            self.pacer = Pacer(connection.scheduler, connection.schedule, congestion.pacing_rate(0))
+
     def use_sack(self) -> None:
         """The handshake agreed on selective acknowledgments."""
         self.recovery = SackRecovery(self)
@@ -247,6 +261,14 @@ class Sender:
         sent = False
         recovery = self.recovery
         self.cwnd_limited = False
+        pacer = self.pacer
+        if pacer is not None and self.model is not None:
+            self.model.update(self, now, pacer.quantum(self.mss, self.superframe))
+            pacer.rate = self.model.pacing_rate(self.rtt.srtt)
+            # Room for a window in flight, one delivered behind a hole, and the next; Linux: bbr_sndbuf_expand.
+            want = min(3 * self.model.cwnd, connection.layer.config.sndbuf_max)
+            if want > self.sndbuf and not connection.options.sndbuf:
+                self.sndbuf = want
         if recovery.retransmit_due:
             sent = recovery.transmit(now)
         queue = self.queue
@@ -257,6 +279,9 @@ class Sender:
             self.congestion.on_idle()
         window_end = una + self.snd_wnd
         cwnd_end = una + self.congestion.cwnd + recovery.extra
+        unpaced_end = cwnd_end
+        if pacer is not None and queue.end > nxt:
+            cwnd_end = min(cwnd_end, nxt + pacer.budget(now, self.mss, self.superframe))
         plan: list[tuple[int, int, int]] = []
         flights = self.flights
         while (unsent := queue.end - nxt) > 0:
@@ -281,6 +306,8 @@ class Sender:
             flights.append((nxt, now))
         if plan:
             fresh_from = self.snd_max
+            if pacer is not None:
+                self._paced(pacer, plan[0][0], nxt, min(unpaced_end, window_end), now)
             self._sending(plan[0][0], nxt, now, idle)
             emit_burst(connection, plan, fresh=plan[0][0] >= fresh_from)
             sent = True
@@ -302,6 +329,16 @@ class Sender:
         self.push = False
         if self.recovery.engaged:
             self.recovery.on_sent(now)
+
+    def _paced(self, pacer: Pacer, start: int, end: int, limit: int, now: int) -> None:
+        """[start, end) is about to leave at a rate; `limit` is how far the windows go."""
+        pacer.sent(end - start, now)
+        if end < self.queue.end and end + self.mss <= limit:
+            pacer.more()
+        if self.model is not None and end > self.snd_max:
+            board = self.recovery.board
+            flight = self.flight - (board.sacked + board.lost if board is not None else 0)
+            self.model.sent(end, end - start, flight, end < self.queue.end, now)
 
     def _fit(self, nxt: int, unsent: int, window_end: int, cwnd_end: int) -> int:
         """How much of the `unsent` bytes from `nxt` on may go now, if it is not a whole superframe."""

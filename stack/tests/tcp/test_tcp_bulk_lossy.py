@@ -2,7 +2,7 @@
 
 Everything runs in virtual time and is drawn from one seed, so a failing seed fails again in the same place. Twenty
 seeds in ordinary runs, two hundred in long ones. The seed also picks the kind of link: superframes or 1500-byte
-frames, IPv4 or IPv6, short or long delay.
+frames, IPv4 or IPv6, short or long delay; and its number the congestion control and which options are agreed on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stack.link.device import Offload
 from stack.link.impairment import Impairment
 from stack.link.offload import ALL_OFFLOADS
 from stack.scheduler import NS_PER_MS, NS_PER_S
-from stack.tcp import Connection
+from stack.tcp import Connection, TcpConfig
 from stack.tests.tcp.world import World
 
 SIZE = 4 << 20  # bytes each way
@@ -77,7 +77,10 @@ def transfer(seed: int) -> tuple[int, int, str]:
         seed=seed + 1_000_000,
     )
     offloads = rng.choice((ALL_OFFLOADS, Offload.NONE, Offload.CSUM))
-    with World(seed, impairment=line, back=back, offloads=offloads) as world:
+    config = TcpConfig(
+        congestion=("cubic", "reno", "bbr")[seed % 3], sack=seed % 4 != 3, timestamps=seed % 5 != 4, ecn=1 + seed % 2
+    )
+    with World(seed, impairment=line, back=back, offloads=offloads, config=config) as world:
         near, far = world.pair(six=rng.random() < 0.3)
         flows = [Flow(near, far, seed), Flow(far, near, seed + 1)]
         end = world.scheduler.now + int(VIRTUAL_SECONDS * NS_PER_S)

@@ -2,6 +2,7 @@
 
 Reno: Mathis et al. 1997, W = sqrt(3 / (2 p)) segments. CUBIC: RFC 9438 section 5.1, the response function
 W = (C (3 + beta) / (4 (1 - beta)))^(1/4) RTT^(3/4) / p^(3/4), or what Reno gets where that is more (section 4.3).
+BBR: the line's rate, less what is lost.
 """
 
 from __future__ import annotations
@@ -69,6 +70,15 @@ def test_window_based_throughput_is_what_theory_gives(name: str) -> None:
     assert sum(run.retransmitted for run in runs) <= sum(run.dropped for run in runs)
 
 
+def test_bbr_is_not_stopped_by_random_loss() -> None:
+    """It gets what the line lets through, less a tenth for probing; Reno's share of it is a tenth."""
+    run = Measured("bbr", 0.01, 1, seconds=10)
+    through = RATE / 8 * 1448 / (1448 + 66) * (1 - 0.01)
+    assert 0.9 < run.rate / through <= 1.01
+    assert run.window > 5 * mathis(0.01)
+    assert run.retransmitted <= run.dropped * 1.02
+
+
 @pytest.mark.long
 def test_cubic_beats_reno_on_a_long_fat_path() -> None:
     """Where the response functions differ: few losses. RFC 9438 table 2."""
@@ -78,7 +88,7 @@ def test_cubic_beats_reno_on_a_long_fat_path() -> None:
     assert cubic > reno
 
 
-@pytest.mark.parametrize("name", ["reno", "cubic"])
+@pytest.mark.parametrize("name", ["reno", "cubic", "bbr"])
 def test_without_loss_the_line_is_full(name: str) -> None:
     run = Measured(name, 0.0, 1, seconds=20)
     payload = 1448 / (1448 + 66)

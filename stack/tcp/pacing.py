@@ -1,0 +1,47 @@
+"""Pacing: data leaves at a rate instead of in bursts, by a timer of the Scheduler.
+
+A quantum of about a millisecond's data (at least two segments, at most a superframe) leaves at a time, as with Linux's
+TSO autosizing: superframes stay as large as the rate allows. A timer that fires late is made up for, by a quantum at
+most.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stack.scheduler import NS_PER_MS, NS_PER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stack.scheduler import Scheduler
+
+QUANTUM: Final = NS_PER_MS  # ns of data at a time
+
+
+class Pacer:
+    __slots__ = ("_timer", "next_at", "rate")
+
+    def __init__(self, scheduler: Scheduler, wake: Callable[[], None], rate: int) -> None:
+        """`wake` is called when more may leave. `rate`: bytes per second, above 0."""
+        self.rate = rate
+        self.next_at = 0  #: nothing leaves before, ns
+        self._timer = scheduler.timer(wake)
+
+    def quantum(self, mss: int, superframe: int) -> int:
+        """Bytes that leave together."""
+        return max(2 * mss, min(self.rate * QUANTUM // NS_PER_S, superframe))
+
+    def budget(self, now: int, mss: int, superframe: int) -> int:
+        """Bytes that may leave now; with 0 the timer is set."""
+        if now < self.next_at:
+            self._timer.arm(self.next_at)
+            return 0
+        return self.quantum(mss, superframe)
+
+    def sent(self, size: int, now: int) -> None:
+        self.next_at = max(self.next_at, now - QUANTUM) + size * NS_PER_S // self.rate
+
+    def more(self) -> None:
+        """There is more to send as soon as the rate allows."""
+        self._timer.arm(self.next_at)
