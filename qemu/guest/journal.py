@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-#: Bytes of one entry; journald's own limit for forwarded entries is of this order. More is no journal.
-ENTRY_LIMIT: Final = 16 << 20
+#: Bytes of one entry. What journald forwards are lines and their context; core dumps stay in the guest.
+ENTRY_LIMIT: Final = 4 << 20
 FIELD_LIMIT: Final = 1024  # fields of one entry; journald's ENTRY_FIELD_COUNT_MAX
 _LENGTH_BYTES: Final = 8
 _PRIORITIES: Final = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")

@@ -8,8 +8,8 @@ from typing import Final, Protocol
 from stack.errors import Drops
 from stack.vsock import VsockConnection, VsockEngine, VsockState
 
-#: Streams at a time; a guest's services report one after the other.
-STREAM_LIMIT: Final = 64
+#: Streams at a time: a guest's services report one after the other, and each may leave a receiver half full.
+STREAM_LIMIT: Final = 16
 _PIECE: Final = 256 << 10
 
 
