@@ -395,6 +395,19 @@ class NetNamespace:
                 self.remove_interface(iface)
         self.lo.device.close()
 
+    def stats(self) -> dict[str, dict[str, int] | dict[str, tuple[int, int]]]:
+        """Why packets were dropped, by layer and reason, and under "limits" what is in use of what there can be."""
+        found: dict[str, dict[str, int] | dict[str, tuple[int, int]]] = {
+            "ip": dict(self.ip.drops),
+            "udp": dict(self.udp.drops),
+            "tcp": dict(self.tcp.drops),
+            "limits": self.ip.limits(),
+        }
+        for iface in self._by_name.values():
+            found[iface.name] = dict(iface.drops)
+            found[f"{iface.name} neighbours"] = dict(iface.neighbours.drops)
+        return found
+
     # --- addresses ------------------------------------------------------------------------------------------------
 
     def add_address(self, iface: Interface, text: str, *, detect_duplicates: bool = False) -> InterfaceAddress:

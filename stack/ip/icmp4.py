@@ -70,6 +70,12 @@ class Icmp4:
         route = self._ip.route(dst, src=src)
         self._ip.output(route, route.src, route.dst, PROTO_ICMP, (message,), len(message), dont_fragment=False)
 
+    def echo_failed(self, error: IcmpError) -> None:
+        """An error about a packet with protocol 1: if it was an echo of ours, its path MTU is believed."""
+        payload = error.payload
+        if error.mtu and payload[0] == icmp.ECHO_REQUEST and (payload[4] << 8 | payload[5]) in self._echo_handlers:
+            self._ip.update_path_mtu(error.remote, error.mtu)
+
     def _error(self, packet: IpPacket, message: icmp.IcmpMessage) -> None:
         """An error about a packet we are said to have sent: find its transport."""
         outcome = classify4(message.type, message.code)

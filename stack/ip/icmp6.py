@@ -93,6 +93,12 @@ class Icmp6:
         whole = message.emit(route.src, route.dst)
         self._ip.output(route, route.src, route.dst, ICMPV6, (whole,), len(whole), dont_fragment=False)
 
+    def echo_failed(self, error: IcmpError) -> None:
+        """An error about a packet with protocol 58: if it was an echo of ours, its path MTU is believed."""
+        payload = error.payload
+        if error.mtu and payload[0] == icmpv6.ECHO_REQUEST and (payload[4] << 8 | payload[5]) in self._echo_handlers:
+            self._ip.update_path_mtu(error.remote, error.mtu)
+
     def _error(self, packet: IpPacket, message: icmpv6.Icmpv6Message) -> None:
         """An error about a packet we are said to have sent: find its transport."""
         ip = self._ip

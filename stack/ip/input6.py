@@ -11,6 +11,7 @@ from stack.ip.reassembly import TIMEOUT6, Partial, Reassembler
 from stack.wire import icmpv6, mld
 from stack.wire.error import WireError
 from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
+from stack.wire.ipv4 import PROTO_TCP, PROTO_UDP
 from stack.wire.ipv6 import (
     DESTINATION_OPTIONS,
     FRAGMENT_HEADER,
@@ -39,6 +40,8 @@ _UNICAST: Final = PacketKind.UNICAST
 _MULTICAST: Final = PacketKind.MULTICAST
 #: NEEDS_CSUM | DATA_VALID
 _TRUSTED: Final = 3
+#: Bytes of the transport headers that a first fragment must hold.
+_TRANSPORT_HEADERS: Final = {PROTO_TCP: 20, PROTO_UDP: 8, ICMPV6: 4}
 
 
 class Ipv6Input:
@@ -49,7 +52,7 @@ class Ipv6Input:
         self._local = ip.local
         self._handlers = ip.handlers6
         self._drops = ip.drops
-        self.reassembler = Reassembler(ip.scheduler, ip.drops, self._reassembly_timeout, timeout=TIMEOUT6)
+        self.reassembler = Reassembler(ip.scheduler, ip.drops, self._reassembly_timeout, timeout=TIMEOUT6, bury=True)
 
     def receive(self, iface: Interface, frame: memoryview, link_kind: int, flags: int, gso_size: int) -> None:
         """One Ethernet frame of type 0x86dd."""
@@ -217,6 +220,20 @@ class Ipv6Input:
             self._deliver_whole(packet, bytes(prefix), bytes(data))  # RFC 6946: an atomic fragment stands alone
             return
         limit = MAX_PAYLOAD_LENGTH - (packet.header_length - HEADER_LENGTH)
+        if fragment.more and len(data) % 8:  # RFC 8200 4.5: pointing at the payload length
+            self._drops.count(DropReason.FRAGMENT_BAD)
+            self._ip.icmp6.send_error(packet, icmpv6.PARAMETER_PROBLEM, icmpv6.ERRONEOUS_FIELD, 4)
+            return
+        if fragment.offset + len(data) > limit:  # RFC 8200 4.5: pointing at the fragment offset
+            self._drops.count(DropReason.FRAGMENT_BAD)
+            self._ip.icmp6.send_error(
+                packet, icmpv6.PARAMETER_PROBLEM, icmpv6.ERRONEOUS_FIELD, packet.header_length + 2
+            )
+            return
+        if not fragment.offset and not self._whole_chain(fragment.next_header, data):
+            self._drops.count(DropReason.FRAGMENT_BAD)
+            self._ip.icmp6.send_error(packet, icmpv6.PARAMETER_PROBLEM, icmpv6.INCOMPLETE_CHAIN, 0)
+            return
         if not fragment.offset:
             quoted = packet.datagram[: packet.header_length + FRAGMENT_HEADER_LENGTH + 8]
             context: Any = (packet, bytes(prefix), bytes(quoted))
@@ -232,6 +249,15 @@ class Ipv6Input:
         if whole is not None:
             payload, (first, first_prefix, _) = whole
             self._deliver_whole(first, first_prefix, payload)
+
+    @staticmethod
+    def _whole_chain(next_header: int, data: memoryview) -> bool:
+        """RFC 7112: does a first fragment hold all headers, the transport's included?"""
+        try:
+            chain = walk_extensions(next_header, data)
+        except WireError:
+            return False
+        return len(data) - chain.offset >= _TRANSPORT_HEADERS.get(chain.next_header, 0)
 
     def _deliver_whole(self, packet: IpPacket, prefix: bytes, data: bytes) -> None:
         """A reassembled packet: `prefix` is the header chain without the fragment header."""

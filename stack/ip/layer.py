@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import Drops, NetError
 from stack.ip.forward import Forwarding
-from stack.ip.groups import Groups, Membership
+from stack.ip.groups import MAX_MEMBERSHIPS, Groups, Membership
 from stack.ip.icmp4 import Icmp4
 from stack.ip.icmp6 import Icmp6
 from stack.ip.igmp import Igmp
@@ -30,10 +30,11 @@ from stack.ip.input6 import Ipv6Input
 from stack.ip.mld import Mld
 from stack.ip.output import IpOutput
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
+from stack.ip.pmtu import MAX_ENTRIES as MAX_PATH_MTUS
 from stack.ip.pmtu import PathMtus
 from stack.ip.policy import RoutingPolicy
 from stack.ip.ports import PortTable
-from stack.ip.ratelimit import IcmpRateLimit
+from stack.ip.ratelimit import MAX_PEERS, IcmpRateLimit
 from stack.ip.route import Route, RouteEntry, RouteKind
 from stack.ip.source import SourceSelection, select4
 from stack.link.device import TxFrame
@@ -98,6 +99,8 @@ class IpLayer:
         self.neighbour = output.neighbour
         self.igmp = Igmp(self)
         self.mld = Mld(self)
+        self._error_handlers[ipv4.PROTO_ICMP] = self.icmp4.echo_failed
+        self._error_handlers[ipv6.ICMPV6] = self.icmp6.echo_failed
         self.handlers4[igmp.PROTO] = self.igmp.receive
         self.handlers4[ipv4.PROTO_ICMP] = self.icmp4.receive
         self.handlers6[ipv6.ICMPV6] = self.icmp6.receive
@@ -202,6 +205,18 @@ class IpLayer:
         if len(address) == 4 and ipv4.is_loopback(address):
             return True
         return self.local.get(address) is PacketKind.UNICAST
+
+    def limits(self) -> dict[str, tuple[int, int]]:
+        """(in use, most there can be) of everything a flood from outside could fill, by name."""
+        caches = [iface.neighbours for iface in self.interfaces.values()]
+        return {
+            "reassembly4-bytes": (self.input4.reassembler.memory, self.input4.reassembler.memory_limit),
+            "reassembly6-bytes": (self.input6.reassembler.memory, self.input6.reassembler.memory_limit),
+            "neighbours": (sum(map(len, caches)), sum(cache.max_entries for cache in caches)),
+            "path-mtus": (len(self._path_mtus), MAX_PATH_MTUS),
+            "group-memberships": (len(self.groups), MAX_MEMBERSHIPS),
+            "icmp-error-peers": (len(self.icmp_limit), MAX_PEERS),
+        }
 
     # --- for the namespace --------------------------------------------------------------------------------------
 

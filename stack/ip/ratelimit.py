@@ -50,6 +50,10 @@ class IcmpRateLimit:
         self._everybody = TokenBucket(GLOBAL_RATE, GLOBAL_BURST, scheduler.now)
         self._peers: dict[bytes, TokenBucket] = {}
 
+    def __len__(self) -> int:
+        """Peers remembered."""
+        return len(self._peers)
+
     def allow(self, peer: bytes) -> bool:
         """May an error be sent to `peer` now?"""
         now = self._scheduler.now

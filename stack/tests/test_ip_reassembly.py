@@ -145,3 +145,31 @@ def test_pieces_do_not_refer_to_the_frames_they_came_in() -> None:
     whole = rig.add(KEY, 8, False, memoryview(b"9"), None, MAX)
     assert whole is not None
     assert whole[0] == b"123456789"
+
+
+def test_one_source_loses_its_own_before_anybody_elses() -> None:
+    rig = Rig(memory_limit=1 << 20)
+    rig.source_limit = 100_000
+    friend: Key = (b"\x0a\0\0\x09", b"\x0a\0\0\2", 17, 1)
+    rig.put(0, bytes(800), more=True, key=friend)
+    for number in range(1000):
+        rig.put(0, bytes(1400), more=True, key=(KEY[0], KEY[1], 17, number))
+        assert rig.memory <= 100_000 + 800 + 2 * OVERHEAD
+    assert rig.put(800, b"end", more=False, key=friend) == bytes(800) + b"end"
+    assert rig.drops["fragment-limit"] > 900
+
+
+def test_after_an_overlap_nothing_of_the_datagram_comes_back() -> None:
+    """RFC 5722 4: those constituent fragments not yet received, too; until its time is up."""
+    rig = Rig()
+    rig._bury = True  # as IPv6 makes it
+    rig.put(0, bytes(16), more=True)
+    rig.put(8, bytes(16), more=True)
+    assert rig.drops["fragment-overlap"] == 1
+    assert rig.put(0, bytes(16), more=True) is None
+    assert rig.put(16, b"end", more=False) is None
+    assert rig.drops["fragment-overlap"] == 3
+    assert rig.memory == OVERHEAD
+    rig.wait(TIMEOUT)
+    assert (rig.memory, len(rig)) == (0, 0)
+    assert rig.put(0, b"whole", more=False) == b"whole"
