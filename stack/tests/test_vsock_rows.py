@@ -150,9 +150,10 @@ def test_messages_through_the_socket_interface(host: Host) -> None:
     assert stream.messages == [(b"one", False), (b"two", True)]
     with refused(errno.EISCONN):
         made.sendto(b"x", (GUEST_CID, 99))
-    for operation in (lambda: made.send(b"x", socket.MSG_OOB), lambda: made.recv(1, socket.MSG_OOB)):
-        with refused(errno.EOPNOTSUPP):
-            operation()
+    with refused(errno.EOPNOTSUPP):
+        made.send(b"x", socket.MSG_OOB)
+    with refused(errno.EOPNOTSUPP):
+        made.recv(1, socket.MSG_OOB)
     for message in (b"a" * 100, b"b" * 10, b"c" * 10, b"d" * 10):
         stream.write_message(message, end_of_record=message[:1] == b"b")
     host.settle()
