@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stack.scheduler import NS_PER_MS, NS_PER_US
+from stack.tcp.sack_recovery import SackRecovery
 from stack.tcp.transitions import TcpState
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 OPT_TIMESTAMPS = 1  # TCPI_OPT_*
 OPT_SACK = 2
 OPT_WINDOW_SCALE = 4
+OPT_ECN = 8
 
 
 class TcpInfo(NamedTuple):
@@ -31,8 +33,9 @@ class TcpInfo(NamedTuple):
     snd_mss: int
     rcv_mss: int
     unacked: int  #: segments in flight
-    lost: int
-    retrans: int
+    sacked: int  #: segments the peer reported beyond the ACK
+    lost: int  #: segments believed lost and not sent again
+    retrans: int  #: segments sent again and in flight
     last_data_sent: int  #: milliseconds ago, as the two below
     last_data_recv: int
     last_ack_recv: int
@@ -51,6 +54,11 @@ class TcpInfo(NamedTuple):
     notsent_bytes: int
     min_rtt: int
     snd_wnd: int
+    reordering_seen: bool  #: the path was seen to reorder (RFC 8985 section 6.2)
+    dsack_dups: int  #: D-SACK blocks received
+    delivered_ce: int  #: segments acknowledged with ECE
+    pacing_rate: int  #: bytes/s, 0 without pacing
+    delivery_rate: int  #: bytes/s, the last sample of a model-based algorithm, 0 without one
 
 
 def collect(connection: Pcb) -> TcpInfo:
@@ -61,9 +69,17 @@ def collect(connection: Pcb) -> TcpInfo:
     mss = sender.mss
     now = connection.scheduler.now
     options = (OPT_TIMESTAMPS if connection.timestamps else 0) | (OPT_WINDOW_SCALE if connection.window_scaling else 0)
+    options |= (OPT_SACK if connection.sack else 0) | (OPT_ECN if connection.ecn is not None else 0)
+    board = recovery.board
+    if isinstance(recovery, SackRecovery):
+        lost = board.lost if board is not None else 0
+        again = sum(run.end - run.start for run in board.runs if run.again) if board is not None else 0
+    else:
+        lost = sender.snd_max - sender.snd_nxt
+        again = mss if recovery.phase else 0
     return TcpInfo(
         state=connection.state,
-        ca_state=int(recovery.phase) or (1 if recovery.duplicates else 0),
+        ca_state=int(recovery.phase) or (1 if recovery.duplicates or (board is not None and board.sacked) else 0),
         retransmits=sender.retries,
         probes=connection.timers.probes,
         backoff=sender.backoff,
@@ -75,8 +91,9 @@ def collect(connection: Pcb) -> TcpInfo:
         snd_mss=mss,
         rcv_mss=receiver.mss,
         unacked=-(-sender.flight // mss),
-        lost=-(-(sender.snd_max - sender.snd_nxt) // mss),
-        retrans=1 if recovery.phase else 0,
+        sacked=-(-(board.sacked if board is not None else 0) // mss),
+        lost=-(-lost // mss),
+        retrans=-(-again // mss),
         last_data_sent=(now - sender.last_sent) // NS_PER_MS,
         last_data_recv=(now - connection.last_heard) // NS_PER_MS,
         last_ack_recv=(now - connection.last_heard) // NS_PER_MS,
@@ -95,4 +112,9 @@ def collect(connection: Pcb) -> TcpInfo:
         notsent_bytes=sender.unsent,
         min_rtt=rtt.minimum // NS_PER_US,
         snd_wnd=sender.snd_wnd,
+        reordering_seen=isinstance(recovery, SackRecovery) and recovery.rack.reordering_seen,
+        dsack_dups=recovery.dsacks if isinstance(recovery, SackRecovery) else 0,
+        delivered_ce=-(-connection.ecn.ce_bytes // mss) if connection.ecn is not None else 0,
+        pacing_rate=sender.pacer.rate if sender.pacer is not None else 0,
+        delivery_rate=sender.model.rate if sender.model is not None else 0,
     )

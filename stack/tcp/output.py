@@ -33,7 +33,7 @@ def emit(connection: Pcb, seq: int, flags: int) -> None:
     emit_burst(connection, ((seq, 0, flags),))
 
 
-def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], *, fresh: bool = False) -> None:
+def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: bool = False) -> None:
     """Segments and superframes of a connection past its handshake: (sequence number, payload bytes, flags) each.
 
     Acknowledgment, window and timestamp are the same for all of them. What cannot be sent now counts as lost on the

@@ -75,6 +75,8 @@ class LossRecovery:
 
     def transmit(self, _now: int) -> bool:
         """What is due for retransmission goes. True if anything did."""
+        if not self.retransmit_due:
+            return False
         self.retransmit_due = False
         return self.sender.retransmit_first()
 

@@ -46,8 +46,11 @@ class RttEstimator:
         # Linux's way of the floor: not RTO >= 200 ms but RTO - SRTT >= 200 ms, which leaves room for a peer's
         # delayed ACK whatever the path's own delay is.
         srtt = self.srtt
-        rto = self.rto = min(srtt + max(self.variance << 2, RTO_MIN), RTO_MAX)
-        self.pto = min((srtt << 1) + PTO_SLACK, rto)
+        margin = self.variance << 2
+        rto = min(srtt + max(margin, RTO_MIN), RTO_MAX)
+        pto = (srtt << 1) + PTO_SLACK
+        self.rto = rto
+        self.pto = min(pto, rto)
 
     def syn_was_lost(self) -> None:
         """The SYN had to be sent again: begin data transmission cautiously (RFC 6298 section 5.7)."""

@@ -183,10 +183,6 @@ class SackRecovery:
 
     # --- what follows from it ------------------------------------------------------------------------------------
 
-    @property
-    def retransmit_due(self) -> bool:
-        return self.engaged
-
     def transmit(self, now: int) -> bool:
         """Judge this turn's news, send again what may be. Called before new data. True if something was sent."""
         sender = self.sender

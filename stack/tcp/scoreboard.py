@@ -36,6 +36,11 @@ class Run:
         self.sacked = False
         self.lost = False
 
+    @property
+    def again(self) -> bool:
+        """In flight, and not for the first time."""
+        return self.retransmitted and not self.sacked and not self.lost
+
     def __repr__(self) -> str:
         fate = "sacked" if self.sacked else "lost" if self.lost else "in flight"
         return f"[{self.start}, {self.end}) {fate}{' again' if self.retransmitted else ''}"

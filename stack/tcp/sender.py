@@ -269,7 +269,7 @@ class Sender:
             want = min(3 * self.model.cwnd, connection.layer.config.sndbuf_max)
             if want > self.sndbuf and not connection.options.sndbuf:
                 self.sndbuf = want
-        if recovery.retransmit_due:
+        if recovery.engaged:
             sent = recovery.transmit(now)
         queue = self.queue
         una = self.snd_una
@@ -309,7 +309,7 @@ class Sender:
             if pacer is not None:
                 self._paced(pacer, plan[0][0], nxt, min(unpaced_end, window_end), now)
             self._sending(plan[0][0], nxt, now, idle)
-            emit_burst(connection, plan, fresh=plan[0][0] >= fresh_from)
+            emit_burst(connection, plan, plan[0][0] >= fresh_from)
             sent = True
         if connection.timers.retransmit.deadline is None:
             self._arm(now)
@@ -411,7 +411,7 @@ class Sender:
             self.small_end = end
         self.flights.append((end, now))
         self._sending(nxt, end, now, idle=False)
-        emit_burst(self.connection, ((nxt, size, flags),), fresh=True)
+        emit_burst(self.connection, ((nxt, size, flags),), True)
         return True
 
     def sent_again(self, start: int, end: int) -> None:

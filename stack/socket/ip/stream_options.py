@@ -135,7 +135,7 @@ def _get_info(socket: StreamSocket) -> bytes:
         info.snd_mss,
         info.rcv_mss,
         info.unacked,
-        0,
+        info.sacked,
         info.lost,
         info.retrans,
         0,
