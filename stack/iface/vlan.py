@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stack.netns import NetNamespace
 
 PROTOCOL_8021Q: Final = 0x8100
+_REORDER: Final = {"flags": 1, "mask": 0xFFFFFFFF}  # VLAN_FLAG_REORDER_HDR, as Linux's by default
 MAX_ID: Final = 4094  # IEEE 802.1Q-2018 table 9-2: 4095 is reserved
 _ID_MASK: Final = 0xFFF
 _MACS: Final = 12  # bytes before the tag
@@ -55,7 +56,7 @@ def create(netns: NetNamespace, name: str, attributes: Mapping[str, Any]) -> Int
     iface.link = parent
     parent.uppers.append(iface)
     device.iface = iface
-    iface.kind_data = {"protocol": PROTOCOL_8021Q, "id": number, "flags": 1}  # VLAN_FLAG_REORDER_HDR
+    iface.kind_data = {"protocol": PROTOCOL_8021Q, "id": number, "flags": _REORDER}
     iface.on_up = device.check_up
     if trunk is None:
         trunk = Trunk(parent)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 if TYPE_CHECKING:
     from stack.iface.interface import Interface
     from stack.link.neighbour import Neighbour
+
+
+_GOLDEN: Final = 0x9E3779B1  # 2**32 over the golden ratio: spreads what a checksum keeps together (Knuth, TAOCP 6.4)
 
 
 class RouteKind(IntEnum):
@@ -147,7 +150,8 @@ class RouteEntry:
         ways = [each for each in self.hops if each.iface.up and (not oif or each.iface.index == oif)]
         if not ways:
             return self.iface, self.gateway
-        share = crc32(dst + (src or b"")) % sum(each.weight for each in ways)
+        mixed = crc32(dst + (src or b"")) * _GOLDEN & 0xFFFFFFFF
+        share = mixed * sum(each.weight for each in ways) >> 32
         for each in ways:
             share -= each.weight
             if share < 0:

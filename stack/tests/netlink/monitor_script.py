@@ -29,7 +29,7 @@ def run(module: Any, quiet: float = QUIET) -> dict[str, list[Any]]:
     heard: dict[str, list[Any]] = {}
 
     def listen() -> list[Any]:
-        told = []
+        told: list[Any] = []
         ear.settimeout(quiet)
         while True:
             try:

@@ -10,11 +10,11 @@ import errno
 import sys
 from typing import Any
 
+from stack.socket.netlink.endpoint import SOL_NETLINK
 from stack.socket.netlink.options import (
     NETLINK_CAP_ACK,
     NETLINK_EXT_ACK,
     NETLINK_GET_STRICT_CHK,
-    SOL_NETLINK,
 )
 from stack.wire.netlink import ack, header
 from stack.wire.netlink.address import ADDR
@@ -206,7 +206,7 @@ def run(module: Any) -> tuple[dict[str, list[Any]], set[tuple[str, int]]]:
         base = {"family": AF_INET, "dst_len": prefix, "table": 254, "protocol": 4, "type": 1, **(fields or {})}
         return ROUTE.emit(base, {"dst": ip(text), **more})
 
-    via = {"gateway": ip("10.9.9.254")}
+    via: Any = {"gateway": ip("10.9.9.254")}
     link_scope = {"scope": 253}
     step("RT-14 by gateway", Rtm.NEWROUTE, NEW, route(16, "10.8.0.0", **via))
     step("RT-14 again", Rtm.NEWROUTE, NEW, route(16, "10.8.0.0", **via))

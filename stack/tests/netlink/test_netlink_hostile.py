@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from stack import Network, Stack
 from stack.netns import NetNamespace
-from stack.socket.netlink.options import NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK, SOL_NETLINK
+from stack.socket.netlink.endpoint import SOL_NETLINK
+from stack.socket.netlink.options import NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK
 from stack.tests.netlink.script import MAC_A, NEW, ip
 from stack.wire.netlink import header
 from stack.wire.netlink.address import ADDR
@@ -129,7 +130,7 @@ def test_a_refused_link_is_not_there(stack: Stack, attributes: dict[str, Any], c
 
 # --- any bytes --------------------------------------------------------------------------------------------------------
 
-GOOD = {
+GOOD: dict[int, bytes] = {
     Rtm.NEWLINK: dummy("dm0", mtu=1400),
     Rtm.SETLINK: LINK.emit({"index": 1, "flags": 1, "change": 1}, {"mtu": 1400, "ifalias": "x"}),
     Rtm.DELLINK: LINK.emit({"index": 2}),
@@ -205,9 +206,8 @@ def consistent(netns: NetNamespace) -> None:
     assert {each.name: each for each in netns.interfaces.values()} == netns.interfaces
     assert sorted(each.index for each in netns.interfaces.values()) == sorted(netns.ip.interfaces)
     for entry in netns.routes:
-        for iface in {entry.iface, *(hop.iface for hop in entry.hops)} - {None}:
-            assert netns.ip.interfaces[iface.index] is iface
-            assert iface.up
+        for iface in (entry.iface, *(hop.iface for hop in entry.hops)):
+            assert iface is None or (iface.up and netns.ip.interfaces[iface.index] is iface)
     for iface in netns.interfaces.values():
         for address in iface.addresses:
             assert netns.ip.is_own_unicast(address.address)

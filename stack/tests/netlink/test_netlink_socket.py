@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from stack import Credentials, Network, Stack
+from stack.socket.netlink.endpoint import SOL_NETLINK
 from stack.socket.netlink.options import (
     NETLINK_ADD_MEMBERSHIP,
     NETLINK_BROADCAST_ERROR,
@@ -25,7 +26,6 @@ from stack.socket.netlink.options import (
     NETLINK_NO_ENOBUFS,
     NETLINK_PKTINFO,
     SO_PASSCRED,
-    SOL_NETLINK,
 )
 from stack.socket.poll import ERR, IN, OUT
 from stack.wire.netlink import header

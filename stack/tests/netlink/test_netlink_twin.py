@@ -10,14 +10,13 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from typing import Any
 
 import pytest
 
 from stack import Network
 from stack.tests.netlink import monitor_script, script
-
-_NO_NAMESPACES = os.geteuid() != 0 or shutil.which("unshare") is None
 
 #: IFLA_AF_SPEC, IFLA_XDP, IFLA_DEVLINK_PORT, IFLA_DPLL_PIN, IFLA_MAX_PACING_OFFLOAD_HORIZON: about what is not here.
 ATTRIBUTES_LEFT_OUT = {("NEWLINK", number) for number in (26, 43, 62, 65, 66)}
@@ -29,14 +28,26 @@ ATTRIBUTES_LEFT_OUT = {("NEWLINK", number) for number in (26, 43, 62, 65, 66)}
 TOLD_OTHERWISE = {"new link", "up with carrier", "down", "up again", "link gone"}
 
 
+@cache
+def may_unshare() -> bool:
+    """There are network namespaces with veth links to be had from this kernel."""
+    if os.geteuid() or shutil.which("unshare") is None or shutil.which("ip") is None:
+        return False
+    command = ["unshare", "-n", "ip", "link", "add", "va", "type", "veth", "peer", "name", "vb"]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def kernel_namespaces() -> None:
+    """Skips where the kernel has none for us."""
+    if not may_unshare():
+        pytest.skip("needs root, unshare(1), ip(8) and veth: a network namespace of the kernel to compare with")
+
+
 def kernel(module: str) -> Any:
     """What the script `module` hears in a fresh network namespace of the kernel."""
-    if _NO_NAMESPACES:
-        pytest.skip("needs root and unshare(1) for a network namespace of the kernel")
+    kernel_namespaces()
     command = ["unshare", "-n", sys.executable, "-m", f"stack.tests.netlink.{module}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if "Operation not permitted" in done.stderr:
-        pytest.skip("may not make a network namespace of the kernel here")
     assert done.returncode == 0, done.stderr
     return ast.literal_eval(done.stdout)
 
