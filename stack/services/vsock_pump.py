@@ -30,6 +30,8 @@ from stack.vsock import VsockConnection, VsockState
 SHARE: Final = 512 << 10
 #: Bytes received at a time: several packets, and a buffer the allocator does not have to clear.
 PIECE: Final = 256 << 10
+#: Bytes taken from the guest before it is told: half of what a Linux guest keeps under way by default.
+REPORT: Final = 128 << 10
 #: Pieces in one sendmsg; IOV_MAX is 1024.
 PIECES: Final = 64
 
@@ -77,8 +79,8 @@ class Pump:
         self._said_mute = False  # the host's program knows that the guest will not send any more
         self._said_deaf = False  # ... that the guest will not receive any more
         self._ended = False
-        # Tell the guest of room as soon as half is used: it goes on sending while we go on writing.
-        connection.set_wanted(connection.rcvbuf // 2)
+        # The guest hears of room before it runs out: it goes on sending while we go on writing.
+        connection.set_wanted(max(1, connection.rcvbuf - REPORT))
         connection.on_event = self._event
         hosts.hand_over(sock, self)
 

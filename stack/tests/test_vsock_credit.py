@@ -265,3 +265,13 @@ def test_small_pieces_are_kept_together() -> None:
     queue.append(large)
     queue.discard(3 * PIECE)
     assert queue.read(COALESCE) is large, "large ones are not copied"
+
+
+def test_a_peer_with_a_smaller_buffer_is_told_before_its_own_limit_stops_it() -> None:
+    """Linux 6.x: min(peer_buf_alloc, buf_alloc) bytes under way. Told by our size alone, both would wait for ever."""
+    credit = Credit(1 << 20)
+    credit.hear(256 << 10, 0)
+    credit.tell()
+    assert credit.receive(256 << 10)
+    assert not credit.consume(64 << 10, 1)
+    assert credit.consume(192 << 10, 1)

@@ -92,4 +92,6 @@ class Credit:
         unreported = self.unreported
         if not unreported:
             return False
-        return self.buffer - unreported < UPDATE_BELOW or self.edge - self.consumed < wanted
+        # Linux guests (6.x) keep no more under way than their own buffer holds, however large ours is.
+        window = min(self.buffer, self.peer_buffer)
+        return window - unreported < UPDATE_BELOW or self.edge - self.consumed < wanted
