@@ -103,6 +103,10 @@ class VsockConnection(ConnectionStatus):
         self._consumed(len(data))
         return data
 
+    def compact(self) -> None:
+        """What is still unread keeps its own memory alive from now on, not all of what came with it."""
+        self._incoming.compact()
+
     def forget_received(self) -> None:
         """Nobody is going to read what is there."""
         self._consumed(self._incoming.discard(len(self._incoming)))
@@ -115,11 +119,11 @@ class VsockConnection(ConnectionStatus):
         """What read() would give, uncopied, `pieces` pieces at most. Say with `discard` how much was used, at once."""
         return self._incoming.views(pieces)
 
-    def write(self, data: Buffer, *, keep: bool = False) -> int:
+    def write(self, data: Buffer) -> int:
         """Take as much of `data` as the peer's credit allows; returns the bytes taken (0: none).
 
-        Exact `bytes` of 4 KiB and more are kept, anything else is copied - or kept too with `keep`, if it will not
-        change. Raises NetError: EPIPE when the stream cannot be written to (any more), ENOTCONN before it is connected.
+        Exact `bytes` of 4 KiB and more are kept, anything else is copied. Raises NetError: EPIPE when the stream
+        cannot be written to (any more), ENOTCONN before it is connected.
         """
         self._check_writable()
         length = len(data)
@@ -129,7 +133,7 @@ class VsockConnection(ConnectionStatus):
             data = memoryview(data)[:free]
             length = free
         if length:
-            if type(data) is not bytes and length >= COALESCE and not keep:
+            if type(data) is not bytes and length >= COALESCE:
                 data = bytes(data)
             self._outgoing.append(data)
             self.credit.sent += length
@@ -283,6 +287,8 @@ class VsockConnection(ConnectionStatus):
                 self._violated("it sent more than it was granted")
                 return
             self._incoming.append(payload)
+            if length >= COALESCE:
+                self._port.fed.append(self)
         self.notify()
 
     def _peer_shut(self, flags: int) -> None:

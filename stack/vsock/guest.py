@@ -16,6 +16,9 @@ drained however long it leaves its receive ring without buffers, in bounded memo
 A driver reset, or a guest that left, ends every connection the guest knew of; listeners stay. A guest that is merely
 paused is waited for, however long: nothing is sent meanwhile.
 
+Memory: a payload is a view of the half megabyte it came in. That is right for who reads at once; before the next burst
+is taken, what is still unread is copied out, so that a few bytes nobody reads never keep the rest.
+
 Packets for another guest's CID are for `stack.vsock.sibling`, if the two may talk.
 """
 
@@ -84,6 +87,7 @@ class GuestPort:
         self._burst: list[VsockTx] = []
         self._held_up = False  # the last flush could not finish
         self._suppressed = False
+        self.fed: list[VsockConnection] = []  #: have got large payloads of the last burst
         self._lingering: set[VsockConnection] = set()  # to be told when everything of theirs has left
         transport.on_change = self._changed
 
@@ -107,6 +111,8 @@ class GuestPort:
         """Retry what the transport refused, then handle up to `budget` packets."""
         if self.closed:
             return 0
+        if self.fed:
+            self._compact()
         burst = self.transport.receive(budget)
         self._look()
         connections = self.connections
@@ -129,6 +135,12 @@ class GuestPort:
         if self._held_up:
             self._flush()
         return len(burst)
+
+    def _compact(self) -> None:
+        """A payload is a view of all that came in its burst. Whoever has not read it by now gets a copy."""
+        for connection in dict.fromkeys(self.fed):
+            connection.compact()
+        self.fed.clear()
 
     # -- for connections ------------------------------------------------------------------------------------------
 

@@ -128,6 +128,19 @@ class ByteQueue:
         self._length -= count
         return count
 
+    def compact(self) -> None:
+        """Copy out every view of something more than twice its size: what waits must not keep the rest."""
+        pieces = self._pieces
+        if any(map(_wasteful, pieces)):
+            if self._head:
+                pieces[0] = memoryview(pieces[0])[self._head :]
+                self._head = 0
+            self._pieces = deque(bytes(piece) if _wasteful(piece) else piece for piece in pieces)
+
     def clear(self) -> None:
         self._pieces.clear()
         self._head = self._length = 0
+
+
+def _wasteful(piece: Buffer) -> bool:
+    return type(piece) is memoryview and 2 * len(piece) < len(memoryview(piece.obj))

@@ -162,6 +162,10 @@ class SeqpacketConnection(VsockConnection):
         self._consumed(length)
         return data, length, bool(end)
 
+    def compact(self) -> None:
+        super().compact()
+        self._partial.compact()
+
     def forget_received(self) -> None:
         self._arrived = Lengths()
         super().forget_received()
@@ -176,6 +180,8 @@ class SeqpacketConnection(VsockConnection):
             self._violated("it sent more than it was granted")
             return
         partial = self._partial
+        if length >= COALESCE:
+            self._port.fed.append(self)
         if not flags & SEQ_EOM:
             partial.append(payload)
             if self.credit.unreported:

@@ -114,7 +114,7 @@ def _move_bytes(source: VsockConnection, target: VsockConnection) -> None:
         if not room:
             target.ask_credit()
             return
-        target.write(source.take(min(room, MAX_PAYLOAD)), keep=True)
+        target.write(source.take(min(room, MAX_PAYLOAD)))
 
 
 def _move_messages(source: SeqpacketConnection, target: SeqpacketConnection) -> None:

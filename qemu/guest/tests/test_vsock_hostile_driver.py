@@ -350,6 +350,29 @@ def test_what_is_in_one_burst_behind_the_end_finds_nobody(rig: Rig) -> None:
     assert rig.works()
 
 
+def test_unread_bytes_do_not_keep_what_came_with_them(rig: Rig) -> None:
+    """One packet in five is for a stream nobody reads, the others for one that is read at once."""
+    listener = rig.listen()
+    rig.send(rig.packet(OP_REQUEST, src=1), rig.packet(OP_REQUEST, src=2))
+    assert rig.ops() == [OP_RESPONSE] * 2
+    unread, _ = listener.accept()
+    eager, _ = listener.accept()
+    rig.open += [unread, eager]
+    eager.setblocking(False)
+    forwarded = 0
+    for _ in range(40):
+        rig.send(rig.packet(OP_RW, bytes(5000), src=1), *[rig.packet(OP_RW, bytes(60_000), src=2)] * 4)
+        while forwarded < eager._sock.phase.connection.credit.received:
+            forwarded += len(eager.recv(1 << 20))
+        rig.answers()
+    connection = unread._sock.phase.connection
+    assert connection.readable == 40 * 5000
+    views = [piece for piece in connection._incoming._pieces if type(piece) is memoryview]
+    kept = {id(view.obj): len(memoryview(view.obj)) for view in views}
+    assert sum(kept.values()) <= 1 << 19, "of the last burst alone"
+    assert unread.recv(1 << 20) == bytes(40 * 5000)
+
+
 def test_a_guest_that_never_takes_its_answers_is_still_listened_to() -> None:
     """Firecracker 2057, vhost-device 494: a receive ring without buffers stops what goes there, and nothing else."""
     rig = Rig(rx_size=2, tx_size=4)
