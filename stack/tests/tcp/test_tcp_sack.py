@@ -10,7 +10,7 @@ from stack.tcp.recovery import RecoveryPhase
 from stack.tcp.scoreboard import Scoreboard
 from stack.tests.tcp.sacking import SackScript
 from stack.tests.tcp.script import PEER_ISN, pattern
-from stack.wire.tcp import ACK
+from stack.wire.tcp import ACK, HeaderOptions
 
 # --- the scoreboard against a model -----------------------------------------------------------------------------------
 
@@ -249,3 +249,43 @@ def test_timestamps_tell_a_late_original() -> None:
     s.sack(5)
     assert s.tcp.stats.spurious == 1
     assert s.recovery.phase is RecoveryPhase.OPEN
+
+
+# --- a peer that lies -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_blocks_whatever_break_the_account(seed: int) -> None:
+    """Any edges, in any order, with any ACK in range: the scoreboard stays whole, and an honest ACK ends it all."""
+    rng = random.Random(seed)
+    s = SackScript(congestion=("reno", "cubic", "bbr")[seed % 3]).sending(2, queued=300)
+    sender = s.connection.sender
+    sender.congestion.cwnd = 200 * s.mss
+    acked = 0
+    for _ in range(150):
+        s.drain()
+        s.wait(rng.choice((0, 0, 1, 30, 250)))
+        flight = sender.snd_max - sender.snd_una
+        edges = []
+        for _ in range(rng.randrange(1, 5)):
+            left = sender.snd_una + rng.randrange(-3000, flight + 3000)
+            edges.append((left & 0xFFFFFFFF, (left + rng.randrange(-10, 9000)) & 0xFFFFFFFF))
+        if rng.random() < 0.2:
+            acked = sender.snd_una - sender.iss - 1 + rng.randrange(0, flight + 1)
+        options = HeaderOptions(sack=tuple(edges))
+        s.send(ACK, seq=1, ack=1 + acked, options=options)
+        board = s.recovery.board
+        if board is not None and board.runs:
+            assert board.runs[0].start == sender.snd_una
+            assert board.runs[-1].end == sender.snd_max
+            assert all(a.end == b.start for a, b in zip(board.runs, board.runs[1:], strict=False))
+            assert board.sacked == sum(run.end - run.start for run in board.runs if run.sacked)
+            assert board.lost == sum(run.end - run.start for run in board.runs if run.lost)
+            assert len(board.runs) <= 2 * flight // s.mss + 4
+    for _ in range(400):
+        if sender.snd_una > sender.queue.end - 1:
+            break
+        s.wait(400)
+        s.drain()
+        s.send(ACK, seq=1, ack=sender.snd_max - sender.iss)
+    assert sender.queue.end == sender.snd_una
