@@ -82,7 +82,9 @@ class NetlinkPhase(Phase):
         complete = True
         credentials = socket.credentials
         if group:
-            complete = table.multicast(group, content, pid=endpoint.port, credentials=credentials, without=endpoint, skip=port)
+            complete = table.multicast(
+                group, content, pid=endpoint.port, credentials=credentials, without=endpoint, skip=port
+            )
         if not port:
             if table.kernel is None:
                 raise NetError(errno.ECONNREFUSED)

@@ -19,18 +19,19 @@ from stack.wire.netlink.rtnetlink import AF_INET, Group, Rtm
 from stack.wire.netlink.rule import RULE
 
 GROUPS = (Group.LINK, Group.NEIGH, Group.IPV4_IFADDR, Group.IPV4_ROUTE, Group.IPV4_RULE)
-QUIET = 0.25  # seconds: the kernel's link watch is done by then
+QUIET = 0.1  # seconds
+LINK_QUIET = 1.2  # seconds: the kernel's link watch, which acts once a second, is done by then
 
 
-def run(module: Any, quiet: float = QUIET) -> dict[str, list[Any]]:
+def run(module: Any, quiet: float = QUIET, link_quiet: float = LINK_QUIET) -> dict[str, list[Any]]:
     client = Client(module)
     ear = module.socket(AF_NETLINK, SOCK_RAW, 0)
     ear.bind((0, sum(1 << group - 1 for group in GROUPS)))
     heard: dict[str, list[Any]] = {}
 
-    def listen() -> list[Any]:
+    def listen(patience: float) -> list[Any]:
         told: list[Any] = []
-        ear.settimeout(quiet)
+        ear.settimeout(patience)
         while True:
             try:
                 data, (port, groups) = ear.recvfrom(65536)
@@ -45,7 +46,8 @@ def run(module: Any, quiet: float = QUIET) -> dict[str, list[Any]]:
 
     def step(label: str, kind: int, flags: int, body: bytes) -> None:
         answers = client.ask(kind, flags, body)
-        heard[label] = [answers, *listen()]
+        watched = any(word in label for word in ("up", "down", "link gone"))
+        heard[label] = [answers, *listen(link_quiet if watched else quiet)]
 
     up, down = {"flags": 1, "change": 1}, {"flags": 0, "change": 1}
     step("lo up", Rtm.SETLINK, NLM_F_ACK, LINK.emit({"index": 1, **up}))

@@ -107,6 +107,8 @@ ROUTE: Final = MessageType(
         (16, "mark", U32),
         (18, "via", RAW),
         (20, "pref", U8),
+        (21, "encap_type", U16),
+        (22, "encap", RAW),
         (23, "expires", U32),
         (25, "uid", U32),
         (27, "ip_proto", U8),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from stack.wire.netlink.attribute import ADDRESS, U8, U32, Record, Schema, String
+from stack.wire.netlink.attribute import ADDRESS, RAW, U8, U32, Record, Schema, String
 from stack.wire.netlink.link import IFNAMSIZ
 from stack.wire.netlink.message import MessageType
 
@@ -34,14 +34,20 @@ RULE: Final = MessageType(
         (4, "goto", U32),
         (6, "priority", U32),
         (10, "fwmark", U32),
+        (12, "tun_id", RAW),
         (13, "suppress_ifgroup", U32),
         (14, "suppress_prefixlen", U32),
         (15, "table", U32),
         (16, "fwmask", U32),
         (17, "oifname", String(IFNAMSIZ - 1)),
+        (19, "l3mdev", U8),
+        (20, "uid_range", RAW),
         (21, "protocol", U8),
         (22, "ip_proto", U8),
         (23, "sport_range", _RANGE),
         (24, "dport_range", _RANGE),
+        (25, "dscp", U8),
+        (26, "flowlabel", RAW),
+        (27, "flowlabel_mask", RAW),
     ),
 )

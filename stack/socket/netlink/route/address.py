@@ -242,7 +242,9 @@ def _bytes(attributes: dict[str, Any], name: str, width: int) -> bytes | None:
 
 
 def _check_lifetime(attributes: dict[str, Any], prefix: str) -> None:
-    """Addresses here are for ever."""
+    """Addresses here are for ever, and their routes have the priorities they have."""
+    if attributes.get("rt_priority"):
+        raise NetlinkError(errno.EOPNOTSUPP, f"{prefix}: the priority of an address's route cannot be set here")
     cache = attributes.get("cacheinfo")
     if cache is None:
         return

@@ -378,6 +378,9 @@ def _master(netns: NetNamespace, index: int) -> Interface | None:
     return above
 
 
+#: Settings Linux has and links here have not.
+_UNSUPPORTED: Final = ("broadcast", "carrier", "linkmode", "map", "operstate", "proto_down")
+
 #: MTUs are ints: what looks negative is too small, not too large.
 _MTU_MAX: Final = 0x7FFFFFFF
 
@@ -385,6 +388,9 @@ _MTU_MAX: Final = 0x7FFFFFFF
 def _check_common(netns: NetNamespace, message: Message) -> None:
     """Settings of ours that this place has not got are refused, not forgotten."""
     attributes = message.attributes
+    for name in _UNSUPPORTED:
+        if name in attributes:
+            raise NetlinkError(errno.EOPNOTSUPP, f"{name} of a link cannot be set here")
     for name in ("net_ns_pid", "net_ns_fd"):
         if name in attributes:
             raise NetlinkError(errno.EINVAL, "there are no namespaces by process or descriptor here")

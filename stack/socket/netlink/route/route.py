@@ -50,6 +50,10 @@ _ERRORS: Final = {
 }
 
 
+#: Attributes that would make a route mean something it does not here.
+_UNSUPPORTED: Final = ("encap", "encap_type", "expires", "flow", "mark", "nh_id", "pref", "via")
+
+
 # --- showing ----------------------------------------------------------------------------------------------------------
 
 
@@ -357,8 +361,9 @@ def _entry(netns: NetNamespace, message: Message) -> RouteEntry:
         raise NetlinkError(errno.EINVAL, "Invalid route type") from None
     if kind not in _REFUSING and kind is not RouteKind.UNICAST:
         raise NetlinkError(errno.EOPNOTSUPP, "Routes of this type follow from the addresses")
-    if "nh_id" in attributes or "via" in attributes:
-        raise NetlinkError(errno.EOPNOTSUPP, "Nexthop objects and gateways of another family are not supported")
+    for name in _UNSUPPORTED:
+        if attributes.get(name):
+            raise NetlinkError(errno.EOPNOTSUPP, f"Routes with {name} are not supported")
     source = _bytes(attributes, "prefsrc", width)
     if source is not None and not netns.ip.is_own_unicast(source):
         raise NetlinkError(errno.EINVAL, "Invalid prefsrc address" if width == 4 else "Invalid source address")

@@ -26,7 +26,7 @@ _ACTIONS: Final = frozenset({TO_TABLE, int(RouteKind.BLACKHOLE), int(RouteKind.U
 #: What a rule may say here.
 _KNOWN: Final = frozenset({"dst", "src", "oifname", "priority", "table", "suppress_prefixlen", "protocol"})
 #: What makes Linux's rules choose by more than we look at, and the values that mean "everything".
-_HARMLESS: Final[dict[str, Any]] = {"fwmark": 0, "fwmask": 0, "suppress_ifgroup": _NONE}
+_HARMLESS: Final[dict[str, Any]] = {"fwmark": 0, "fwmask": 0, "suppress_ifgroup": _NONE, "l3mdev": 0}
 
 
 def show(rule: Rule) -> bytes:
