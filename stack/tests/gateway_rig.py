@@ -13,15 +13,24 @@ from stack.scheduler import Scheduler
 from stack.services.vsock_gateway import VsockGateway
 from stack.testing.vsock import ModelGuest, ModelStream, ScriptedGuest
 from stack.vsock import VsockEngine
+from stack.vsock.engine import MEMORY_LIMIT
 
 
 class GatewayRig:
     """`path`: the hybrid Unix socket. `guest` answers by itself unless `scripted`."""
 
-    def __init__(self, directory: Path, *, scripted: bool = False, guest_buffer: int = 1 << 18, **options: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        scripted: bool = False,
+        guest_buffer: int = 1 << 18,
+        memory_limit: int = MEMORY_LIMIT,
+        **options: Any,
+    ) -> None:
         self.path = str(directory / "v")
         self.scheduler = Scheduler(rng=random.Random(1))
-        self.engine = VsockEngine(self.scheduler)
+        self.engine = VsockEngine(self.scheduler, memory_limit=memory_limit)
         self.transport = ScriptedGuest()
         self.guest = ModelGuest(self.transport, buffer=guest_buffer)
         self.scripted = scripted

@@ -414,6 +414,26 @@ def test_more_host_programs_than_streams_wait_for_their_turn(tmp_path: Path) -> 
         assert said(third) is not None
 
 
+def test_all_streams_together_are_promised_no_more_memory_than_there_is(tmp_path: Path) -> None:
+    """Everyone sends all he may and no host program reads: what is held stays below the limit, the rest is refused."""
+    with gateway_rig(tmp_path, memory_limit=4 << 20) as rig:
+        rig.server(5000, backlog=100)
+        streams = [rig.guest.connect(5000, port) for port in range(40)]
+        rig.settle()
+        for _ in range(200):
+            for stream in streams:
+                if stream.state == "connected":
+                    stream.write(b"x" * 65536)
+            rig.settle()
+        held = sum(connection.readable for connection in rig.port.connections.values())
+        assert held <= rig.engine.reserved <= 4 << 20
+        states = [stream.state for stream in streams]
+        # Three of a mebibyte; then, over half of the limit, those of Linux's size.
+        assert (states.count("connected"), states.count("reset")) == (7, 33)
+        for server_side in range(7):
+            assert streams[server_side].state == "connected"
+
+
 def test_a_flood_of_requests_costs_a_bounded_number_of_sockets(tmp_path: Path) -> None:
     with gateway_rig(tmp_path, scripted=True, stream_limit=10) as rig:
         rig.server(5000, backlog=1000)
