@@ -26,6 +26,7 @@ _EXIT_USAGE: Final = 2
 _COMMANDS: Final = {
     "run": "run a command in a guest",
     "serve": "serve the devices of a QEMU you start yourself",
+    "ip": "look at and change the network of a served guest's gateway, as with iproute2",
     "vsock": "reach a served guest's vsock from a shell",
     "doctor": "check what this machine has and lacks",
 }

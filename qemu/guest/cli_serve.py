@@ -80,6 +80,7 @@ _EXPOSE_HELP: Final = "Listen on this address of the host for that port of the f
 @click.option("--mtu", type=click.IntRange(68, 65535), default=1500, show_default=True)
 @click.option("--queues", type=click.IntRange(1, 8), default=1, show_default=True, help="Queue pairs of the card.")
 @click.option("--no-offload", is_flag=True, help="No checksum or segmentation offload on the card.")
+@click.option("--control", type=SOCKET, metavar="SOCK", help="Let `guestwire ip --stack SOCK` reach the gateway.")
 @click.option("--pcap", type=OUTPUT, help="Write every frame of the card to this pcapng file.")
 @click.option("--memory", "memory_mib", type=memory, metavar="SIZE", default=DEFAULT_MEMORY_MIB, show_default=True)
 @click.option("--kvm", is_flag=True, help="Print arguments for a QEMU with KVM instead of TCG.")
@@ -103,6 +104,7 @@ def serve(
     mtu: int,
     queues: int,
     no_offload: bool,
+    control: Path | None,
     pcap: Path | None,
     memory_mib: int,
     kvm: bool,
@@ -157,6 +159,10 @@ def serve(
 
         wiring = Wiring(config)
         undo.callback(wiring.close)
+        if control is not None:
+            from qemu.guest.control import ControlSocket
+
+            undo.enter_context(ControlSocket(wiring.stack, control))
         if wiring.net is not None:
             _listen(wiring, wiring.net, net_path, fd if kind == "net" else None)
         plugs = [_plug(wiring, vm.config, undo) for vm in vms]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -29,6 +31,7 @@ from qemu.guest.load import Load
 from qemu.guest.result import Result
 
 if TYPE_CHECKING:
+    from qemu.guest.control import ControlSocket
     from qemu.guest.qmp_client import Qmp
     from qemu.guest.systemd import SystemdReports
     from qemu.guest.vsock import GuestVsock
@@ -59,6 +62,7 @@ class Guest:
         self._launch: Launch | None = None
         self._wiring: Wiring | None = None
         self._vsock: GuestVsock | None = None
+        self._control: ControlSocket | None = None
         self._systemd: SystemdReports | None = None
         self._started = False
         self._undo = ExitStack()
@@ -224,6 +228,19 @@ class Guest:
     def capture(self) -> Capture | None:
         """What records the card's frames, with `pcap`."""
         return self._wiring.capture if self._wiring is not None else None
+
+    def control_socket(self) -> Path:
+        """Where `guestwire ip --stack PATH` reaches the gateway from another process: a private place, until `close`.
+
+        Whoever can connect administers the gateway's network: see `qemu.guest.control`.
+        """
+        if self._control is None:
+            from qemu.guest.control import ControlSocket
+
+            directory = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="guestwire-"))
+            self._control = ControlSocket(self.stack, Path(directory) / "control")
+            self._undo.callback(self._control.close)
+        return self._control.path
 
     @property
     def gateway(self) -> str:

@@ -274,7 +274,7 @@ def test_when_a_namespace_ends_cards_come_home_and_links_made_by_kind_die_with_t
 
 
 def test_a_stack_that_closes_takes_all_its_namespaces_along(node: Stack) -> None:
-    other = node.network.stack("other")
+    other = Stack("other", network=node.network)
     blue: NetNamespace = other.add_netns("blue")
     device = ScriptedDevice()
     other.add_interface(device, name="eth0")
