@@ -130,6 +130,20 @@ def test_a_line_that_is_never_finished_times_out(rig: GatewayRig) -> None:
     assert rig.gateway.drops["line-timeout"] == 1
 
 
+def test_the_lines_time_limit_ends_with_the_line(tmp_path: Path) -> None:
+    with gateway_rig(tmp_path, scripted=True) as rig:
+        client = rig.client(b"CONN")
+        rig.wait(LINE_TIMEOUT - 1)
+        client.sendall(b"ECT 5\n")
+        rig.settle()
+        rig.wait(CONNECT_TIMEOUT // 2)  # the guest takes its time
+        assert said(client) is None
+        (request,) = rig.transport.take()
+        rig.transport.feed(Op.RESPONSE, request[2], 5)
+        rig.settle()
+        assert said(client) == b"OK %d\n" % request[2]
+
+
 def test_a_long_stream_does_not_time_out(rig: GatewayRig) -> None:
     client = rig.client(b"CONNECT 5\n")
     rig.wait(100 * LINE_TIMEOUT)
@@ -352,6 +366,23 @@ def test_a_guest_that_never_reads_stops_the_host(rig: GatewayRig) -> None:
         stream.consume(stream.unread)
         rig.settle()
     assert len(stream.received) == sent
+
+
+def test_a_guest_that_does_not_say_what_it_has_read_is_asked(tmp_path: Path) -> None:
+    """One-way streams to guests that send credit only when asked stall otherwise (Asterinas #2885)."""
+    with gateway_rig(tmp_path, scripted=True) as rig:
+        client = rig.client(b"CONNECT 5\n")
+        (request,) = rig.transport.take()
+        rig.transport.feed(Op.RESPONSE, request[2], 5, alloc=10)
+        rig.settle()
+        client.sendall(b"x" * 10)
+        rig.settle()
+        client.sendall(b"y" * 5)
+        rig.settle()
+        assert rig.transport.ops() == ["RW", "CREDIT_REQUEST"]
+        rig.transport.feed(Op.CREDIT_UPDATE, request[2], 5, alloc=10, forwarded=10)
+        rig.settle()
+        assert rig.transport.ops()[0] == "RW"
 
 
 def test_a_guest_with_a_huge_buffer_cannot_make_us_hold_more_than_ours(tmp_path: Path) -> None:

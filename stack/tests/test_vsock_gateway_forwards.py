@@ -139,6 +139,24 @@ def test_a_refusal_by_the_guest_resets_the_hosts_tcp_client(tmp_path: Path) -> N
         assert said(client) == b"<reset>"
 
 
+def test_a_driver_reset_resets_the_hosts_tcp_client(rig: GatewayRig) -> None:
+    listener = rig.gateway.expose(host_address("tcp:127.0.0.1:0"), 22)
+    client = rig.client(address=listener.address)
+    rig.transport.generation += 1
+    rig.transport.changed()
+    rig.guest.streams.clear()
+    rig.settle()
+    assert said(client) == b"<reset>"
+
+
+def test_a_socket_file_that_somebody_replaced_is_not_ours_to_remove(rig: GatewayRig) -> None:
+    os.unlink(rig.path)
+    with open(rig.path, "w") as file:
+        file.write("theirs")
+    rig.gateway.close()
+    assert os.path.exists(rig.path)
+
+
 def test_a_unix_listener_of_the_host_and_its_file(rig: GatewayRig, tmp_path: Path) -> None:
     path = str(tmp_path / "ssh")
     rig.gateway.expose(unix_address(path), 22)
