@@ -242,6 +242,8 @@ class IpLayer:
         self.mld.reporter.forget(iface)
         self.groups.forget(iface)
         self._joined = {key: joined for key, joined in self._joined.items() if key[1] != iface.index}
+        self.icmp6.on_solicitation.pop(iface.index, None)
+        self.icmp6.ndp.routers.discard(iface.index)
         iface.on_unreachable = iface.on_link_change = iface.solicit6 = None
         self.refresh()
         return gone

@@ -293,6 +293,20 @@ def test_a_flood_of_solicitations_costs_one_answer() -> None:
     assert link.advertiser.sent - before <= 66
 
 
+def test_hosts_without_an_address_are_answered_together_every_three_seconds() -> None:
+    """RFC 4861 6.2.6: MIN_DELAY_BETWEEN_RAS."""
+    link = Link(RouterConfig(reply_delay=0))
+    link.world.pass_time(100)
+    assert link.advertiser is not None
+    before = link.advertiser.sent
+    message = router.emit_solicitation(None, ipv6.ANY, ipv6.ALL_ROUTERS)
+    packet = builders.ipv6(ipv6.ANY, ipv6.ALL_ROUTERS, 58, message, hop_limit=255)
+    for _ in range(60):
+        link.host_if.send_frame(b"\x33\x33\x00\x00\x00\x02", 0x86DD, packet)
+        link.world.pass_time(0.1)
+    assert 2 <= link.advertiser.sent - before <= 3
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

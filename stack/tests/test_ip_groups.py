@@ -275,6 +275,19 @@ def test_queries_for_one_group_are_answered_together(family: int) -> None:
     assert [(kind, sources) for kind, _, _, sources in reports(host)] == [(RecordType.MODE_IS_EXCLUDE, [])]
 
 
+@BOTH
+def test_an_answer_about_everything_that_comes_sooner_is_enough(family: int) -> None:
+    """RFC 3376 5.2 rule 1."""
+    host = ready(family)
+    host.ip.groups.join(GROUP[family], host.eth)
+    host.pass_time(5 * NS_PER_S)
+    reports(host)
+    query(host, family, code=1)
+    query(host, family, GROUP[family], code=100)
+    host.pass_time(10 * NS_PER_S)
+    assert len([group for _, _, group, _ in reports(host) if group == GROUP[family]]) == 1
+
+
 @pytest.mark.parametrize(
     "ask",
     [
