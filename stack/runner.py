@@ -5,18 +5,25 @@ Theory of operation
 **Whoever waits, polls.** At any time at most one thread is the *leader*: it holds the poll token and runs the
 Network's turns. A thread that blocks in `recv` and finds no leader becomes it, so the answer to what it sent is taken
 from the device, through the stack and to the user by one thread, without a hand-over. A thread that finds a leader is
-a *follower*: it parks on a gate of its own until the leader's turn makes its socket ready, or until a leaving leader
-hands it the token; a leaving leader wakes exactly one. The **background thread** (`start`) is the last follower: it
-polls only while no other thread does.
+a *follower*: it parks on a gate of its own until the leader's turn makes its socket ready, or until it is handed the
+token. The **background thread** (`start`) is the last follower: it polls only while no other thread does.
+
+**The token goes where the data goes.** A server's first thread waits in `accept`, another one in `recv`; if the first
+kept the token, each burst would cost the second a hand-over. So when a leader's turn makes a follower ready and not
+the leader itself, the follower is *promoted* and the leader parks. And a leader that leaves with what it waited for
+leaves the token lying: it will be back for the next piece, sooner than another thread could be woken, and the
+background thread sees to it that nobody waits much longer than `PATROL` if it is not. Whether it comes back is learnt
+per socket (`Pollee.absence`): if it stays away longer than `ABSENCE`, or closes the socket, or leaves with nothing,
+or there is no background thread, it wakes exactly one follower to lead, and is not promoted again.
 
 A Network without descriptors (loopback and cables alone) has nothing to poll for but timers: everything else is
 delivered in the call that causes it. There the background thread, if it runs, keeps the token and all others follow.
 
 **Looking and sleeping.** After traffic the leader keeps looking for a while, with notifications suppressed, because
-waking a halted core costs more than the wait; how long is learnt from how long recent waits took (`_Patience`). Then
-it arms the devices, looks once more, and sleeps in `epoll` - Python's, so that Ctrl-C works - without the lock, until
-a descriptor fires, a timer is due, its own deadline comes, or another thread *nudges* it: a socket call of another
-thread that made the leader's socket ready, left work undone, or armed an earlier timer.
+waking a halted core costs more than the wait; whether that pays is learnt (`stack.patience`). Then it arms the
+devices, looks once more, and sleeps in `epoll` - Python's, so that Ctrl-C works - without the lock, until a descriptor
+fires, a timer is due, its own deadline comes, or another thread *nudges* it: a socket call of another thread that made
+the leader's socket ready, left work undone, or armed an earlier timer.
 
 **The background thread's three rests.** Waking it for every message that another thread handles itself would cost a
 thread switch each. So while others lead and traffic is recent it is on *patrol*: a short sleep after which it only
@@ -39,14 +46,17 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from enum import Enum
+from typing import Any, Final, Literal, TypeVar
 
 from stack.network import MAX_EVENTS, Alarm, Network, Runner, closed_error
-from stack.scheduler import NS_PER_MS, NS_PER_S, NS_PER_US
+from stack.patience import Patience
+from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.socket.base import AGAIN, Again, Timeout
 from stack.socket.poll import ALWAYS, Pollee
 from stack.switching import SwitchInterval
 from stack.virtual import VirtualRunner
+from stack.waiter import Waiter
 
 T = TypeVar("T")
 
@@ -54,10 +64,10 @@ T = TypeVar("T")
 FOREVER: Final = 1 << 62
 #: How often the background thread on patrol looks whether anybody leads.
 PATROL: Final = 1 * NS_PER_MS
+#: A thread that stays away from its socket for longer (ns) is not waited for with the token.
+ABSENCE: Final = PATROL // 2
 #: How long after the last traffic it stays on patrol.
 RECENT: Final = 20 * NS_PER_MS
-#: The longest wait worth spinning for; a halted core takes about 50 us to wake.
-MAX_SPIN: Final = 200 * NS_PER_US
 #: Seconds; epoll_wait counts milliseconds in a C int.
 LONGEST_SLEEP: Final = 86400.0
 #: The main thread sleeps no longer than this at a time, seconds. Python looks for signals before it goes to sleep, and
@@ -70,56 +80,13 @@ SWITCHING: Final = SwitchInterval()
 _LOG: Final = logging.getLogger(__name__)
 
 
-class _Waiter:
-    """A thread that waits: an observer of the pollee it waits for. All but `gate` under the Network's lock."""
+class _Deposed(Enum):
+    """What a leader gets that is to follow; an enum so that type checkers can tell it from results."""
 
-    __slots__ = ("asleep", "events", "gate", "parked", "ready", "runner")
-
-    def __init__(self, runner: _RealRunner) -> None:
-        self.runner = runner
-        self.events = 0
-        self.ready = False  #: the pollee has one of `events`: attempt again
-        self.parked = False  #: a follower, at its gate or on the way there; whoever clears this opens the gate
-        self.asleep = False  #: the leader, in epoll or on the way there
-        self.gate = threading.Lock()
-        self.gate.acquire()
-
-    def update(self, bits: int) -> None:
-        if bits & self.events and not self.ready:
-            self.rouse()
-
-    def rouse(self) -> None:
-        """Have the thread attempt again."""
-        self.ready = True
-        if self.parked:
-            self.unpark()
-        elif self.asleep:
-            self.runner.ring()
-
-    def unpark(self) -> None:
-        self.parked = False
-        self.gate.release()
+    DEPOSED = "deposed"
 
 
-class _Patience:
-    """How long it pays to keep looking before sleeping: learnt from how long waits took.
-
-    A spin helps only if it outlasts the wait, so it is the longest allowed or none at all. A wait that was slept
-    through includes the time a halted core takes to wake: hence half as much again before spinning is given up.
-    """
-
-    __slots__ = ("_typical",)
-
-    def __init__(self) -> None:
-        self._typical = MAX_SPIN // 4
-
-    def window(self) -> int:
-        """Nanoseconds to look for."""
-        return MAX_SPIN if 2 * self._typical < 3 * MAX_SPIN else 0
-
-    def learn(self, waited: int) -> None:
-        """A wait took `waited` ns. One long pause counts little: it is capped before it is averaged."""
-        self._typical += (min(waited, 4 * MAX_SPIN) - self._typical) >> 3
+DEPOSED: Final[Literal[_Deposed.DEPOSED]] = _Deposed.DEPOSED
 
 
 class _RealRunner:
@@ -128,10 +95,14 @@ class _RealRunner:
     def __init__(self, network: Network, clock: Callable[[], int]) -> None:
         self.network = network
         self.clock = clock
-        self._leader: _Waiter | None = None
-        self._line: dict[_Waiter, None] = {}  # everybody who waits, oldest first
-        self._spare: list[_Waiter] = []
-        self._patience = _Patience()
+        self._leader: Waiter | None = None
+        self.heir: Waiter | None = None  #: the follower woken last because it is ready
+        self._absent: Pollee | None = None  #: the token lies there for the thread that was last here
+        self._line: dict[Waiter, None] = {}  # everybody who waits, oldest first
+        self._spare: list[Waiter] = []
+        self._patience = Patience()
+        self._spin_began = 0  #: when (ns) the leader began to spin, and its CPU time then; 0: it does not
+        self._spin_cpu = 0
         self._can_spin = (os.cpu_count() or 1) > 1
         self._background = _Background(self)
         self._last_traffic = 0
@@ -145,31 +116,40 @@ class _RealRunner:
         deadline = FOREVER if timeout is None else self.clock() + timeout
         lock, turnstile = network.lock, network.turnstile
         with turnstile, lock:
-            waiter = self._spare.pop() if self._spare else _Waiter(self)
+            waiter = self._spare.pop() if self._spare else Waiter(threading.Lock(), self)
+            waiter.pollee = pollee
             waiter.events = events | ALWAYS
             waiter.ready = bool(pollee.bits() & waiter.events)
+            waiter.returns = False
             self._line[waiter] = None
             pollee.observe(waiter)
+            if pollee.left:
+                pollee.learn(self.clock() - pollee.left)
         try:
             while True:
                 with turnstile, lock:
+                    if waiter.ready:
+                        result = self._attempt(waiter, attempt, args)
+                        if result is not AGAIN:
+                            self._note_success(waiter, self.clock())
+                            return result
+                    if network.closed:
+                        raise closed_error()
                     leads = self._leader is waiter
-                    if not leads:
-                        if waiter.ready:
-                            result = self._attempt(waiter, attempt, args)
-                            if result is not AGAIN:
-                                return result
-                        if network.closed:
-                            raise closed_error()
-                        if self._leader is None and (network.polls_descriptors or not self._background.running):
-                            self._leader = waiter
-                            leads = True
-                        elif self.clock() >= deadline:
-                            return AGAIN
-                        else:
-                            waiter.parked = True
+                    if leads:
+                        pass
+                    elif self._leader is None and (network.polls_descriptors or not self._background.running):
+                        self._leader = waiter
+                        self._absent = None
+                        leads = True
+                    elif self.clock() >= deadline:
+                        return AGAIN
+                    else:
+                        waiter.parked = True
                 if leads:
-                    return self._lead(waiter, deadline, attempt, args)
+                    led = self._lead(waiter, deadline, attempt, args)
+                    if led is not DEPOSED:
+                        return led
                 self._park(waiter, deadline)
         finally:
             with turnstile, lock:
@@ -204,7 +184,7 @@ class _RealRunner:
 
     # -- following ----------------------------------------------------------------------------------------------------
 
-    def _park(self, waiter: _Waiter, deadline: int) -> None:
+    def _park(self, waiter: Waiter, deadline: int) -> None:
         """At the gate until someone opens it or `deadline`."""
         timeout = SIGNAL_GAP if threading.current_thread() is threading.main_thread() else threading.TIMEOUT_MAX
         if deadline != FOREVER:
@@ -213,12 +193,12 @@ class _RealRunner:
             with self.network.turnstile, self.network.lock:
                 self._close_gate(waiter)
 
-    def _close_gate(self, waiter: _Waiter) -> None:
+    def _close_gate(self, waiter: Waiter) -> None:
         """Lock held: the thread is back without having gone through its gate, which may have been opened since."""
         waiter.parked = False
         waiter.gate.acquire(blocking=False)
 
-    def _attempt(self, waiter: _Waiter, attempt: Callable[..., T | Again], args: tuple[Any, ...]) -> T | Again:
+    def _attempt(self, waiter: Waiter, attempt: Callable[..., T | Again], args: tuple[Any, ...]) -> T | Again:
         network = self.network
         waiter.ready = False
         if network.closed:
@@ -229,11 +209,23 @@ class _RealRunner:
         finally:
             network.finish()
 
-    def _leave(self, waiter: _Waiter, pollee: Pollee) -> None:
-        """Lock held: `waiter` waits no more. The token goes to the next in line or to the background thread."""
+    def _note_success(self, waiter: Waiter, now: int) -> None:
+        """Lock held: `waiter` has what it waited for; is it worth keeping the token for?"""
+        pollee = waiter.pollee
+        assert pollee is not None
+        pollee.left = now
+        waiter.returns = pollee.absence < ABSENCE
+        self._last_traffic = now
+
+    def _leave(self, waiter: Waiter, pollee: Pollee) -> None:
+        """Lock held: `waiter` waits no more. The token lies until it is back, or goes to the next in line or to the
+        background thread.
+        """
         pollee.forget(waiter)
         self._line.pop(waiter, None)
         waiter.asleep = False
+        if self.heir is waiter:
+            self.heir = None
         self._close_gate(waiter)
         self._spare.append(waiter)
         if self.network.vacant and not self._line:
@@ -241,30 +233,66 @@ class _RealRunner:
         if self._leader is not waiter:
             return
         self._leader = None
-        network = self.network
-        network.asleep_until = 0
+        self.network.asleep_until = 0
+        if waiter.returns and self._background.running:
+            self._absent = pollee
+            pollee.keeper = self._retire
+        else:
+            self._absent = None
+            if self._pass_on():
+                return
+        if not self.network.closed:
+            self._background.resume()
+
+    def _pass_on(self) -> bool:
+        """Lock held: the token lies there; the longest parked follower gets it. False if there is none."""
         for follower in self._line:
             if follower.parked:
                 self._leader = follower
-                network.stats.handovers += 1
+                self.network.stats.handovers += 1
                 follower.unpark()
-                return
-        if not network.closed:
-            self._background.resume()
+                return True
+        return False
+
+    def _retire(self, pollee: Pollee) -> None:
+        """Lock held: nobody will wait for `pollee` any more; a token that lies there for it is passed on."""
+        pollee.keeper = None
+        if self._absent is pollee:
+            self._absent = None
+            if self._leader is None and self.network.polls_descriptors:
+                self._pass_on()
+
+    def _depose(self, waiter: Waiter) -> bool:
+        """Lock held, after a turn that gave the leader nothing: the token goes to a follower it made ready, if that
+        is one that comes back for more. True: `waiter` follows from now on.
+        """
+        heir = self.heir
+        if heir is None:
+            return False
+        self.heir = None
+        if heir is waiter or heir.parked or heir not in self._line or not self._background.running:
+            return False  # it was woken by a call of another thread, and has looked for itself since
+        pollee = heir.pollee
+        if pollee is None or pollee.absence >= ABSENCE:
+            return False
+        self._leader = heir
+        self.network.stats.handovers += 1
+        waiter.parked = True
+        return True
 
     # -- leading ------------------------------------------------------------------------------------------------------
 
     def _lead(
-        self, waiter: _Waiter, deadline: int, attempt: Callable[..., T | Again], args: tuple[Any, ...]
-    ) -> T | Again:
-        """Poll until `attempt` succeeds or `deadline`."""
+        self, waiter: Waiter, deadline: int, attempt: Callable[..., T | Again], args: tuple[Any, ...]
+    ) -> T | Again | Literal[_Deposed.DEPOSED]:
+        """Poll until `attempt` succeeds, or `deadline`, or another thread gets the token (DEPOSED)."""
         network = self.network
         clock = self.clock
-        stats = network.stats
         lock = network.lock
         turnstile = network.turnstile
         events = [] if network.hot else network.events()
         began = quiet_since = clock()
+        self._spin_began = 0
         looked = 0
         while True:
             timeout = 0.0
@@ -278,28 +306,29 @@ class _RealRunner:
                     if waiter.ready:
                         result = self._attempt(waiter, attempt, args)
                         if result is not AGAIN:
+                            self._end_spin(now)
                             self._patience.learn(now - began)
-                            self._last_traffic = now
+                            self._note_success(waiter, now)
                             return result
                         worked = True
+                    elif self._depose(waiter):
+                        self._end_spin(now)
+                        return DEPOSED
                     if network.closed:
                         raise closed_error()
                     if now >= deadline:
                         return AGAIN
                     if worked:
                         quiet_since = now
+                        self._end_spin(now)
                         looked += 1
                         if turnstile.locked():
                             break
                         if looked & 7 == 0:
                             events = network.events()
                         continue
-                    if network.hot:
-                        if self._can_spin and now - quiet_since < self._patience.window() and not turnstile.locked():
-                            stats.spins += 1
-                            continue
-                        if network.arm():
-                            continue
+                    if network.hot and (self._spins(now, quiet_since) or network.arm()):
+                        continue
                     if SWITCHING.due(now):
                         self.consider_switching(now)
                     timeout = self._prepare_sleep(waiter, now, deadline)
@@ -310,7 +339,24 @@ class _RealRunner:
                 continue
             events = network.epoll.poll(timeout, MAX_EVENTS)
 
-    def _prepare_sleep(self, waiter: _Waiter, now: int, deadline: int) -> float:
+    def _spins(self, now: int, quiet_since: int) -> bool:
+        """Lock held, nothing to do since `quiet_since`: whether to look again rather than to sleep."""
+        if self._can_spin and now - quiet_since < self._patience.window() and not self.network.turnstile.locked():
+            self.network.stats.spins += 1
+            if not self._spin_began:
+                self._spin_began, self._spin_cpu = now, time.thread_time_ns()
+            return True
+        self._end_spin(now)
+        return False
+
+    def _end_spin(self, now: int) -> None:
+        """Lock held: if the leader was spinning, learn whether others wanted its core."""
+        began = self._spin_began
+        if began:
+            self._spin_began = 0
+            self._patience.spun(now - began, time.thread_time_ns() - self._spin_cpu)
+
+    def _prepare_sleep(self, waiter: Waiter, now: int, deadline: int) -> float:
         """Lock held: what must be known of a leader that sleeps; returns for how many seconds, -1 for ever."""
         network = self.network
         network.stats.sleeps += 1

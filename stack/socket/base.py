@@ -328,6 +328,7 @@ class Socket:
             phase, self.phase = self.phase, CLOSED
             phase.close()
             self.pollee.notify()
+            self.pollee.retire()
 
 
 def _patience(flags: int, timeout: Timeout) -> Timeout:

@@ -27,6 +27,9 @@ RDNORM: Final = 0x0040
 WRNORM: Final = 0x0100
 RDHUP: Final = 0x2000
 
+#: The longest absence that counts, ns.
+LONG_ABSENCE: Final = 2_000_000
+
 #: Reported whether asked for or not (poll(2)).
 ALWAYS: Final = ERR | HUP | NVAL
 
@@ -42,7 +45,7 @@ class Observer(Protocol):
 class Pollee:
     """The readiness of one socket and those who watch it."""
 
-    __slots__ = ("_marked", "_marks", "_observers", "bits")
+    __slots__ = ("_marked", "_marks", "_observers", "absence", "bits", "keeper", "left")
 
     def __init__(self, bits: Callable[[], int], marks: list[Pollee]) -> None:
         """`bits` computes the poll bits now; `marks` is the Network's list of pollees to settle."""
@@ -50,6 +53,11 @@ class Pollee:
         self._marks = marks
         self._observers: list[Observer] = []
         self._marked = False
+        #: For the runner: when (ns) a thread last left with what it waited for here, and how long (ns) threads
+        #: typically stay away before they wait here again.
+        self.left = 0
+        self.absence = 0
+        self.keeper: Callable[[Pollee], None] | None = None  #: the runner, while it keeps the token for such a thread
 
     def notify(self) -> None:
         """Readiness may have changed."""
@@ -65,6 +73,16 @@ class Pollee:
         """Undo one `observe`. Forgetting somebody unknown changes nothing."""
         if observer in self._observers:
             self._observers.remove(observer)
+
+    def learn(self, away: int) -> None:
+        """A thread came back after `away` ns. One long absence counts little: it is capped before it is averaged."""
+        self.left = 0
+        self.absence += (min(away, LONG_ABSENCE) - self.absence) >> 2
+
+    def retire(self) -> None:
+        """Nobody will wait here any more."""
+        if self.keeper is not None:
+            self.keeper(self)
 
     @property
     def observed(self) -> bool:
