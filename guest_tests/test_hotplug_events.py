@@ -132,7 +132,7 @@ def test_a_guest_that_boots_resets_its_card_and_dies_is_told_of() -> None:
 
 
 def test_the_gateways_network_is_administered_from_another_process(capfd: pytest.CaptureFixture[str]) -> None:
-    with running() as (guest, stack):
+    with running() as (guest, _):
         path = guest.control_socket()
         assert run_cli(["ip", "--stack", str(path), "addr", "add", "10.55.0.1/24", "dev", "eth0"]) == 0
         guest.run("ip addr add 10.55.0.2/24 dev eth0", check=True)

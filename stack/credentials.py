@@ -35,7 +35,7 @@ class UserNamespace:
         """`owner` is the uid of who made it. Raises NetError(ENOSPC) below the 32nd."""
         self.parent = parent
         self.owner = owner
-        self.level = 0 if parent is None else parent.level + 1
+        self.level: int = 0 if parent is None else parent.level + 1
         if self.level > MAX_LEVEL:
             raise NetError(errno.ENOSPC, f"{MAX_LEVEL} user namespaces below each other are the most")
 

@@ -147,7 +147,9 @@ class Wiring:
 
         try:
             with self.network.lock:
-                service = DhcpService(self.stack.netns, self.interface, DhcpConfig(hostname="guest"))
+                service = DhcpService(
+                    self.stack.netns, self.interface, DhcpConfig(hostname="guest"), uts=self.stack.uts
+                )
         except ValueError as error:
             raise SetupError(f"no addresses can be given out on {address}: {error}") from error
         undo.callback(self._stop_service, service)

@@ -14,7 +14,7 @@ everybody. `Reply` says which, and `DhcpService` - the server tied to an interfa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Final, NamedTuple
 
@@ -111,6 +111,7 @@ class DhcpServer:
         self._lease_time = config.lease_time
         self._hostname = config.hostname
         self._hostnames = {mac_bytes(mac): name for mac, name in config.static_hostnames.items()}
+        self._config = config
         self._options = self._configured(config)
 
     def leases(self, now: int) -> Iterator[Lease]:
@@ -249,6 +250,11 @@ class DhcpServer:
             if length <= room:
                 options[code] = value
                 room -= length
+
+    def set_domain(self, domain: str | None) -> None:
+        """From now on clients are told this domain name."""
+        self._config = replace(self._config, domain=domain)
+        self._options = self._configured(self._config)
 
     def _configured(self, config: DhcpConfig) -> dict[int, bytes]:
         """The options that are the same for every client, most important first."""

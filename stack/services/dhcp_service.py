@@ -16,6 +16,7 @@ from stack.iface.interface import Interface
 from stack.netns import NetNamespace
 from stack.services.dhcp import DhcpConfig, DhcpServer
 from stack.services.leases import Lease
+from stack.uts_ns import NONE, UtsNamespace
 from stack.wire import dhcp, ipv4, udp
 from stack.wire.ethernet import BROADCAST, ETHERTYPE_IPV4
 
@@ -25,6 +26,8 @@ _IPV4_LENGTH: Final = 4
 
 class DhcpService:
     """Serves `interface` (an interface of `netns`, or its name) until `close`. Called with the Network's lock held.
+
+    Clients are told the domain name of `uts`, the node's UTS namespace, while it has one and `config` names no other.
 
     Without a `config`, or without its `interface`, the first IPv4 address of the interface is the server's. Raises
     ValueError for an interface without one and for what `DhcpServer` refuses; NetError(EADDRINUSE) if port 67 is taken.
@@ -37,9 +40,14 @@ class DhcpService:
         config: DhcpConfig | None = None,
         *,
         on_lease: Callable[[Lease], None] | None = None,
+        uts: UtsNamespace | None = None,
     ) -> None:
         self.interface = netns.interface(interface) if isinstance(interface, str) else interface
         self.server = DhcpServer(self._completed(config or DhcpConfig()), on_lease=on_lease)
+        self._uts = uts if config is None or config.domain is None else None
+        if self._uts is not None:
+            self._uts.observers.append(self._renamed)
+            self._renamed()
         self._scheduler = netns.scheduler
         self._endpoint = netns.udp.bind(bytes(_IPV4_LENGTH), dhcp.SERVER_PORT, reuse_addr=True)
         self._endpoint.bind_ifindex = self.interface.index
@@ -53,6 +61,14 @@ class DhcpService:
         """Idempotent. The book of leases stays readable."""
         self._endpoint.on_event = None
         self._endpoint.close()
+        if self._uts is not None:
+            self._uts.observers.remove(self._renamed)
+            self._uts = None
+
+    def _renamed(self) -> None:
+        if self._uts is not None:
+            domain = self._uts.domainname
+            self.server.set_domain(domain if domain.isascii() and domain not in ("", NONE) else None)
 
     def _completed(self, config: DhcpConfig) -> DhcpConfig:
         interface = self.interface

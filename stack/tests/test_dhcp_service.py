@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from stack.credentials import Credentials
 from stack.errors import NetError
 from stack.netns import NetNamespace
 from stack.scheduler import NS_PER_S, Scheduler
@@ -14,6 +15,7 @@ from stack.services.dhcp_service import DhcpService
 from stack.services.leases import Lease
 from stack.testing import builders as b
 from stack.testing.links import RecorderDevice
+from stack.uts_ns import UtsNamespace
 from stack.wire import dhcp
 from stack.wire.dhcp import DhcpMessage, MessageType, Option
 
@@ -131,6 +133,20 @@ def test_other_interfaces_are_not_served() -> None:
     assert [answer[2].yiaddr for answer in lan.answers()] == [CLIENT], "a server for each of them is possible"
     first.close()
     service.close()
+
+
+def test_clients_are_told_the_domain_of_the_nodes_uts_namespace_as_it_is_now() -> None:
+    lan, uts = Lan(), UtsNamespace()
+    service = DhcpService(lan.netns, "eth0", uts=uts)
+    told = []
+    for domain in (b"", b"first.example", b"second.example"):
+        if domain:
+            uts.setdomainname(domain, len(domain), Credentials())
+        lan.sends(message(MessageType.DISCOVER))
+        told += [answer[2].options.get(Option.DOMAIN) for answer in lan.answers()]
+    assert told == [None, b"first.example", b"second.example"]
+    service.close()
+    assert not uts.observers
 
 
 def test_noise_on_the_port_is_counted_and_after_close_nobody_listens() -> None:
