@@ -109,7 +109,7 @@ def ndb() -> dict[str, Any]:
     from pyroute2 import NDB
 
     heard: dict[str, Any] = {}
-    with closing(NDB(log="critical")) as db:
+    with closing(NDB()) as db:
         db.interfaces["lo"].set("state", "up").commit()
         db.interfaces.create(ifname="va", kind="veth", peer="vb").commit()
         with db.interfaces["va"] as va:
