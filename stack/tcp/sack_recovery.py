@@ -228,7 +228,8 @@ class SackRecovery:
         outstanding = sender.flight - board.sacked + self._delivered
         self.prr = RateReduction(outstanding)
         self._remember()
-        sender.congestion.on_loss(sender.flight, now)
+        # Not RFC 6675's FlightSize, which counts what is sacked, too: a second event would raise ssthresh.
+        sender.congestion.on_loss(outstanding, now)
         self._watch_tail()
 
     def _remember(self) -> None:
@@ -386,10 +387,14 @@ class SackRecovery:
 
     def _watch_tail(self) -> None:
         """A probe is for a tail that may be lost without anybody noticing (RFC 8985 section 7.2)."""
+        sender = self.sender
         board = self.board
-        self.sender.tail_probe = (
+        before = sender.tail_probe
+        sender.tail_probe = (
             self.phase is RecoveryPhase.OPEN and self.probe_end is None and not (board and (board.sacked or board.lost))
         )
+        if before and not sender.tail_probe and sender.snd_una < sender.snd_max:
+            sender.rearm(sender.connection.scheduler.now)  # the timer was set for the probe, which is sooner
 
     def on_timer(self, now: int) -> bool:
         """The timer expired. True if that was not the RTO."""

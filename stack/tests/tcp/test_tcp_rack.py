@@ -168,6 +168,18 @@ def test_only_one_probe_then_the_rto() -> None:
     assert s.connection.sender.retries == 1
 
 
+def test_disorder_does_not_turn_the_probes_time_into_the_rtos() -> None:
+    """Section 7.2: no probe once something is sacked; the timer is then the RTO's again, from now on."""
+    s = SackScript().sending(20)
+    s.wait(RTT_MS)
+    s.sack(0, (1, 20))
+    s.drain()
+    s.wait(2 * RTT_MS)
+    assert s.connection.sender.retries == 0
+    s.wait(s.connection.sender.rtt.rto // NS_PER_MS - 2 * RTT_MS + 1)
+    assert s.connection.sender.retries == 1
+
+
 def test_a_probe_that_repaired_the_loss_still_reduces() -> None:
     """Section 7.4.2: no D-SACK, so the original was lost."""
     s = SackScript().sending(10, queued=10)

@@ -162,6 +162,32 @@ def test_one_reduction_per_window() -> None:
     assert s.recovery.phase is RecoveryPhase.RECOVERY
 
 
+def test_loss_of_what_was_sent_after_the_reduction_is_another_event() -> None:
+    """Section 5: RecoveryPoint bounds what one reduction answers for, though the hole was mended in the meantime."""
+    s = SackScript().sending(20)
+    s.wait(100)
+    s.sack(0, (1, 20))
+    new = [first for first, _ in s.segments() if first >= 20]
+    assert new
+    s.wait(50)
+    s.sack(0, (1, 20))
+    s.connection.sender.congestion.cwnd += 8 * s.mss
+    s.connection.schedule()
+    s.turn()
+    sent = s.segments()
+    end = max(first + count for first, count in sent)
+    s.wait(100)
+    again = []
+    for left in range(end - 1, 20, -1):
+        s.sack(0, (1, 20), (left, end))
+        again += [first for first, _ in s.segments()]
+    assert 20 in again
+    first_reduction = s.connection.sender.congestion.ssthresh
+    s.sack(20, (21, end))
+    assert s.recovery.phase is RecoveryPhase.RECOVERY
+    assert s.connection.sender.congestion.ssthresh < first_reduction
+
+
 # --- RFC 2883 ---------------------------------------------------------------------------------------------------------
 
 
