@@ -30,6 +30,7 @@ _ATTRIBUTED: Final = frozenset(
 )
 
 
+_OF_ADDRESSES: Final = frozenset({ChangeKind.NEW_ADDRESS, ChangeKind.DEL_ADDRESS})
 #: Changes that are of no group here.
 _OTHERS: Final = frozenset({ChangeKind.NEW_VSOCK, ChangeKind.DEL_VSOCK})
 
@@ -69,6 +70,8 @@ class Notifier:
             return
         if change.detail in ("carrier", "no carrier") and not change.subject.up:
             return  # Linux watches the carriers of links that are up
+        if change.kind in _OF_ADDRESSES and change.ifindex not in self._netns.ip.interfaces:
+            return  # the link is gone, and has been told of
         group = self._group(change)
         request = self._request
         echo = request is not None and bool(request.flags & NLM_F_ECHO) and change.kind in _ATTRIBUTED
