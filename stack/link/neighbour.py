@@ -32,6 +32,7 @@ from stack.errors import DropReason, Drops
 from stack.scheduler import NS_PER_S, Scheduler
 
 BASE_REACHABLE_TIME: Final = 30 * NS_PER_S  # RFC 4861 10: REACHABLE_TIME; used times 0.5..1.5
+REACHABLE_TIME_HOLDS: Final = 300 * NS_PER_S  # as Linux; RFC 4861 6.3.4 allows a few hours
 RETRANS_TIME: Final = 1 * NS_PER_S  # RFC 4861 10: RETRANS_TIMER
 DELAY_FIRST_PROBE_TIME: Final = 5 * NS_PER_S  # RFC 4861 10
 MAX_MULTICAST_SOLICIT: Final = 3  # RFC 4861 10
@@ -248,6 +249,8 @@ class NeighbourCache:
         self.base_reachable_time = BASE_REACHABLE_TIME  #: ns; a router may advertise others (RFC 4861 6.3.4)
         self.retrans_time = RETRANS_TIME
         self._entries: dict[bytes, Neighbour] = {}
+        self._reachable_time = self._drawn_for = 0
+        self._draw_at = 0  #: when (ns) the reachable time is drawn anew
 
     def lookup(self, address: bytes) -> Neighbour:
         """The entry for `address`, made if there is none (no solicitation yet)."""
@@ -325,8 +328,16 @@ class NeighbourCache:
             entry._enter(_PERMANENT)  # noqa: SLF001
 
     def reachable_time(self) -> int:
-        """A fresh random reachable time in ns (RFC 4861 6.3.4: 0.5 to 1.5 of the base)."""
-        return int(self.base_reachable_time * (0.5 + self.scheduler.rng.random()))
+        """A random reachable time in ns (RFC 4861 6.3.4: 0.5 to 1.5 of the base, drawn anew now and then).
+
+        Asked for with every burst that proves a neighbour reachable, while drawing is a system call.
+        """
+        now = self.scheduler.now
+        base = self.base_reachable_time
+        if now >= self._draw_at or base != self._drawn_for:
+            self._draw_at, self._drawn_for = now + REACHABLE_TIME_HOLDS, base
+            self._reachable_time = int(base * (0.5 + self.scheduler.rng.random()))
+        return self._reachable_time
 
     def __iter__(self) -> Iterator[Neighbour]:
         return iter(list(self._entries.values()))

@@ -14,6 +14,7 @@ from stack.link.neighbour import (
     MAX_PENDING_BYTES,
     MAX_PENDING_PACKETS,
     MAX_UNICAST_SOLICIT,
+    REACHABLE_TIME_HOLDS,
     RETRANS_TIME,
     Neighbour,
     NeighbourCache,
@@ -124,6 +125,19 @@ def test_confirmation_prolongs_reachable() -> None:
         entry.confirm()
     assert entry.state is S.REACHABLE
     assert cache.states == []
+
+
+def test_the_reachable_time_is_drawn_now_and_then_and_when_a_router_changes_its_base() -> None:
+    """RFC 4861 6.3.4."""
+    cache, _ = in_state(S.REACHABLE)
+    first = cache.reachable_time()
+    assert BASE_REACHABLE_TIME // 2 <= first < 3 * BASE_REACHABLE_TIME // 2
+    cache.wait(REACHABLE_TIME_HOLDS // 2)
+    assert cache.reachable_time() == first
+    cache.wait(REACHABLE_TIME_HOLDS)
+    assert cache.reachable_time() != first
+    cache.base_reachable_time = NS_PER_S
+    assert NS_PER_S // 2 <= cache.reachable_time() < 3 * NS_PER_S // 2
 
 
 def test_stale_is_used_at_once_and_starts_the_delay() -> None:
