@@ -81,6 +81,7 @@ def snapshot(netns: NetNamespace) -> Any:
 PARTIAL = [
     pytest.param(Rtm.SETLINK, {"mtu": 1300, "ifname": "lo"}, errno.EEXIST, id="the name is taken"),
     pytest.param(Rtm.SETLINK, {"ifname": "new", "mtu": 10}, errno.EINVAL, id="the MTU is too small"),
+    pytest.param(Rtm.SETLINK, {"address": b"\2" * 6, "mtu": 10}, errno.EINVAL, id="the MTU after the MAC"),
     pytest.param(Rtm.SETLINK, {"ifalias": "x", "txqlen": 3, "address": b"\1" * 6}, errno.EADDRNOTAVAIL, id="the MAC"),
     pytest.param(Rtm.SETLINK, {"mtu": 1300, "group": 5, "master": 77}, errno.EINVAL, id="no such master"),
     pytest.param(Rtm.SETLINK, {"mtu": 1300, "master": 1}, errno.EOPNOTSUPP, id="not a master"),

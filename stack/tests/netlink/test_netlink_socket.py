@@ -302,6 +302,9 @@ def test_nl_09_an_overrun_is_reported_once(world: World) -> None:
     fails(errno.ENOBUFS, sock.recv, 65536)
     assert world.bits(sock) == IN | OUT
     assert struct.unpack_from("=IH", sock.recv(65536))[1] == Rtm.NEWLINK, "what was queued is still there"
+    for _ in range(10):
+        sock.send(request())
+    assert world.bits(sock) == IN | OUT, "until the queue is empty nothing is queued, and that is not reported again"
     sock.setblocking(False)
     with suppress(BlockingIOError):
         while True:
