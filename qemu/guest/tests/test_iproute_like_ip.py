@@ -210,3 +210,22 @@ def test_the_control_socket_acts_for_the_stacks_credentials(tmp_path: Path) -> N
         with ControlSocket(stack, tmp_path / "control") as control:
             assert ip(control.path, "link add d0 type dummy") == 2
         assert list(stack.netns.interfaces) == ["lo"]
+
+
+def test_serve_offers_the_socket_and_takes_it_away(capfd: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="gw-", dir="/tmp") as directory:
+        path = Path(directory) / "control"
+        words = ["serve", "--net", f"{directory}/net", "--address", "10.9.8.1/24", "--control", str(path)]
+        with subprocess.Popen(
+            [sys.executable, "-m", "qemu.guest.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline(), "serve ended"  # by then everything is set up
+                assert ip(path, "-4 addr show dev eth0") == 0
+                assert "    inet 10.9.8.1/24 brd 10.9.8.255 scope global eth0" in capfd.readouterr().out.splitlines()
+                process.terminate()
+                assert process.wait(30) == 0
+            finally:
+                process.kill()
+        assert not path.exists()
