@@ -221,6 +221,26 @@ def test_a_vlan_on_a_device_without_offloads_is_cut_behind_its_tag(net: Network)
     assert streams(net, a, b, "10.4.0.2")
 
 
+def test_a_tagged_superframe_is_cut_further_down_where_a_port_lacks_the_offload(net: Network) -> None:
+    """The VLAN stands on a bridge, which takes every offload; the bridge's port does not: it cuts behind the tag."""
+    from stack.link import Offload, cable
+
+    a, b = net.stack("a"), net.stack("b")
+    near, far = (
+        stack.add_interface(end, name="eth0")
+        for stack, end in zip((a, b), cable(net.scheduler, offloads=Offload.NONE), strict=True)
+    )
+    with net.lock:
+        bridge = make(a.netns, "bridge", "br0")
+        a.netns.set_master(near, bridge)
+        make(a.netns, "vlan", "br0.9", "10.4.0.1/24", link=bridge, data={"id": 9})
+        make(b.netns, "vlan", "eth0.9", "10.4.0.2/24", link=far, data={"id": 9})
+        net.finish()
+    assert a.netns.interface("br0.9").tso4, "superframes go down whole"
+    assert streams(net, a, b, "10.4.0.2")
+    assert streams(net, b, a, "10.4.0.1")
+
+
 @pytest.mark.parametrize(
     ("attributes", "code"),
     [
