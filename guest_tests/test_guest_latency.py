@@ -64,9 +64,8 @@ def p99(values: list[float]) -> float:
 
 def echo_replies(guest: Guest) -> int:
     """How many the guest's kernel has received so far (type 0)."""
-    counters = guest.run(["grep", "IcmpMsg:", "/proc/net/snmp"], check=True).stdout
-    found = re.search(r"InType0.*\nIcmpMsg: (\d+)", counters)
-    return int(found[1]) if found else 0
+    lines = [line.split() for line in guest.get("/proc/net/snmp").decode().splitlines() if line.startswith("IcmpMsg:")]
+    return int(dict(zip(*lines, strict=True)).get("InType0", 0)) if lines else 0
 
 
 def ping_times(guest: Guest, count: int) -> list[float]:
