@@ -87,7 +87,7 @@ def test_names_of_the_network(stack: Stack) -> None:
     assert module.getfqdn("10.0.0.77") == "printer"
     assert module.getfqdn("") == "gw"
     assert [info[4][0] for info in module.getaddrinfo("gw", 80, 0, kernel.SOCK_STREAM)] == ["10.0.0.1", "fd00::1"]
-    assert module.getnameinfo(("10.0.0.2", 80), 0) == ("other", "http")
+    assert module.getnameinfo(("10.0.0.2", 80), 0) == ("other", kernel.getnameinfo(("127.0.0.1", 80), 0)[1])
     assert module.getnameinfo(("10.0.0.9", 9), kernel.NI_NUMERICSERV) == ("10.0.0.9", "9")
     assert module.if_nameindex() == [(1, "lo"), (2, "eth0")]
     assert (module.if_nametoindex("eth0"), module.if_indextoname(1)) == (2, "lo")
