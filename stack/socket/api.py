@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
 from stack.socket.base import CLOSED, Socket, os_error
+from stack.socket.batch import Outgoing, receive_many, send_many
 from stack.socket.families import SOCK_CLOEXEC, SOCK_NONBLOCK, create
 from stack.socket.message import Ancillary, Message
 from stack.socket.mirror import Mirror
@@ -176,10 +177,29 @@ class StackSocket:
         address: Any = None,
         /,
     ) -> int:
-        if tuple(ancdata):
-            raise OSError(errno.EINVAL, "no ancillary data can be sent on this socket")
+        ancillary = [(int(level), int(kind), bytes(_bytes_view(each))) for level, kind, each in ancdata]
         data = b"".join(bytes(_bytes_view(each)) for each in buffers)
-        return self._sock.send_to(data, flags, address, self._timeout)
+        return self._sock.send_message(data, ancillary, flags, address, self._timeout)
+
+    def sendmmsg(self, messages: Iterable[Any], flags: int = 0, /) -> list[int]:
+        """Send several messages with one call (sendmmsg(2)); answers the bytes sent of each, as far as it got.
+
+        A message is its data, or a sequence (buffers[, ancdata[, address]]) as for `sendmsg`.
+        """
+        return send_many(self._sock, [_outgoing(each) for each in messages], flags, self._timeout)
+
+    def recvmmsg(
+        self, vlen: int, bufsize: int, ancbufsize: int = 0, flags: int = 0, timeout: float | None = None, /
+    ) -> list[tuple[bytes, list[Ancillary], int, Any]]:
+        """Up to `vlen` messages with one call (recvmmsg(2)), each as `recvmsg` answers it.
+
+        `timeout`, in seconds, ends the call once a message came after it was over, not before: as on Linux.
+        """
+        if vlen < 0 or bufsize < 0 or ancbufsize < 0:
+            raise ValueError("negative number or buffer size in recvmmsg()")
+        limit = None if timeout is None else int(timeout * NS_PER_S)
+        messages = receive_many(self._sock, vlen, bufsize, ancbufsize, flags, self._timeout, limit)
+        return [(each.data, each.ancillary, each.flags, self._address(each)) for each in messages]
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """Send a binary file from `offset`, at most `count` bytes, as `socket.sendfile`; answers their number."""
@@ -236,7 +256,7 @@ class StackSocket:
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> tuple[bytes, list[Ancillary], int, Any]:
         if bufsize < 0 or ancbufsize < 0:
             raise ValueError("negative buffer size in recvmsg()")
-        message = self._sock.receive(bufsize, flags, self._timeout)
+        message = self._sock.receive(bufsize, flags, self._timeout, ancbufsize)
         return message.data, message.ancillary, message.flags, self._address(message)
 
     def recvmsg_into(
@@ -389,6 +409,16 @@ def _bytes_view(data: ReadableBuffer) -> bytes | memoryview:
         return data
     view = memoryview(data)
     return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+
+
+def _outgoing(message: Any) -> Outgoing:
+    """A message of `sendmmsg` as its parts."""
+    if not isinstance(message, (tuple, list)):
+        return bytes(_bytes_view(message)), (), None
+    parts: list[Any] = [*message]
+    buffers, ancdata, address = parts + [(), None][len(parts) - 1 :]
+    ancillary = [(int(level), int(kind), bytes(_bytes_view(each))) for level, kind, each in ancdata]
+    return b"".join(bytes(_bytes_view(each)) for each in buffers), ancillary, address
 
 
 def _target(buffer: WriteableBuffer, nbytes: int, caller: str) -> memoryview:

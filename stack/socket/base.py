@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
 from stack.errors import NetError
 from stack.link.device import Buffer
-from stack.socket.message import MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, Message
+from stack.socket.cmsg import fit
+from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_PEEK, MSG_WAITALL, Ancillary, Message
 from stack.socket.mirror import Mirror
 from stack.socket.options import INT_MAX, OptionTable, OptionValues, get_option, set_option
 from stack.socket.phase import AGAIN, CLOSED, Address, Again, Closed, Host, Phase, Timeout, Waiting
@@ -178,6 +179,18 @@ class Socket:
     def _send(self, data: Buffer, flags: int, address: Address | None) -> int | Again:
         return self.phase.send(data, flags, address)
 
+    def send_message(
+        self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: object, timeout: Timeout
+    ) -> int:
+        """As `send_to`, with control messages (sendmsg)."""
+        inner = None if address is None else self.address_in(address)
+        return self.block_on(OUT, _patience(flags, timeout), self._send_message, data, ancillary, flags, inner)
+
+    def _send_message(
+        self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: Address | None
+    ) -> int | Again:
+        return self.phase.send_message(data, ancillary, flags, address)
+
     def send_all(self, data: Buffer, flags: int, timeout: Timeout) -> None:
         """Send everything, or raise. A positive `timeout` is for the whole, not for each part."""
         timeout = _patience(flags, timeout)
@@ -239,10 +252,14 @@ class Socket:
     def _recv_into(self, target: memoryview) -> int | Again:
         return self.phase.recv_into(target, 0)
 
-    def receive(self, size: int, flags: int, timeout: Timeout) -> Message:
-        """As `recv`, with address, flags and ancillary data (recvfrom, recvmsg)."""
+    def receive(self, size: int, flags: int, timeout: Timeout, room: int = 0) -> Message:
+        """As `recv`, with address, flags and as much ancillary data as `room` bytes hold (recvfrom, recvmsg)."""
         timeout = _patience(flags, timeout)
-        return self.block_on(IN, timeout, self._receive, size, flags)
+        message = self.block_on(IN, timeout, self._receive, size, flags)
+        if message.ancillary:
+            message.ancillary, cut = fit(message.ancillary, room)
+            message.flags |= cut
+        return message
 
     def _receive(self, size: int, flags: int) -> Message | Again:
         return self.phase.receive(size, flags)
@@ -335,7 +352,7 @@ def _patience(flags: int, timeout: Timeout) -> Timeout:
     """MSG_DONTWAIT makes a call that would wait for ever not wait; one with a time-out waits that long, because
     Python waits for readiness before it makes the call.
     """
-    return 0 if timeout is None and flags & MSG_DONTWAIT else timeout
+    return 0 if timeout is None and flags & (MSG_DONTWAIT | MSG_ERRQUEUE) else timeout
 
 
 def in_progress() -> BlockingIOError:

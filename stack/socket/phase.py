@@ -6,13 +6,14 @@ See `stack.socket.base` for how phases, attempts and waiting play together.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 from stack.errors import NetError
 from stack.link.device import Buffer
-from stack.socket.message import Message
+from stack.socket.cmsg import refuse_unknown
+from stack.socket.message import Ancillary, Message
 from stack.socket.poll import NVAL, Pollee
 
 if TYPE_CHECKING:
@@ -119,6 +120,13 @@ class Phase:
         """Bytes taken, at least one unless `data` is empty or AGAIN."""
         raise NetError(errno.EOPNOTSUPP)
 
+    def send_message(
+        self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: Address | None
+    ) -> int | Again:
+        """As `send`, with control messages (see `stack.socket.cmsg`); here for families that have none."""
+        refuse_unknown(ancillary)
+        return self.send(data, flags, address)
+
     def recv(self, size: int, flags: int) -> bytes | Again:
         """Up to `size` bytes; b"" at the end of a stream. The hot path of streams; others need only `receive`."""
         message = self.receive(size, flags)
@@ -153,6 +161,9 @@ class Phase:
         """SO_ERROR: the pending errno, cleared by asking."""
         return 0
 
+    def put_error(self, error: int) -> None:
+        """Remember `error` (an errno) for `take_error` or the next call; for families that can."""
+
     def option_changed(self, level: int, name: int) -> None:
         """An option was set: pass it on to the protocol if it is of concern. Values are in `socket.options`."""
 
@@ -168,7 +179,9 @@ class Closed(Phase):
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise NetError(errno.EBADF, "the socket is closed")
 
-    bind = connect = connecting = listen = accept = send = recv = recv_into = receive = shutdown = _refuse
+    bind = connect = connecting = listen = accept = send = send_message = recv = recv_into = receive = shutdown = (
+        _refuse
+    )
     local_address = peer_address = take_error = option_changed = _refuse
 
     def poll(self) -> int:
