@@ -16,6 +16,7 @@ from stack.tcp.pcb import Pcb
 from stack.tcp.receiver import QUICK_ACKS
 from stack.tcp.states import STATES
 from stack.tcp.transitions import TcpState
+from stack.tcp.urgent import Urgent, UrgentByte
 
 
 class Connection(Pcb):
@@ -76,35 +77,100 @@ class Connection(Pcb):
         return error
 
     def read(self, limit: int) -> bytes:
-        """Up to `limit` bytes, b"" when none are there (see `eof`)."""
+        """Up to `limit` bytes, b"" when none are there (see `eof`); never across the urgent byte."""
+        urgent = self.urgent
+        if urgent is not None:
+            limit = self._to_mark(urgent, limit)
         data = self.receiver.queue.read(limit)
+        if urgent is not None:
+            urgent.was_read(self)
         if self.receiver.was_read():
             self.schedule()
         return data
 
     def read_into(self, target: memoryview) -> int:
         """As read(), into a writable "B" view; returns the bytes placed."""
+        urgent = self.urgent
+        if urgent is not None:
+            target = target[: self._to_mark(urgent, len(target))]
         count = self.receiver.queue.read_into(target)
+        if urgent is not None:
+            urgent.was_read(self)
         if self.receiver.was_read():
             self.schedule()
         return count
 
     def discard(self, limit: int) -> int:
         """As read() without the bytes (MSG_TRUNC); returns how many went."""
+        urgent = self.urgent
+        if urgent is not None:
+            limit = self._to_mark(urgent, limit)
         count = self.receiver.queue.discard(limit)
+        if urgent is not None:
+            urgent.was_read(self)
         if self.receiver.was_read():
             self.schedule()
         return count
 
     def peek(self, limit: int, offset: int = 0) -> bytes:
         """As read() from `offset` on, but the bytes stay."""
+        if self.urgent is not None:
+            skip, limit = self.urgent.bound(self, limit, offset)
+            offset += skip
         return self.receiver.queue.peek(limit, offset)
 
-    def write(self, data: Buffer, *, more: bool = False) -> int:
+    def _to_mark(self, urgent: Urgent, limit: int) -> int:
+        """Where a read of `limit` bytes has to end; an urgent byte that is next in line is left out."""
+        if limit <= 0 or not self.receiver.queue.length:
+            return limit
+        skip, limit = urgent.bound(self, limit)
+        if skip:
+            self.receiver.queue.discard(skip)
+        return limit
+
+    def urgent_byte(self, *, keep: bool = False) -> bytes:
+        """What MSG_OOB reads: the byte, or b"" at the end of the stream. Never waits.
+
+        Raises NetError: EINVAL without urgent data, with SO_OOBINLINE or a second time; EAGAIN when the byte was
+        announced but has not come.
+        """
+        urgent = self.urgent
+        if urgent is None or self.options.oob_inline or urgent.state in (UrgentByte.NONE, UrgentByte.TAKEN):
+            raise NetError(errno.EINVAL)
+        if urgent.state is UrgentByte.HELD:
+            if not keep:
+                urgent.state = UrgentByte.TAKEN
+            return bytes((urgent.byte,))
+        if self.eof:
+            return b""
+        raise NetError(errno.EAGAIN)
+
+    @property
+    def at_mark(self) -> bool:
+        """Whether the urgent byte is next in the stream (SIOCATMARK)."""
+        return self.urgent is not None and self.urgent.at_mark(self)
+
+    @property
+    def urgent_pending(self) -> bool:
+        """Whether MSG_OOB would give a byte (POLLPRI)."""
+        return self.urgent is not None and self.urgent.state is UrgentByte.HELD
+
+    @property
+    def before_mark(self) -> int:
+        """Bytes that may be read before the urgent byte, or all of them without one (SIOCINQ)."""
+        length = self.receiver.queue.length
+        urgent = self.urgent
+        if urgent is None or not urgent.state or self.options.oob_inline:
+            return length
+        ahead = urgent.seq - self.receiver.read_seq
+        return ahead if 0 <= ahead < length else length
+
+    def write(self, data: Buffer, *, more: bool = False, urgent: bool = False) -> int:
         """Queue as much of `data` as there is room for; returns the bytes taken (0: none).
 
         Large `bytes` objects, and views of such, are kept and not copied; anything else is copied once.
-        `more` (MSG_MORE): hold a last partial segment back as TCP_CORK does. Raises NetError(EPIPE) when the state
+        `more` (MSG_MORE): hold a last partial segment back as TCP_CORK does. `urgent` (MSG_OOB): the last byte taken
+        is urgent. Raises NetError(EPIPE) when the state
         does not allow sending.
         """
         sender = self.sender
@@ -116,6 +182,10 @@ class Connection(Pcb):
             return 0
         taken = queue.append(data, room)
         sender.more = more
+        if urgent and taken:
+            if self.urgent is None:
+                self.urgent = Urgent(queue.end)
+            self.urgent.end = queue.end
         self.schedule()
         return taken
 

@@ -22,6 +22,7 @@ class TcpOptions:
     nodelay: bool = False  #: TCP_NODELAY: no Nagle
     cork: bool = False  #: TCP_CORK: only full-sized segments, for at most 200 ms
     quickack: bool = True  #: TCP_QUICKACK: False starts with delayed ACKs at once
+    oob_inline: bool = False  #: SO_OOBINLINE: the urgent byte stays in the stream
     keepalive: bool = False  #: SO_KEEPALIVE
     keepalive_idle: int = 7200 * NS_PER_S  #: TCP_KEEPIDLE, ns
     keepalive_interval: int = 75 * NS_PER_S  #: TCP_KEEPINTVL, ns

@@ -15,7 +15,7 @@ from stack.scheduler import NS_PER_MS
 from stack.tcp.ecn import ECN_MASK, syn_flags
 from stack.tcp.seqnum import MASK
 from stack.tcp.transitions import TcpState
-from stack.wire.tcp import ACK, CHECKSUM_OFFSET, ECE, PROTO, SYN, TIMESTAMPS_WORD, HeaderOptions
+from stack.wire.tcp import ACK, CHECKSUM_OFFSET, ECE, PROTO, SYN, TIMESTAMPS_WORD, URG, HeaderOptions
 
 if TYPE_CHECKING:
     from stack.tcp.pcb import Pcb
@@ -61,6 +61,9 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
         if route.generation != ip.generation:
             route = layer.reroute(connection)
         mss = connection.sender.mss  # after reroute, which may have lowered it: then longer segments are cut
+        urgent = connection.urgent
+        if urgent is not None:
+            plan = urgent.dress(connection, plan, mss, fresh=fresh)
         if connection.ecn is not None:
             plan, codepoint = connection.ecn.dress(plan, mss, fresh=fresh)
             tos = tos & ~ECN_MASK | codepoint
@@ -68,12 +71,13 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
             total = length + header_length
             check = pseudo + total
             check = (check & 0xFFFF) + (check >> 16)
+            pointer = urgent.pointer(seq) if urgent is not None and flags & URG else 0
             if stamped:
                 header = STAMPED.pack(
-                    ports, seq & MASK, ack, 0x8000 | flags, window, check, 0, TIMESTAMPS_WORD, stamp, echo
+                    ports, seq & MASK, ack, 0x8000 | flags, window, check, pointer, TIMESTAMPS_WORD, stamp, echo
                 )
             else:
-                header = PLAIN.pack(ports, seq & MASK, ack, 0x5000 | flags, window, check, 0)
+                header = PLAIN.pack(ports, seq & MASK, ack, 0x5000 | flags, window, check, pointer)
             if length > mss:
                 segments += -(-length // mss)
                 ip.output(

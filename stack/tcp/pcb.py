@@ -31,6 +31,7 @@ from stack.tcp.seqnum import HALF, MASK
 from stack.tcp.states import STATES
 from stack.tcp.timers import Timers
 from stack.tcp.transitions import MOVES, IllegalTransitionError, TcpState
+from stack.tcp.urgent import UrgentByte
 from stack.wire.tcp import ACK, RST
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from stack.tcp.layer import TcpLayer
     from stack.tcp.listener import Listener
     from stack.tcp.segment import Segment
+    from stack.tcp.urgent import Urgent
 
 MSS_DEFAULT_V4: Final = 536  # bytes; RFC 9293 section 3.7.1, when the peer sent no MSS option
 MSS_DEFAULT_V6: Final = 1220  # bytes; the same
@@ -88,6 +90,7 @@ class Pcb:
         "timers",
         "timestamp_offset",
         "timestamps",
+        "urgent",
         "window_scaling",
     )
 
@@ -115,6 +118,7 @@ class Pcb:
         self.listener: Listener | None = None  #: in SYN-RECEIVED after LISTEN: whose child this is
         self.on_event: Callable[[], None] | None = None
         self.ecn: Ecn | None = None  #: None: not agreed on
+        self.urgent: Urgent | None = None  #: None: no urgent data yet in either direction
         self.error = 0  #: pending errno, 0 for none
         self.soft_error = 0  #: what ICMP said, in case the connection times out
         self.state = TcpState.CLOSED
@@ -174,7 +178,7 @@ class Pcb:
         if state not in MOVES[self.state]:
             raise IllegalTransitionError(f"{self.state.name} to {state.name}")
         self.state = state
-        self.fast_state = self.timestamps and not self.orphan and state in _FAST_STATES
+        self.predict()
         self.event = True
         if state is TcpState.CLOSED:
             self._leave()
@@ -195,6 +199,15 @@ class Pcb:
                 return
             self.timers.watch()
         self.schedule()
+
+    def predict(self) -> None:
+        """Decide anew whether header prediction may be tried."""
+        self.fast_state = (
+            self.timestamps
+            and not self.orphan
+            and self.state in _FAST_STATES
+            and (self.urgent is None or self.urgent.state is not UrgentByte.AWAITED)
+        )
 
     def _leave(self) -> None:
         """CLOSED: out of the tables, nothing pending. What was received stays readable unless nobody is there."""
@@ -381,7 +394,10 @@ class Pcb:
 
     def send_probe(self) -> None:
         """A segment the peer must answer: one sequence number before its window (RFC 9293 section 3.8.4)."""
-        emit(self, self.sender.snd_una - 1, ACK)
+        una = self.sender.snd_una
+        if self.urgent is not None and self.urgent.worth_probing(una):
+            emit(self, una, ACK)
+        emit(self, una - 1, ACK)
 
     def resegment(self) -> None:
         """MSS and superframe size anew, from the peer's MSS, the path's MTU and TCP_MAXSEG (RFC 6691)."""

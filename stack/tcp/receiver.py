@@ -105,6 +105,12 @@ class Receiver:
         return max(self.rcv_nxt - self.irs - (1 if self.fin_seq is None or self.rcv_nxt <= self.fin_seq else 2), 0)
 
     @property
+    def read_seq(self) -> int:
+        """Sequence number of the next byte to be read."""
+        end = self.rcv_nxt if self.fin_seq is None else min(self.rcv_nxt, self.fin_seq)
+        return end - self.queue.length
+
+    @property
     def window(self) -> int:
         """RCV.WND as promised to the peer, bytes."""
         return self.rcv_adv - self.rcv_nxt

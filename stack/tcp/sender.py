@@ -368,7 +368,10 @@ class Sender:
         """Nagle (RFC 9293 section 3.7.4, RFC 896) and cork, for a last piece shorter than a segment."""
         if nxt < self.snd_max or self.fin_queued or self.push:
             return True
-        options = self.connection.options
+        connection = self.connection
+        if connection.urgent is not None and connection.urgent.end > self.snd_una:
+            return True  # as Linux: urgent data does not wait
+        options = connection.options
         if options.cork or self.more:
             return False
         return options.nodelay or self.small_end <= self.snd_una

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final
 from stack.scheduler import NS_PER_S
 from stack.tcp.seqnum import older, unwrap
 from stack.tcp.transitions import TcpState
-from stack.wire.tcp import ACK, ECE, FIN, RST, SYN
+from stack.tcp.urgent import check as check_urgent
+from stack.wire.tcp import ACK, ECE, FIN, RST, SYN, URG
 
 if TYPE_CHECKING:
     from stack.tcp.pcb import Pcb
@@ -121,7 +122,9 @@ class Synchronized(State):
             connection.ecn.arrived(seg)
         if not self.check_ack(connection, seg):
             return
-        # Sixth, check the URG bit: urgent data is read as ordinary data.
+        # Sixth, check the URG bit.
+        if seg.flags & URG or connection.urgent is not None:
+            check_urgent(connection, seg)
         if seg.payload or seg.flags & FIN:
             # The state may have changed on the fifth rung, even to CLOSED.
             state = SYNCHRONIZED.get(connection.state)

@@ -83,6 +83,33 @@ class StreamSocket(Socket):
             self.waiting.call(setattr, (connection, "on_event", pollee.notify))
             self.waiting.block_on(pollee, IN, timeout, lambda: None if done() else AGAIN, ())
 
+    # -- what ioctl asks ----------------------------------------------------------------------------------------------
+
+    def at_mark(self) -> bool:
+        """SIOCATMARK: the urgent byte is next."""
+        connection = self.connection
+        return connection is not None and connection.at_mark
+
+    def input_queue(self) -> int:
+        """SIOCINQ: bytes to be read, up to the urgent byte. Raises NetError(EINVAL) when listening."""
+        connection = self._queues()
+        return 0 if connection is None else connection.before_mark
+
+    def output_queue(self) -> int:
+        """SIOCOUTQ: bytes written and not acknowledged. Raises NetError(EINVAL) when listening."""
+        connection = self._queues()
+        return 0 if connection is None else connection.unacknowledged
+
+    def unsent_queue(self) -> int:
+        """SIOCOUTQNSD: bytes written and not sent. Raises NetError(EINVAL) when listening."""
+        connection = self._queues()
+        return 0 if connection is None else connection.unsent
+
+    def _queues(self) -> Connection | None:
+        if self.phase.listening:
+            raise NetError(errno.EINVAL)
+        return self.connection
+
     def is_bound(self) -> bool:
         return not isinstance(self.phase, StreamInit) or self.phase.bound is not None
 

@@ -11,7 +11,7 @@ from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.message import MSG_MORE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
 from stack.socket.options import SOL_SOCKET
 from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
-from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
+from stack.socket.poll import ERR, HUP, IN, OUT, PRI, RDHUP, RDNORM, WRNORM
 from stack.tcp import TcpState
 
 if TYPE_CHECKING:
@@ -57,9 +57,10 @@ class StreamConnected(Phase):
         connection = self.connection
         if connection.error:
             raise NetError(connection.take_error())
-        if flags & MSG_OOB:
-            raise NetError(errno.EOPNOTSUPP, "urgent data is not supported")
-        taken = connection.write(data, more=flags & MSG_MORE != 0)  # raises EPIPE once nothing can be sent
+        if flags & (MSG_MORE | MSG_OOB):
+            taken = connection.write(data, more=flags & MSG_MORE != 0, urgent=flags & MSG_OOB != 0)
+        else:
+            taken = connection.write(data)  # raises EPIPE once nothing can be sent
         return taken if taken or not data else AGAIN
 
     def recv(self, size: int, flags: int) -> bytes | Again:
@@ -67,28 +68,40 @@ class StreamConnected(Phase):
         if flags & (MSG_OOB | MSG_PEEK | MSG_TRUNC):
             return self._special(size, flags)
         if connection.readable:
-            return connection.read(size)
+            data = connection.read(size)
+            if data or not size:  # nothing: only the urgent byte was there
+                return data
         return self._nothing()
 
     def recv_into(self, target: memoryview, flags: int) -> int | Again:
         connection = self.connection
         if connection.readable:
-            return connection.read_into(target)
+            count = connection.read_into(target)
+            if count or not target:
+                return count
         return AGAIN if self._nothing() is AGAIN else 0
 
     def receive(self, size: int, flags: int) -> Message | Again:
         data = self.recv(size, flags)
-        return AGAIN if data is AGAIN else Message(data, length=len(data))
+        if data is AGAIN:
+            return AGAIN
+        out = 0
+        if flags & MSG_OOB and data:
+            out = MSG_OOB if size else MSG_OOB | MSG_TRUNC
+            data = data[:size]
+        return Message(data, flags=out, length=len(data))
 
     def _special(self, size: int, flags: int) -> bytes | Again:
         connection = self.connection
         if flags & MSG_OOB:
-            raise NetError(errno.EINVAL)  # there is never urgent data
+            return connection.urgent_byte(keep=flags & MSG_PEEK != 0)
         if not connection.readable:
             return self._nothing()
         if flags & MSG_PEEK:
-            return connection.peek(size)
-        return bytes(connection.discard(size))  # MSG_TRUNC: the bytes are thrown away, only their number counts
+            data = connection.peek(size)
+        else:  # MSG_TRUNC: the bytes are thrown away, only their number counts
+            data = bytes(connection.discard(size))
+        return data if data or not size else self._nothing()
 
     def _nothing(self) -> bytes | Again:
         """No data: an error, the end, or not yet."""
@@ -126,8 +139,13 @@ class StreamConnected(Phase):
         readable = connection.readable
         if eof:
             bits = IN | RDNORM | RDHUP
-        elif readable and readable >= self.socket.options.value(SOL_SOCKET, SO_RCVLOWAT):
-            bits = IN | RDNORM
+        elif readable:
+            if connection.at_mark and not connection.options.oob_inline:
+                readable -= 1  # no read gives the urgent byte
+            if readable and readable >= self.socket.options.value(SOL_SOCKET, SO_RCVLOWAT):
+                bits = IN | RDNORM
+        if connection.urgent_pending:
+            bits |= PRI
         if closed or self.finished:
             bits |= OUT | WRNORM
             if eof or closed:

@@ -12,7 +12,7 @@ from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.socket.families import AF_INET
 from stack.socket.ip.options import ip_level, tos_of, ttl_of
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable
-from stack.socket.options_socket import SO_KEEPALIVE, SO_PRIORITY, SO_RCVBUF, SO_SNDBUF, socket_level
+from stack.socket.options_socket import SO_KEEPALIVE, SO_OOBINLINE, SO_PRIORITY, SO_RCVBUF, SO_SNDBUF, socket_level
 from stack.tcp.options import TcpOptions
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (IPPROTO_TCP, TCP_CORK, "cork", bool),
     (IPPROTO_TCP, TCP_QUICKACK, "quickack", bool),
     (SOL_SOCKET, SO_KEEPALIVE, "keepalive", bool),
+    (SOL_SOCKET, SO_OOBINLINE, "oob_inline", bool),
     (IPPROTO_TCP, TCP_KEEPIDLE, "keepalive_idle", lambda seconds: seconds * NS_PER_S),
     (IPPROTO_TCP, TCP_KEEPINTVL, "keepalive_interval", lambda seconds: seconds * NS_PER_S),
     (IPPROTO_TCP, TCP_KEEPCNT, "keepalive_count", int),

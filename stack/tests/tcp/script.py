@@ -145,6 +145,7 @@ class Script:
         gso_size: int = 0,
         kind: PacketKind = PacketKind.UNICAST,
         turn: bool = True,
+        urgent: int = 0,
     ) -> None:
         """The peer's segment arrives; `turn` False: more of the same burst follows."""
         options = HeaderOptions() if options is None else options
@@ -152,7 +153,7 @@ class Script:
             options.timestamps = (self.tsval & MASK, self.tsecr)
         wire_ack = (self.iss + ack) & MASK if flags & ACK else 0
         header = TcpHeader(
-            self.peer_port, self.our_port, (PEER_ISN + seq) & MASK, wire_ack, flags, win, options=options
+            self.peer_port, self.our_port, (PEER_ISN + seq) & MASK, wire_ack, flags, win, urgent=urgent, options=options
         )
         self.send_raw(header.emit() + data, gso_size=gso_size, kind=kind, turn=turn)
 

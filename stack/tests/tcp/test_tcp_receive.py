@@ -6,7 +6,7 @@ import pytest
 
 from stack.tcp import TcpOptions
 from stack.tests.tcp.script import Script, pattern
-from stack.wire.tcp import ACK, PSH, SYN, URG, HeaderOptions
+from stack.wire.tcp import ACK, PSH, SYN, HeaderOptions
 
 MSS = 1460
 
@@ -136,12 +136,6 @@ def test_ack_of_something_not_yet_sent(timestamps: bool) -> None:
     s.send(ACK, seq=1, ack=2, data=b"data")
     s.expect(ACK, seq=1, ack=1)
     assert s.connection.readable == 0
-
-
-def test_urgent_data_is_ordinary_data() -> None:
-    s = Script().established()
-    s.send(ACK | URG | PSH, seq=1, ack=1, data=b"!")
-    assert s.read() == b"!"
 
 
 # --- selective acknowledgment (RFC 2018), the receiving side ---------------------------------------------------------
