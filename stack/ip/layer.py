@@ -82,7 +82,7 @@ class IpLayer:
         self.groups = Groups(self.refresh)  #: memberships of multicast groups
         self._joined: dict[tuple[bytes, int], list[Membership]] = {}
         self.standing_groups: set[bytes] = set()  #: those we are in by being what we are
-        self._cache: dict[tuple[bytes, bytes | None, int], Route] = {}
+        self._cache: dict[tuple[bytes, bytes | None, int, int], Route] = {}
         self._path_mtus = PathMtus(scheduler, self.invalidate)
         self._mtu6: dict[int, int] = {}  # by ifindex: what a router advertised, less than the link's own
         self.forwarding = Forwarding(self)
@@ -112,18 +112,19 @@ class IpLayer:
         self.handlers4[proto] = self.handlers6[proto] = handler
         self._error_handlers[proto] = on_error
 
-    def route(self, dst: bytes, *, src: bytes | None = None, oif: int = 0) -> Route:
-        """Where packets to `dst` go, from `src` if that is settled, through interface `oif` if not 0.
+    def route(self, dst: bytes, *, src: bytes | None = None, oif: int = 0, mark: int = 0) -> Route:
+        """Where packets to `dst` go, from `src` if that is settled, through interface `oif` if not 0; `mark` is what
+        the sender is marked with, for rules that ask.
 
         The unspecified address stands for the loopback address, as on Linux. Raises NetError: ENETUNREACH (no route),
         EHOSTUNREACH, EACCES, EINVAL (a route says so), EADDRNOTAVAIL (no address to send from), ENODEV (no such oif).
         """
-        key = (dst, src, oif)
+        key = (dst, src, oif, mark)
         route = self._cache.get(key)
         if route is None or route.generation != self.generation:
             if len(self._cache) >= MAX_CACHED_ROUTES:
                 self._cache.clear()
-            route = self._cache[key] = self._find_route(dst, src, oif)
+            route = self._cache[key] = self._find_route(dst, src, oif, mark)
         return route
 
     def mtu_for(self, route: Route) -> int:
@@ -319,7 +320,7 @@ class IpLayer:
     def _link_changed(self, _iface: Interface, _what: str) -> None:
         self.invalidate()
 
-    def _find_route(self, dst: bytes, src: bytes | None, oif: int) -> Route:
+    def _find_route(self, dst: bytes, src: bytes | None, oif: int, mark: int) -> Route:
         if oif and oif not in self.interfaces:
             raise NetError(errno.ENODEV)
         width = len(dst)
@@ -337,7 +338,7 @@ class IpLayer:
         if group and oif:
             iface = self.interfaces[oif]
             return self._make(iface, src or self._source(iface, dst, dst), dst, dst, RouteKind.MULTICAST)
-        entry = self._table(dst).lookup(dst, oif, src)
+        entry = self._table(dst).lookup(dst, oif, src, mark)
         if entry is None:
             raise NetError(errno.ENETUNREACH)
         if entry.iface is None:

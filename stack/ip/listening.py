@@ -111,12 +111,9 @@ class Listening:
             raise NetError(errno.EADDRNOTAVAIL)
         return membership.filter
 
-    def hears(self, packet: IpPacket) -> bool:
-        """Does the socket want this packet to a group? What we sent ourselves came in through `lo`."""
-        if packet.iface.loopback:
-            own = [each for (group, _), each in self._memberships.items() if group == packet.dst]
-            return any(each.filter.allows(packet.src) for each in own) if own else self.everything
-        membership = self._memberships.get((packet.dst, packet.iface.index))
+    def hears(self, packet: IpPacket, ifindex: int) -> bool:
+        """Does the socket want this packet to a group, which came in, or if it is our own left, through `ifindex`?"""
+        membership = self._memberships.get((packet.dst, ifindex))
         return self.everything if membership is None else membership.filter.allows(packet.src)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from stack.ip.route import Route, RouteKind
 from stack.link.device import NEEDS_CSUM, Buffer, TxFrame
 from stack.link.neighbour import Neighbour, NeighbourState
 from stack.wire import ethernet, ipv4, ipv6
-from stack.wire.checksum import sum_parts
+from stack.wire.checksum import checksum, sum_parts
 
 if TYPE_CHECKING:
     from stack.ip.layer import IpLayer
@@ -66,13 +66,16 @@ class IpOutput:
         gso_size: int = 0,
         header_length: int = 0,
         loop: bool = True,
+        flow: int = 0,
+        options: bytes = b"",
     ) -> None:
         """Send the transport datagram made of `parts` (`length` bytes together); it leaves at the end of the turn.
 
         `csum_start_offset`: offset in ``parts[0]`` of a checksum field that holds the pseudo-header's partial sum and
         is to be finished by the link; None: nothing is to be done. `gso_type`/`gso_size`/`header_length` (of the
         transport header) make it a superframe. Without `dont_fragment` it is cut into fragments if it must.
-        Without `loop` our own sockets get no copy of a multicast.
+        Without `loop` our own sockets get no copy of a multicast. `flow` is an IPv6 flow label, `options` are IPv4
+        options, padded to whole words.
         Raises NetError: EMSGSIZE (too long), ENETDOWN.
         """
         iface = route.iface
@@ -81,6 +84,11 @@ class IpOutput:
         neighbour = route.neighbour
         if neighbour is None or neighbour.header is None:
             neighbour = self.neighbour(route)
+        if options:
+            self._send_with_options(
+                route, src, dst, proto, parts, length, ttl, tos, dont_fragment, csum_start_offset, loop, options
+            )
+            return
         if len(dst) == 4:
             total = length + 20
             if (total > route.mtu and not gso_type) or total > 65535:
@@ -116,7 +124,7 @@ class IpOutput:
                 return
             total = length + 40
             first = _FRAME6.pack(
-                neighbour.header or _BLANK_MACS, 0x86DD, 0x60000000 | tos << 20, length, proto, ttl, src, dst
+                neighbour.header or _BLANK_MACS, 0x86DD, 0x60000000 | tos << 20 | flow, length, proto, ttl, src, dst
             )
             start = _START6
         frame: TxFrame
@@ -172,8 +180,45 @@ class IpOutput:
         ip = self._ip
         if ip.loopback.up and not route.iface.loopback and route.dst in ip.local:
             parts, *facts = frame
-            first = ethernet.NULL_MAC * 2 + bytes(parts[0][12:])
+            # Where a source MAC would be stands the interface it left through, which sockets are told.
+            first = ethernet.NULL_MAC + route.iface.index.to_bytes(6, "big") + bytes(parts[0][12:])
             ip.loopback.enqueue(((first, *parts[1:]), *facts), length)  # type: ignore[arg-type]  # same arity
+
+    def _send_with_options(
+        self,
+        route: Route,
+        src: bytes,
+        dst: bytes,
+        proto: int,
+        parts: tuple[Buffer, ...],
+        length: int,
+        ttl: int,
+        tos: int,
+        dont_fragment: bool,
+        csum_start_offset: int | None,
+        loop: bool,
+        options: bytes,
+    ) -> None:
+        """IPv4 with options: rare, so the checksum is finished here. Fragments carry all of them, which is allowed for
+        those without the copied flag, too (RFC 791 3.1 asks only that copied ones be in each).
+        """
+        data = memoryview(_finished(parts, csum_start_offset))
+        overhead = ipv4.HEADER_LENGTH + len(options)
+        if length + overhead > 65535 or (dont_fragment and length + overhead > route.mtu):
+            raise NetError(errno.EMSGSIZE)
+        step = length or 1 if length + overhead <= route.mtu else (route.mtu - overhead) & ~7
+        ident = 0 if dont_fragment else self._next_ident(src, dst, proto)
+        for offset in range(0, max(length, 1), step):
+            piece = data[offset : offset + step]
+            flags = (ipv4.FLAG_DF if dont_fragment else 0) | (ipv4.FLAG_MF if offset + step < length else 0)
+            header = bytearray(
+                ipv4.Ipv4Header(src, dst, proto, len(piece) + overhead, ident, flags | offset >> 3, ttl, tos).emit()
+                + options
+            )
+            header[0] = 0x40 | overhead >> 2
+            header[10:12] = bytes(2)
+            header[10:12] = checksum(header).to_bytes(2, "big")
+            self._send_piece(route, _BLANK_MACS + b"\x08\x00" + bytes(header), piece, loop)
 
     # --- fragments ------------------------------------------------------------------------------------------------
 

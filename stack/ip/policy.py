@@ -32,6 +32,8 @@ class Rule:
         "action",
         "dst",
         "dst_len",
+        "fwmark",
+        "fwmask",
         "invert",
         "oifname",
         "priority",
@@ -55,6 +57,8 @@ class Rule:
         dst: bytes = b"",
         dst_len: int = 0,
         oifname: str = "",
+        fwmark: int = 0,
+        fwmask: int = 0,
         invert: bool = False,
         suppress_prefixlen: int = -1,
         protocol: int = 2,  # RTPROT_KERNEL
@@ -66,6 +70,8 @@ class Rule:
         self.src, self.src_len = src, src_len
         self.dst, self.dst_len = dst, dst_len
         self.oifname = oifname
+        self.fwmark = fwmark  #: what the sender's mark (SO_MARK) has to be in the bits of `fwmask`
+        self.fwmask = fwmask
         self.invert = invert
         self.suppress_prefixlen = suppress_prefixlen  #: routes with prefixes up to this length do not count; -1: all do
         self.protocol = protocol
@@ -76,11 +82,12 @@ class Rule:
     def _key(self) -> tuple[object, ...]:
         return tuple(getattr(self, name) for name in Rule.__slots__ if name != "protocol")
 
-    def matches(self, dst: bytes, src: bytes | None, oif: str) -> bool:
+    def matches(self, dst: bytes, src: bytes | None, oif: str, mark: int) -> bool:
         found = (
             (not self.src_len or (src is not None and network_of(src, self.src_len) == self.src))
             and (not self.dst_len or network_of(dst, self.dst_len) == self.dst)
             and (not self.oifname or oif == self.oifname)
+            and not (mark ^ self.fwmark) & self.fwmask
         )
         return found is not self.invert
 
@@ -112,14 +119,14 @@ class RoutingPolicy:
         table = self.tables.get(entry.table)
         return table is not None and table.remove(entry)
 
-    def lookup(self, dst: bytes, oif: int = 0, src: bytes | None = None) -> RouteEntry | None:
+    def lookup(self, dst: bytes, oif: int = 0, src: bytes | None = None, mark: int = 0) -> RouteEntry | None:
         """The entry for `dst` in the first table that has one and that a rule leads to."""
         if self._plain:
             return self.main.lookup(dst, oif)
         iface = self._interfaces.get(oif)
         name = "" if iface is None else iface.name
         for rule in self.rules:
-            if not rule.matches(dst, src, name):
+            if not rule.matches(dst, src, name, mark):
                 continue
             if rule.action != TO_TABLE:
                 return RouteEntry(bytes(self._width), 0, None, kind=RouteKind(rule.action))

@@ -34,7 +34,8 @@ ANY6: Final = bytes(16)
 class BoundPort:
     """A hold on (``addr``, ``port``); all-zero ``addr`` means any. The last release frees the port."""
 
-    __slots__ = ("_references", "_table", "addr", "listening", "owner", "port", "reuse_addr", "reuse_port", "v6only")
+    __slots__ = ("_references", "_table", "addr", "ifindex", "listening", "owner", "port", "reuse_addr", "reuse_port",
+                 "v6only")  # fmt: skip
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class BoundPort:
         v6only: bool,
         listening: bool,
         owner: int,
+        ifindex: int = 0,
     ) -> None:
         self._table = table
         self._references = 1
@@ -56,6 +58,7 @@ class BoundPort:
         self.reuse_port = reuse_port
         self.v6only = v6only
         self.listening = listening
+        self.ifindex = ifindex  #: live: SO_BINDTODEVICE; claims on different interfaces do not meet
         self.owner = owner  #: uid of the socket, for SO_REUSEPORT
 
     @property
@@ -111,8 +114,10 @@ class PortTable:
         owner: int = 0,
         privileged: bool = True,
         freebind: bool = False,
+        ifindex: int = 0,
+        span: tuple[int, int] | None = None,
     ) -> BoundPort:
-        """Claim `port` (0: a free ephemeral one) on `addr` (4 or 16 bytes, all zero: any).
+        """Claim `port` (0: a free ephemeral one, of `span` if given) on `addr` (4 or 16 bytes, all zero: any).
 
         `privileged` is whether the caller may take ports below 1024; `freebind` admits addresses that are not ours.
         Raises NetError: EADDRNOTAVAIL (no such address here), EACCES (privileged port), EADDRINUSE (taken, or no
@@ -131,11 +136,12 @@ class PortTable:
             v6only=v6only,
             listening=listening,
             owner=owner,
+            ifindex=ifindex,
         )
         if port:
             self.check(claim)
         else:
-            claim.port = self._ephemeral(claim)
+            claim.port = self._ephemeral(claim, span or (self.ephemeral_first, self.ephemeral_last))
         self._claims.setdefault(claim.port, []).append(claim)
         return claim
 
@@ -159,9 +165,9 @@ class PortTable:
         for claims in self._claims.values():
             yield from claims
 
-    def _ephemeral(self, claim: BoundPort) -> int:
+    def _ephemeral(self, claim: BoundPort, span: tuple[int, int]) -> int:
         """A port nobody claims, from a random start (RFC 6056 algorithm 1: random, then linear)."""
-        first, last = self.ephemeral_first, self.ephemeral_last
+        first, last = span
         count = last - first + 1
         start = self._rng.randrange(0, count)
         for step in range(count):
@@ -184,6 +190,8 @@ class PortTable:
 
 def overlap(one: BoundPort, other: BoundPort) -> bool:
     """Could a packet be for either of the two addresses?"""
+    if one.ifindex != other.ifindex and one.ifindex and other.ifindex:
+        return False
     if len(one.addr) != len(other.addr):
         six = one if len(one.addr) == 16 else other
         return six.addr == ANY6 and not six.v6only  # only a dual-stack wildcard reaches into IPv4

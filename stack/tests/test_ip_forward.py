@@ -16,7 +16,7 @@ from stack.link.device import Offload
 from stack.link.offload import ALL_OFFLOADS
 from stack.testing import builders
 from stack.tests.ip_world import World, routed
-from stack.udp import UdpEndpoint
+from stack.udp import Discover, UdpEndpoint
 from stack.wire import icmp, icmpv6, ipv4
 
 BOTH = pytest.mark.parametrize("family", [4, 6])
@@ -134,7 +134,7 @@ def test_a_smaller_link_ahead_is_found_and_used() -> None:
     """RFC 1191: with DF the sender hears the next hop's MTU; its next datagrams are cut at the source."""
     world = routed(right_mtu=1000)
     left, right, errors = endpoints(world, 4)
-    left.dont_fragment = True
+    left.v4.discover = left.v6.discover = Discover.DO
     left.send(bytes(1400), (RIGHT[4], 7))
     world.turn()
     assert right.recv() is None
@@ -146,6 +146,7 @@ def test_a_smaller_link_ahead_is_found_and_used() -> None:
 def test_without_df_the_router_fragments() -> None:
     world = routed(right_mtu=600)
     left, right, errors = endpoints(world, 4)
+    left.v4.discover = Discover.DONT
     data = random.Random(3).randbytes(1400)
     left.send(data, (RIGHT[4], 7))
     world.turn()

@@ -449,8 +449,8 @@ def test_what_we_send_comes_back_to_our_own_listeners_unless_switched_off(family
     listener = host.udp.bind(bytes(WIDTH[family]), 5000)
     listener.listening.join(GROUP[family], host.eth.index)
     sender = host.udp.bind(bytes(WIDTH[family]))
-    sender.multicast_ifindex = host.eth.index
-    sender.multicast_loop = loop
+    sender.v4.multicast_ifindex = sender.v6.multicast_ifindex = host.eth.index
+    sender.v4.loop = sender.v6.loop = loop
     host.sent()
     sender.send(b"hello", (GROUP[family], 5000))
     sender.send(bytes(3000), (GROUP[family], 5000))

@@ -25,7 +25,7 @@ from stack.tests.ip_rig import (
     fields4,
     valid_flags,
 )
-from stack.udp import MAX_PAYLOAD4, MAX_PAYLOAD6, OVERHEAD, UdpEndpoint
+from stack.udp import MAX_PAYLOAD4, MAX_PAYLOAD6, OVERHEAD, Discover, UdpEndpoint
 
 ANY = bytes(4)
 ANY6 = bytes(16)
@@ -78,7 +78,7 @@ def test_a_datagram_to_ourselves_and_back(address: bytes, other: bytes) -> None:
 def test_what_leaves_is_a_right_datagram() -> None:
     host = Host(offloads=Offload.NONE)
     endpoint = host.udp.bind(ANY, 5000)
-    endpoint.tos, endpoint.ttl = 0x20, 9
+    endpoint.v4.tos, endpoint.v4.hops = 0x20, 9
     endpoint.send(b"hello", (PEER, 6000))
     packet = fields4(host.sent_ip()[0])
     assert (packet["payload"], packet["ttl"], packet["tos"]) == (builders.udp(ME, PEER, 5000, 6000, b"hello"), 9, 0x20)
@@ -134,7 +134,7 @@ def test_the_largest_datagram(address: bytes, limit: int) -> None:
 def test_dont_fragment_is_respected() -> None:
     host = Host()
     endpoint = host.udp.bind(ANY)
-    endpoint.dont_fragment = True
+    endpoint.v4.discover = Discover.DO
     endpoint.send(bytes(1472), (PEER, 7))
     assert refused(lambda: endpoint.send(bytes(1473), (PEER, 7))) == errno.EMSGSIZE
 

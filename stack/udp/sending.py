@@ -1,0 +1,85 @@
+"""How datagrams are sent: what an endpoint is set to per IP version, and what one call asks for besides."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+#: Datagrams one call may be cut into (UDP_SEGMENT): UDP_MAX_SEGMENTS of Linux since 6.9; it was 64 before.
+MAX_SEGMENTS: Final = 128
+
+
+class Discover(IntEnum):
+    """IP_PMTUDISC_* of <linux/in.h>: what is done about packets longer than the path takes."""
+
+    DONT = 0  #: let routers cut them
+    WANT = 1  #: cut them here
+    DO = 2  #: EMSGSIZE
+    PROBE = 3  #: EMSGSIZE, but go by the link's MTU alone: the caller looks for the path's
+    INTERFACE = 4  #: as PROBE, and routers may cut
+    OMIT = 5  #: as INTERFACE, and cut here
+
+
+class Settings:
+    """What an endpoint sends IPv4, or IPv6, with. Plain attributes, live."""
+
+    __slots__ = ("discover", "dont_fragment", "extension", "flow_label", "hops", "loop", "multicast_hops",
+                 "multicast_ifindex", "multicast_source", "options", "report_errors", "tos",
+                 "unicast_ifindex")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.discover = int(Discover.WANT)
+        self.dont_fragment = False  #: IPV6_DONTFRAG
+        self.flow_label = False  #: IPV6_AUTOFLOWLABEL: every flow has one
+        self.hops = 64
+        self.loop = True  #: IP_MULTICAST_LOOP: our own sockets get what we send to groups
+        self.multicast_hops = 1
+        self.multicast_ifindex = 0
+        self.multicast_source: bytes | None = None  #: the address IP_MULTICAST_IF named
+        self.options = b""  #: IPv4 options, padded to whole words
+        self.extension: tuple[int, bytes] | None = None  #: IPv6 extension headers, see `SendOptions.extension`
+        self.report_errors = False  #: IP_RECVERR
+        self.tos = 0
+        self.unicast_ifindex = 0
+
+
+class SendOptions:
+    """What one call asks for besides; None and 0 leave it to the endpoint."""
+
+    __slots__ = ("confirm", "direct", "dont_fragment", "extension", "flow", "mark", "more", "oif", "options", "segment",
+                 "src", "tos", "ttl")  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        src: bytes | None = None,
+        oif: int = 0,
+        ttl: int | None = None,
+        tos: int | None = None,
+        segment: int | None = None,
+        mark: int | None = None,
+        dont_fragment: bool | None = None,
+        flow: int = 0,
+        options: bytes | None = None,
+        extension: tuple[int, bytes] | None = None,
+        direct: bool = False,
+        more: bool = False,
+        confirm: bool = False,
+    ) -> None:
+        self.src = src  #: source address
+        self.oif = oif  #: interface index
+        self.ttl = ttl
+        self.tos = tos
+        self.segment = segment  #: UDP_SEGMENT: cut the data into datagrams of this many bytes
+        self.mark = mark  #: SO_MARK
+        self.dont_fragment = dont_fragment  #: IPV6_DONTFRAG
+        self.flow = flow  #: IPv6 flow label
+        self.options = options  #: IPv4 options, padded to whole words
+        #: IPv6 extension headers, as (number of the first, their bytes); the last one's next header is UDP's.
+        self.extension = extension
+        self.direct = direct  #: MSG_DONTROUTE: hosts on our links only
+        self.more = more  #: MSG_MORE: the datagram is not complete yet
+        self.confirm = confirm  #: MSG_CONFIRM: the next hop is alive
+
+
+PLAIN: Final = SendOptions()
