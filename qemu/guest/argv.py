@@ -5,6 +5,7 @@ What looks odd in it works around something that was found the hard way; each su
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -19,6 +20,9 @@ MIN_GUEST_CID: Final = 3
 MAX_GUEST_CID: Final = 0xFFFF_FFFE
 #: Below this the Debian kernel does not reach init.
 MIN_MEMORY_MIB: Final = 64
+
+#: PCIe slot and chassis numbers from here are ours; smaller ones are left to the user's own ports.
+_FIRST_SPARE_SLOT: Final = 32
 
 Machine = Literal["q35", "pc", "microvm"]
 Accelerator = Literal["tcg", "kvm"]
@@ -90,6 +94,9 @@ class QemuConfig:
     net: tuple[NetCard, ...] = ()
     vsock: VsockCard | None = None
     user_net: bool = False  #: one more card on QEMU's own slirp, for comparisons
+    ram: str = ""  #: the file that is the guest's memory; "": a new memfd of QEMU's own
+    spare_ports: int = 0  #: root ports that cards can be plugged into while the guest runs (q35 only)
+    incoming: bool = False  #: start no guest, wait for a saved one
     extra: tuple[str, ...] = ()  #: passed through as they are
 
 
@@ -114,6 +121,8 @@ def arguments(config: QemuConfig) -> list[str]:
         *(word for index, card in enumerate(config.net) for word in net_arguments(card, config, index)),
         *(vsock_arguments(config.vsock, config) if config.vsock is not None else ()),
         *(_user_net(config) if config.user_net else ()),
+        *(word for number in range(config.spare_ports) for word in ("-device", _spare_port(number))),
+        *(("-incoming", "defer") if config.incoming else ()),
         *config.extra,
     ]
 
@@ -128,6 +137,7 @@ def machine_arguments(config: QemuConfig) -> list[str]:
     # `-cpu max` advertises ERMS and FSRM; the guest then copies with `rep movsb`, which TCG executes byte by byte:
     # half the throughput of qemu64 (measured).
     cpu = "host" if config.accelerator == "kvm" else "qemu64"
+    backend = f"file,mem-path={_escaped(config.ram)}" if config.ram else "memfd"
     words = [
         "-machine",
         f"{config.machine},accel={config.accelerator},memory-backend=ram",
@@ -138,7 +148,7 @@ def machine_arguments(config: QemuConfig) -> list[str]:
         "-m",
         f"{config.memory_mib}M",
         "-object",
-        f"memory-backend-memfd,id=ram,size={config.memory_mib}M,share=on",
+        f"memory-backend-{backend},id=ram,size={config.memory_mib}M,share=on",
     ]
     if config.machine == "microvm":
         # Its virtio-mmio transport is legacy unless told otherwise, and legacy has no VERSION_1 (virtio 1.3, 7.4).
@@ -148,19 +158,7 @@ def machine_arguments(config: QemuConfig) -> list[str]:
 
 def net_arguments(card: NetCard, config: QemuConfig, index: int = 0) -> list[str]:
     """The three options that plug one vhost-user network card in; also what `guestwire serve` prints."""
-    options = {"netdev": f"net{index}", "mac": card.mac.hex(":")}
-    if config.machine != "microvm":
-        options["romfile"] = ""  # no iPXE ROM: nothing boots from this card
-        if config.accelerator == "tcg":
-            # QEMU 7.2 crashes (SIGSEGV in msix_set_vector_notifiers under vhost_net_start) when a vhost-user net
-            # device with MSI-X starts under TCG; without vectors it uses INTx.
-            options["vectors"] = "0"
-        elif card.queues > 1:
-            options["vectors"] = str(2 * card.queues + 2)
-    if card.queues > 1:
-        options["mq"] = "on"
-    if card.mtu:
-        options["host_mtu"] = str(card.mtu)
+    options = {"netdev": f"net{index}", **net_options(card, config.machine, config.accelerator)}
     netdev = f"vhost-user,id=net{index},chardev=chr-net{index}"
     return [
         "-chardev",
@@ -170,6 +168,28 @@ def net_arguments(card: NetCard, config: QemuConfig, index: int = 0) -> list[str
         "-device",
         _device("virtio-net", config, options),
     ]
+
+
+def net_options(card: NetCard, machine: Machine, accelerator: Accelerator) -> dict[str, str | int | bool]:
+    """The properties of a virtio-net device that belong to `card`."""
+    options: dict[str, str | int | bool] = {"mac": card.mac.hex(":")}
+    if machine != "microvm":
+        options["romfile"] = ""  # no iPXE ROM: nothing boots from this card
+        if accelerator == "tcg":
+            # QEMU 7.2 crashes (SIGSEGV in msix_set_vector_notifiers under vhost_net_start) when a vhost-user net
+            # device with MSI-X starts under TCG; without vectors it uses INTx.
+            options["vectors"] = 0
+        elif card.queues > 1:
+            options["vectors"] = 2 * card.queues + 2
+    if card.queues > 1:
+        options["mq"] = True
+    if card.mtu:
+        options["host_mtu"] = card.mtu
+    return options
+
+
+def spare_port_name(number: int) -> str:
+    return f"spare{number}"
 
 
 def vsock_arguments(card: VsockCard, config: QemuConfig) -> list[str]:
@@ -215,14 +235,23 @@ def _own_chardevs(config: QemuConfig) -> list[str]:
     return words
 
 
+def _spare_port(number: int) -> str:
+    slot = _FIRST_SPARE_SLOT + number
+    return f"pcie-root-port,id={spare_port_name(number)},chassis={slot},slot={slot}"
+
+
 def _user_net(config: QemuConfig) -> list[str]:
-    options = {"netdev": "slirp"} | ({"romfile": ""} if config.machine != "microvm" else {})
+    options = {"netdev": "slirp", **({"romfile": ""} if config.machine != "microvm" else {})}
     return ["-netdev", "user,id=slirp,net=10.0.3.0/24", "-device", _device("virtio-net", config, options)]
 
 
-def _device(name: str, config: QemuConfig, options: dict[str, str]) -> str:
+def _device(name: str, config: QemuConfig, options: Mapping[str, str | int | bool]) -> str:
     bus = "device" if config.machine == "microvm" else "pci"
-    return ",".join([f"{name}-{bus}", *(f"{key}={value}" for key, value in options.items())])
+    return ",".join([f"{name}-{bus}", *(f"{key}={_option(value)}" for key, value in options.items())])
+
+
+def _option(value: str | int | bool) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _escaped(text: str) -> str:
@@ -235,6 +264,8 @@ def _check(config: QemuConfig) -> None:
         raise SetupError(f"a guest needs at least {MIN_MEMORY_MIB} MiB of memory, not {config.memory_mib}")
     if config.smp < 1:
         raise SetupError(f"a guest needs at least one CPU, not {config.smp}")
+    if config.spare_ports and config.machine != "q35":
+        raise SetupError(f"cards can be plugged into a running guest on a q35 only, not on {config.machine}")
     for card in config.net:
         if len(card.mac) != 6 or card.mac[0] & 1:
             raise SetupError(f"{card.mac.hex(':')} is no unicast hardware address of six bytes")

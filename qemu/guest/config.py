@@ -22,6 +22,7 @@ DEFAULT_QEMU: Final = "qemu-system-x86_64"
 DEFAULT_MEMORY_MIB: Final = 256
 #: Generous: a loaded machine without KVM takes several times the usual two seconds.
 DEFAULT_BOOT_SECONDS: Final = 60.0
+TEMPLATE_PORTS: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +67,23 @@ class GuestConfig:
     credentials: Mapping[str, str] = field(default_factory=dict)  #: systemd credentials for the guest, by name
     pcap: Path | None = None  #: every frame of the card goes to this pcapng file
 
+    #: Start from a saved guest instead of booting (made and cached the first time): a fraction of a second. Card and
+    #: vsock are then plugged in while it runs.
+    template: bool = False
+    #: With `template`: plug card and vsock in only when something here first asks for them.
+    lazy: bool = False
+    spare_ports: int | None = None  #: PCIe root ports to plug cards into; None: 6 with `template`, else none
+
     boot_timeout: float = DEFAULT_BOOT_SECONDS  #: seconds until the guest must be up
     say: Callable[[str], None] = lambda _: None  #: gets a line for each step of the set-up that takes a while
     console_tee: Callable[[bytes], object] | None = None  #: gets the console's bytes as they come
+
+    @property
+    def ports(self) -> int:
+        """How many spare root ports the guest has."""
+        if self.spare_ports is not None:
+            return self.spare_ports
+        return TEMPLATE_PORTS if self.template else 0
 
 
 def find_qemu(name: str) -> str:

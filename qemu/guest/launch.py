@@ -18,7 +18,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -53,8 +53,12 @@ class Launch:
         directory: Path,
         *,
         tee: Callable[[bytes], object] | None = None,
+        inherit: Sequence[int] = (),
     ) -> None:
-        """`configure(console_fd, qmp_fd, agent_fd)` makes the configuration; `directory` goes away with QEMU."""
+        """`configure(console_fd, qmp_fd, agent_fd)` makes the configuration; `directory` goes away with QEMU.
+
+        QEMU gets the descriptors `inherit` as well, under their numbers; they stay the caller's.
+        """
         self.directory = directory
         self.console = Log(tee=tee)
         self.stderr = Log()
@@ -73,12 +77,16 @@ class Launch:
             stderr_read, stderr_write = os.pipe2(os.O_CLOEXEC)
             self._reader.add(stderr_read, self.stderr)
             undo.callback(os.close, stderr_write)
-            inherit = [end.fileno() for end in (console_theirs, qmp_theirs, agent_theirs)]
-            self.config = configure(*inherit)
+            channels = [end.fileno() for end in (console_theirs, qmp_theirs, agent_theirs)]
+            self.config = configure(*channels)
             self.argv = arguments(self.config)
             self.started = time.monotonic()
             self.process = QemuProcess(
-                self.argv, inherit=inherit, stderr=stderr_write, remove=[directory], on_exit=self._on_exit
+                self.argv,
+                inherit=[*channels, *inherit],
+                stderr=stderr_write,
+                remove=[directory],
+                on_exit=self._on_exit,
             )
             undo.callback(self.process.close)
             for theirs in (console_theirs, qmp_theirs, agent_theirs):

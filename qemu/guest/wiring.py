@@ -73,15 +73,19 @@ class Wiring:
 
     def offer(self, directory: Path) -> tuple[tuple[NetCard, ...], VsockCard | None]:
         """Wait for QEMU in the private `directory`; the cards to start it with."""
-        cards: tuple[NetCard, ...] = ()
-        vsock_card = None
-        if self.net is not None:
-            self.server.listen(self.net, path=directory / "net", unlink_when_connected=True)
-            cards = (self.card(SocketName(str(directory / "net"))),)
-        if self.vsock is not None:
-            self.server.listen(self.vsock.device, path=directory / "vsock", unlink_when_connected=True)
-            vsock_card = VsockCard(SocketName(str(directory / "vsock")))
-        return cards, vsock_card
+        net = (self.offer_net(directory),) if self.net is not None else ()
+        return net, self.offer_vsock(directory) if self.vsock is not None else None
+
+    def offer_net(self, directory: Path) -> NetCard:
+        """Wait for QEMU in the private `directory`; the card it is to have."""
+        assert self.net is not None
+        self.server.listen(self.net, path=directory / "net", unlink_when_connected=True)
+        return self.card(SocketName(str(directory / "net")))
+
+    def offer_vsock(self, directory: Path) -> VsockCard:
+        assert self.vsock is not None
+        self.server.listen(self.vsock.device, path=directory / "vsock", unlink_when_connected=True)
+        return VsockCard(SocketName(str(directory / "vsock")))
 
     def card(self, socket: SocketName, *, reconnect: bool = False) -> NetCard:
         """The network card as QEMU is to be told of it."""

@@ -49,6 +49,10 @@ static void seed(const struct frame *frame)
     memcpy(pool.bytes + offsetof(struct rand_pool_info, buf), frame->payload, frame->length);
     int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
     int error = fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) != 0 ? errno : 0;
+    /* A pool that is full already feeds the generator minutes later only: a guest that continues a saved one would draw
+     * the same numbers as every other until then. ENODATA: the generator is not ready, and takes it as its first seed. */
+    if (error == 0)
+        ioctl(fd, RNDRESEEDCRNG);
     if (fd >= 0)
         close(fd);
     out_done(frame->id, error);

@@ -1,0 +1,96 @@
+"""What a guest is started from: the parts that decide its boot, found once, and QEMU's configuration made of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from qemu.guest import accel
+from qemu.guest.agent.build import build_agent
+from qemu.guest.argv import NetCard, QemuConfig, VsockCard
+from qemu.guest.config import GuestConfig, choose_kernel, find_qemu
+from qemu.guest.errors import GuestError
+from qemu.guest.image import ImageContent, write_image
+from qemu.guest.kernel import Kernel
+from qemu.guest.launch import Launch, private_directory
+
+AGENT_SECONDS: Final = 20.0
+_SEED_BYTES: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """QEMU, kernel, agent and accelerator for one configuration."""
+
+    config: GuestConfig
+    qemu: str
+    kernel: Kernel
+    agent: Path
+    verdict: accel.Verdict
+
+    @staticmethod
+    def find(config: GuestConfig) -> Recipe:
+        """Raises MissingError for what this machine lacks, SetupError for what the configuration has wrong."""
+        qemu = find_qemu(config.qemu)
+        return Recipe(config, qemu, choose_kernel(config), build_agent(), accel.choose(qemu, allow_kvm=config.kvm))
+
+    def write_image(self, path: Path) -> None:
+        config = self.config
+        content = ImageContent(config.machine, config.modules, config.programs, config.shares, config.initrd)
+        write_image(path, self.kernel, self.agent, content)
+
+    def qemu_config(self, initrd: Path) -> QemuConfig:
+        """QEMU's configuration without channels and cards."""
+        config = self.config
+        return QemuConfig(
+            binary=self.qemu,
+            kernel=self.kernel.image,
+            initrd=initrd,
+            accelerator=self.verdict.accelerator,
+            machine=config.machine,
+            memory_mib=config.memory_mib,
+            smp=config.smp,
+            append=config.append,
+            spare_ports=config.ports,
+            user_net=config.user_net,
+        )
+
+
+def cold(
+    recipe: Recipe,
+    offer: Callable[[Path], tuple[tuple[NetCard, ...], VsockCard | None]],
+    extra: tuple[str, ...],
+) -> Launch:
+    """Start QEMU on a kernel that boots from its beginning; `offer(directory)` names the cards to start it with."""
+    directory = private_directory()
+    try:
+        initrd = directory / "initrd"
+        recipe.write_image(initrd)
+        cards, vsock = offer(directory)
+        base = replace(recipe.qemu_config(initrd), net=cards, vsock=vsock, extra=extra)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+    def configure(console: int, qmp: int, channel: int) -> QemuConfig:
+        return replace(base, console_fd=console, qmp_fd=qmp, agent_fd=channel)
+
+    return Launch(configure, directory, tee=recipe.config.console_tee)
+
+
+def freshen(launch: Launch) -> None:
+    """Give a guest entropy of its own and the time of day: it has next to none, and a saved one has another's."""
+    launch.agent.seed(os.urandom(_SEED_BYTES), AGENT_SECONDS)
+    launch.agent.set_time(time.time_ns(), AGENT_SECONDS)
+
+
+def check_report(launch: Launch) -> None:
+    """Raises GuestError if the agent met a problem while it brought the guest up."""
+    problems = [value for key, value in launch.agent.report if key == "problem"]
+    if problems:
+        raise GuestError(launch.explain("the guest did not boot properly: " + "; ".join(problems)))
