@@ -31,6 +31,7 @@ from stack.ip.layer import IpLayer
 from stack.ip.policy import TABLE_LOCAL, RoutingPolicy, Rule
 from stack.ip.route import RouteEntry, RouteKind
 from stack.link.loopback import Loopback
+from stack.packet import PacketLayer
 from stack.tcp.layer import TcpLayer
 from stack.udp import UdpLayer
 from stack.wire.ipv6 import link_local_from_mac
@@ -129,6 +130,7 @@ class NetNamespace:
         self.add_address(self.lo, "127.0.0.1/8")
         self.add_address(self.lo, "::1/128")
         self.udp = UdpLayer(scheduler, self.ip)
+        self.packet = PacketLayer(scheduler, self.ip, self.changes)  #: sockets that see whole frames
         self.tcp = TcpLayer(scheduler, self.ip, ports=self.ip.ports[6], config=tcp_config)
 
     # --- interfaces -----------------------------------------------------------------------------------------------

@@ -165,6 +165,9 @@ class Interface:
         self._note_offloads()
         self.addresses: list[InterfaceAddress] = []
         self.promiscuous = 0  #: how many want frames for others too
+        self.all_multicast = 0  #: how many want frames to every group
+        self.link_addresses: dict[bytes, int] = {}  #: further addresses that frames are wanted for, and by how many
+        self.asked = InterfaceFlags(0)  #: PROMISC and ALLMULTI, if the administrator is among those
         self.stats = InterfaceStats()
         self.drops = Drops()
         self.taps: list[Tap] = []
@@ -359,8 +362,7 @@ class Interface:
             flags |= InterfaceFlags.UP
             if self.carrier:
                 flags |= InterfaceFlags.RUNNING | InterfaceFlags.LOWER_UP
-        if self.promiscuous:
-            flags |= InterfaceFlags.PROMISC
+        flags |= self.asked  # what packet sockets want is counted, but not shown, as on Linux
         if self.noarp:
             flags = flags & ~InterfaceFlags.MULTICAST | InterfaceFlags.NOARP
         return flags

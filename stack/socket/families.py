@@ -18,6 +18,7 @@ AF_UNIX: Final = 1
 AF_INET: Final = 2
 AF_INET6: Final = 10
 AF_NETLINK: Final = 16
+AF_PACKET: Final = 17
 AF_VSOCK: Final = 40
 
 SOCK_STREAM: Final = 1
@@ -51,13 +52,25 @@ def _vsock(host: Host, kind: int, protocol: int) -> Socket:
     return create(host, kind, protocol)
 
 
+def _packet(host: Host, kind: int, protocol: int) -> Socket:
+    from stack.socket.packet import create
+
+    return create(host, kind, protocol)
+
+
 def _netlink(host: Host, kind: int, protocol: int) -> Socket:
     from stack.socket.netlink import create
 
     return create(host, kind, protocol)
 
 
-FACTORIES: Final[Mapping[int, Factory]] = {AF_INET: _inet, AF_INET6: _inet6, AF_NETLINK: _netlink, AF_VSOCK: _vsock}
+FACTORIES: Final[Mapping[int, Factory]] = {
+    AF_INET: _inet,
+    AF_INET6: _inet6,
+    AF_NETLINK: _netlink,
+    AF_PACKET: _packet,
+    AF_VSOCK: _vsock,
+}
 
 
 def create(host: Host, family: int, kind: int, protocol: int) -> Socket:

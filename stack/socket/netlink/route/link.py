@@ -38,6 +38,8 @@ _DEVICE_MTU: Final = 65535  # bytes; the most any kind of link here carries
 _UP: Final = int(InterfaceFlags.UP)
 _RUNNING: Final = int(InterfaceFlags.RUNNING)
 _PROMISC: Final = int(InterfaceFlags.PROMISC)
+_ALLMULTI: Final = int(InterfaceFlags.ALLMULTI)
+_LISTENING: Final = InterfaceFlags.PROMISC | InterfaceFlags.ALLMULTI
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------
@@ -89,7 +91,7 @@ def show(iface: Interface, *, change: int = 0, gone: bool = False) -> bytes:
         "max_mtu": 0 if iface.loopback else iface.device.mtu,
         "group": iface.group,
         "promiscuity": iface.promiscuous,
-        "allmulti": 0,
+        "allmulti": iface.all_multicast,
         "num_tx_queues": 1,
         "gso_max_segs": _GSO_MAX_SEGS,
         "gso_max_size": _GSO_MAX_SIZE,
@@ -328,8 +330,10 @@ def _apply(netns: NetNamespace, iface: Interface, message: Message) -> None:
     flags, mask = message.fields["flags"], message.fields["change"]
     if flags and not mask:
         mask = ALL_BITS
-    if mask & _PROMISC and bool(flags & _PROMISC) != bool(iface.flags & _PROMISC):
-        iface.promiscuous += 1 if flags & _PROMISC else -1
+    asked = iface.asked
+    iface.asked = asked & ~mask | _LISTENING & flags & mask
+    iface.promiscuous += bool(iface.asked & _PROMISC) - bool(asked & _PROMISC)
+    iface.all_multicast += bool(iface.asked & _ALLMULTI) - bool(asked & _ALLMULTI)
     if mask & _UP:
         netns.set_up(iface, bool(flags & _UP))
 
