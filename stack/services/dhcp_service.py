@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 from typing import Final
 
 from stack.iface.interface import Interface
 from stack.netns import NetNamespace
 from stack.services.dhcp import DhcpConfig, DhcpServer
+from stack.services.faults import Later
 from stack.services.leases import Lease
+from stack.services.names import NameSource
 from stack.uts_ns import NONE, UtsNamespace
 from stack.wire import dhcp, ipv4, udp
 from stack.wire.ethernet import BROADCAST, ETHERTYPE_IPV4
@@ -28,6 +31,7 @@ class DhcpService:
     """Serves `interface` (an interface of `netns`, or its name) until `close`. Called with the Network's lock held.
 
     Clients are told the domain name of `uts`, the node's UTS namespace, while it has one and `config` names no other.
+    Their own names are known to whoever asks `leases`, the list a DNS service looks into, while they have a lease.
 
     Without a `config`, or without its `interface`, the first IPv4 address of the interface is the server's. Raises
     ValueError for an interface without one and for what `DhcpServer` refuses; NetError(EADDRINUSE) if port 67 is taken.
@@ -41,6 +45,7 @@ class DhcpService:
         *,
         on_lease: Callable[[Lease], None] | None = None,
         uts: UtsNamespace | None = None,
+        leases: list[NameSource] | None = None,
     ) -> None:
         self.interface = netns.interface(interface) if isinstance(interface, str) else interface
         self.server = DhcpServer(self._completed(config or DhcpConfig()), on_lease=on_lease)
@@ -48,10 +53,23 @@ class DhcpService:
         if self._uts is not None:
             self._uts.observers.append(self._renamed)
             self._renamed()
+        self.faults = self.server.faults
         self._scheduler = netns.scheduler
+        self._later = Later(netns.scheduler)
         self._endpoint = netns.udp.bind(bytes(_IPV4_LENGTH), dhcp.SERVER_PORT, reuse_addr=True)
         self._endpoint.bind_ifindex = self.interface.index
         self._endpoint.on_event = self._arrived
+        self._shared = leases
+        if leases is not None:
+            leases.append(self)
+
+    def addresses(self, name: str) -> list[bytes]:
+        """Of the client called `name`; this service is a `stack.services.names.NameSource`."""
+        return self.server.addresses(name, self._scheduler.now)
+
+    def names(self, address: bytes) -> list[str]:
+        """Of the client with this address."""
+        return self.server.names(address, self._scheduler.now)
 
     def leases(self) -> Iterator[Lease]:
         """The leases in force now."""
@@ -61,6 +79,10 @@ class DhcpService:
         """Idempotent. The book of leases stays readable."""
         self._endpoint.on_event = None
         self._endpoint.close()
+        self._later.close()
+        if self._shared is not None:
+            self._shared.remove(self)
+            self._shared = None
         if self._uts is not None:
             self._uts.observers.remove(self._renamed)
             self._uts = None
@@ -91,7 +113,8 @@ class DhcpService:
         while (datagram := self._endpoint.recv()) is not None:
             reply = self.server.handle(datagram.data, self._scheduler.now)
             if reply is not None:
-                self._send(reply.data, reply.destination, reply.mac or BROADCAST)
+                send = partial(self._send, reply.data, reply.destination, reply.mac or BROADCAST)
+                self._later.call(reply.delay, send)
 
     def _send(self, data: bytes, destination: bytes, mac: bytes) -> None:
         source = self.server.address

@@ -33,6 +33,7 @@ class Lease:
     bound: bool = False  #: acknowledged, not just offered
     static: bool = False
     hostname: str = ""  #: what the client calls itself (option 12)
+    name: str = ""  #: what it is called in the LAN, lower case; empty if that is no name, or taken
 
 
 class LeaseTable:
@@ -52,6 +53,7 @@ class LeaseTable:
         self._taken = frozenset(static.values()) | reserved
         self._by_address: dict[bytes, Lease] = {}
         self._by_client: dict[bytes, Lease] = {}
+        self._by_name: dict[str, Lease] = {}
         self._next = self._low
 
     def __iter__(self) -> Iterator[Lease]:
@@ -60,6 +62,14 @@ class LeaseTable:
     def of(self, client: bytes) -> Lease | None:
         """The lease of `client`, live or expired."""
         return self._by_client.get(client)
+
+    def at(self, address: bytes) -> Lease | None:
+        """The lease of `address`, live or expired."""
+        return self._by_address.get(address)
+
+    def named(self, name: str) -> Lease | None:
+        """The lease of the client called `name`, live or expired."""
+        return self._by_name.get(name)
 
     def choose(self, client: bytes, wanted: bytes | None, now: int) -> bytes | None:
         """An address to offer `client` (RFC 2131 section 4.3.1), or None if there is none left.
@@ -95,19 +105,37 @@ class LeaseTable:
         lease = self._by_address.get(address)
         return lease is None or lease.client == client or lease.expires <= now
 
-    def hold(self, client: bytes, address: bytes, expires: int, *, bound: bool, hostname: str = "") -> Lease:
-        """Note that `client` has `address` until `expires`, in place of whatever either was noted with before."""
+    def hold(
+        self, client: bytes, address: bytes, expires: int, now: int, *, bound: bool, hostname: str = "", name: str = ""
+    ) -> Lease:
+        """Note that `client` has `address` until `expires`, in place of whatever either was noted with before.
+
+        `name` is its if no other client has it: who came first keeps it for as long as its lease lives.
+        """
         previous = self._by_client.pop(client, None)
         if previous is not None:
             del self._by_address[previous.address]
+            self._unname(previous)
             if previous.address != address and previous.address not in self._taken:
                 self._next = min(self._next, int.from_bytes(previous.address, "big"))
         displaced = self._by_address.pop(address, None)
         if displaced is not None and displaced.client:
             del self._by_client[displaced.client]
+            self._unname(displaced)
         lease = Lease(address, client, expires, bound, client in self._static, hostname)
         self._by_address[address] = self._by_client[client] = lease
+        holder = self._by_name.get(name)
+        if name and (holder is None or holder.expires <= now):
+            if holder is not None:
+                holder.name = ""
+            lease.name = name
+            self._by_name[name] = lease
         return lease
+
+    def _unname(self, lease: Lease) -> None:
+        if lease.name:
+            del self._by_name[lease.name]
+            lease.name = ""
 
     def release(self, lease: Lease, now: int) -> None:
         """End `lease` now; the address stays its client's for as long as nobody else needs it."""
@@ -120,4 +148,5 @@ class LeaseTable:
         lease = self._by_address.pop(address, None)
         if lease is not None and lease.client:
             del self._by_client[lease.client]
+            self._unname(lease)
         self._by_address[address] = Lease(address, b"", until)

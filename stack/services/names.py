@@ -20,6 +20,7 @@ from stack.uts_ns import NONE, UtsNamespace
 
 #: Always the one that is asked (RFC 6761 section 6.3).
 LOCALHOST: Final = "localhost"
+MAX_LABEL: Final = 63  # bytes, RFC 1035 section 2.3.4
 _LOOPBACK: Final = (bytes((127, 0, 0, 1)), bytes(15) + b"\x01")
 
 
@@ -81,6 +82,16 @@ class StaticNames:
     def _items(self) -> Iterable[tuple[str, Iterable[str]]]:
         # Whoever sets names does so from another thread: the copy is made in one step.
         return [(text.lower().rstrip("."), addresses) for text, addresses in tuple(self._hosts().items())]
+
+
+def label_of(hostname: str) -> str:
+    """What a client that calls itself `hostname` is called here: the first label, in lower case.
+
+    Empty for what is no host name (RFC 1123 section 2.1): letters, digits and hyphens, not at the ends, at most 63.
+    """
+    label = hostname.partition(".")[0].lower()
+    plain = label.isascii() and label.replace("-", "a").isalnum() and len(label) <= MAX_LABEL
+    return label if plain and label[0] != "-" and label[-1] != "-" and label != LOCALHOST else ""
 
 
 def _packed(addresses: Iterable[str]) -> list[bytes]:

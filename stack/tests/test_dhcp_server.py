@@ -97,7 +97,7 @@ def test_every_configured_option_is_given_when_asked_for() -> None:
         15: b"example.org",
         26: b"\x23\x28",
         28: ip(255),
-        119: b"\1a\7example\0\1b\7example\0",
+        119: b"\1a\7example\0\1b\xc0\2",  # compressed
     }
 
 

@@ -1,4 +1,4 @@
-"""DHCP for IPv4: messages and options (RFC 2131, RFC 2132, RFC 3396, RFC 3397).
+"""DHCP for IPv4: messages and options (RFC 2131, RFC 2132, RFC 3396, RFC 3397, RFC 4039).
 
 A message is BOOTP's fixed header (RFC 951), a magic cookie, and options of (code, length, bytes). Options longer than
 255 bytes are split over several of the same code and joined again on parsing (RFC 3396); option 52 lends the `file` and
@@ -31,6 +31,9 @@ ANY: Final = bytes(4)
 #: op, htype, hlen, hops, xid, secs, flags, ciaddr, yiaddr, siaddr, giaddr, chaddr, sname, file
 HEADER: Final = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")
 HEADER_LENGTH: Final = HEADER.size + len(MAGIC)  # 240 bytes
+#: RFC 1035 section 4.1.4: two bits that say "pointer", fourteen that say where.
+_POINTER: Final = 0xC0
+_MAX_POINTER: Final = 0x3FFF
 
 
 class MessageType(IntEnum):
@@ -60,6 +63,7 @@ class Option(IntEnum):
     DOMAIN = 15
     MTU = 26
     BROADCAST = 28
+    NTP = 42
     REQUESTED_ADDRESS = 50
     LEASE_TIME = 51
     OVERLOAD = 52
@@ -72,6 +76,10 @@ class Option(IntEnum):
     REBINDING_TIME = 59
     VENDOR_CLASS = 60
     CLIENT_ID = 61
+    TFTP_SERVER = 66
+    BOOT_FILE = 67
+    RAPID_COMMIT = 80  # RFC 4039
+    ARCHITECTURE = 93  # RFC 4578
     SEARCH = 119  # RFC 3397
     END = 255
 
@@ -90,6 +98,8 @@ class DhcpMessage:
     giaddr: bytes = ANY
     secs: int = 0
     broadcast: bool = False
+    sname: bytes = b""  #: name of the server to boot from, up to 64 bytes
+    file: bytes = b""  #: what to boot, up to 128 bytes
 
     @property
     def kind(self) -> int | None:
@@ -107,7 +117,7 @@ class DhcpMessage:
         flags = BROADCAST_FLAG if self.broadcast else 0
         header = HEADER.pack(
             self.op, HARDWARE_ETHERNET, len(self.client), 0, self.xid, self.secs, flags,
-            self.ciaddr, self.yiaddr, self.siaddr, self.giaddr, self.client, b"", b"",
+            self.ciaddr, self.yiaddr, self.siaddr, self.giaddr, self.client, self.sname, self.file,
         )  # fmt: skip
         body = b"".join(option_bytes(code, value) for code, value in self.options.items())
         return (header + MAGIC + body + b"\xff").ljust(MINIMUM_LENGTH, b"\0")
@@ -126,19 +136,65 @@ def option_bytes(code: int, value: bytes) -> bytes:
 
 
 def search_list(domains: Iterable[str]) -> bytes:
-    """The value of option 119: names as DNS labels, without compression (RFC 3397, RFC 1035 section 3.1).
+    """The value of option 119: names as DNS labels, an ending that came before as a pointer to it (RFC 3397 section 2).
 
     Raises `ValueError` for a label that is empty or longer than 63 bytes.
     """
-    result = b""
+    result = bytearray()
+    seen: dict[tuple[bytes, ...], int] = {}
     for domain in domains:
-        for label in domain.rstrip(".").split("."):
-            encoded = label.encode("idna") if not label.isascii() else label.encode()
-            if not 1 <= len(encoded) <= 63:
-                raise ValueError(f"{domain!r} has a label that is not 1 to 63 bytes long")
-            result += bytes((len(encoded),)) + encoded
-        result += b"\0"
-    return result
+        labels = tuple(_label(label, domain) for label in domain.rstrip(".").split("."))
+        for number, label in enumerate(labels):
+            known = seen.get(labels[number:])
+            if known is not None:
+                result += (_POINTER << 8 | known).to_bytes(2, "big")
+                break
+            if len(result) <= _MAX_POINTER:
+                seen[labels[number:]] = len(result)
+            result += bytes((len(label),)) + label
+        else:
+            result.append(0)
+    return bytes(result)
+
+
+def _label(text: str, domain: str) -> bytes:
+    encoded = text.encode("idna") if not text.isascii() else text.encode()
+    if not 1 <= len(encoded) <= 63:
+        raise ValueError(f"{domain!r} has a label that is not 1 to 63 bytes long")
+    return encoded.lower()
+
+
+def parse_search_list(value: bytes) -> list[str]:
+    """The names in option 119, the pieces of which were joined already. Raises WireError."""
+    names = []
+    offset = 0
+    while offset < len(value):
+        labels, offset = _name_at(value, offset)
+        names.append(".".join(labels))
+    return names
+
+
+def _name_at(value: bytes, offset: int) -> tuple[list[str], int]:
+    """The labels of the name at `offset`, and where the next begins. Pointers only go back, so that this ends."""
+    labels: list[str] = []
+    end = -1
+    limit = offset
+    while offset < len(value):
+        length = value[offset]
+        if length >= _POINTER:
+            target = int.from_bytes(value[offset : offset + 2], "big") & _MAX_POINTER
+            if offset + 2 > len(value) or target >= limit:
+                raise WireError("DHCP search list with a pointer that does not go back")
+            end = offset + 2 if end < 0 else end
+            limit = offset = target
+            continue
+        if length > 63 or offset + 1 + length > len(value):
+            raise WireError("DHCP search list with a label that runs past the end")
+        offset += 1 + length
+        if not length:
+            return labels, offset if end < 0 else end
+        labels.append(value[offset - length : offset].decode("ascii", "replace"))
+    raise WireError("DHCP search list that ends within a name")
 
 
 def parse(payload: bytes | bytearray | memoryview) -> DhcpMessage:
@@ -153,13 +209,19 @@ def parse(payload: bytes | bytearray | memoryview) -> DhcpMessage:
     options: dict[int, bytes] = {}
     _options(bytes(payload[HEADER_LENGTH:]), options)
     overload = options.pop(Option.OVERLOAD, b"\0")
-    if overload[:1] and overload[0] & 1:
+    lent = overload[0] if overload else 0
+    if lent & 1:
         _options(file, options)
-    if overload[:1] and overload[0] & 2:
+        file = b""
+    if lent & 2:
         _options(sname, options)
+        sname = b""
     ciaddr, yiaddr, siaddr, giaddr = addresses
     broadcast = bool(flags & BROADCAST_FLAG)
-    return DhcpMessage(op, xid, client[:6], options, ciaddr, yiaddr, siaddr, giaddr, secs, broadcast)
+    return DhcpMessage(
+        op, xid, client[:6], options, ciaddr, yiaddr, siaddr, giaddr, secs, broadcast,
+        sname.partition(b"\0")[0], file.partition(b"\0")[0],
+    )  # fmt: skip
 
 
 def _options(data: bytes, options: dict[int, bytes]) -> None:
