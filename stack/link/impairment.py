@@ -7,6 +7,7 @@ drawn from one seeded generator, so that a run is reproduced exactly by its seed
 processor allows. A frame passes these stages in this order, as it would a real line:
 
 1. A superframe is cut into the packets the wire would carry (`per_packet`), so that loss hits one packet, not 64 KiB.
+   A packet longer than `mtu` goes no further and nobody is told: a black hole, as a misconfigured tunnel makes.
 2. Loss: each frame alone (`loss`), or in bursts after Gilbert's two-state model: a burst begins with probability
    `burst_loss` per frame and lasts `burst_length` frames on average (geometric).
 3. Corruption flips one bit behind the Ethernet header. The checksum is finished first: on a wire it would have been.
@@ -87,6 +88,7 @@ class Impairment:
     jitter_ns: int = 0  #: 0 to this is added to the delay
     rate_bps: int = 0  #: bits per second, Ethernet header included; 0 is unlimited
     queue_bytes: int = 256 << 10  #: what may wait for the rate
+    mtu: int = 0  #: longest packet (bytes, without Ethernet header) that passes; 0: every one
     per_packet: bool = True  #: cut superframes first; False impairs them whole
     seed: int | None = None  #: None draws from the Scheduler's generator
 
@@ -94,7 +96,7 @@ class Impairment:
         for name in ("loss", "burst_loss", "duplicate", "reorder", "corrupt"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is a probability, 0 to 1, not {getattr(self, name)}")
-        for name in ("delay_ns", "jitter_ns", "rate_bps", "queue_bytes", "reorder_hold_ns"):
+        for name in ("delay_ns", "jitter_ns", "rate_bps", "queue_bytes", "mtu", "reorder_hold_ns"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
         if self.burst_length < 1 or self.reorder_depth < 1:
@@ -107,6 +109,7 @@ class PathStats:
 
     offered: int = 0
     delivered: int = 0
+    mtu: int = 0  #: dropped because the packet was too long
     loss: int = 0
     burst_loss: int = 0
     corrupt: int = 0
@@ -193,6 +196,9 @@ class ImpairedPath:
     def _pass(self, frame: TxFrame) -> None:
         impairment, stats = self.impairment, self.stats
         stats.offered += 1
+        if impairment.mtu and self._too_long(frame):
+            stats.mtu += 1
+            return
         if impairment.loss and self._rng.random() < impairment.loss:
             stats.loss += 1
             return
@@ -201,6 +207,9 @@ class ImpairedPath:
             return
         if impairment.corrupt and self._rng.random() < impairment.corrupt:
             stats.corrupt += 1
+            if frame[2]:
+                self._pass_corrupted(segment(frame, keep_partial=True))
+                return
             received = self._corrupted(frame)
         else:
             received = as_received(frame)
@@ -209,6 +218,11 @@ class ImpairedPath:
             self._queue(received)
         self._queue(received)
 
+    def _too_long(self, frame: TxFrame) -> bool:
+        parts, _, gso_type, hdr_len, gso_size, _, _ = frame
+        length = hdr_len + gso_size if gso_type else sum(map(len, parts))
+        return length > ETHERNET_HEADER + self.impairment.mtu
+
     def _lost_in_burst(self) -> bool:
         if self._in_burst:
             self._in_burst = self._rng.random() >= 1.0 / self.impairment.burst_length
@@ -216,17 +230,21 @@ class ImpairedPath:
             self._in_burst = self._rng.random() < self.impairment.burst_loss
         return self._in_burst
 
+    def _pass_corrupted(self, pieces: list[TxFrame]) -> None:
+        """A superframe with one bit flipped travels in packets after all: whole, its sum would be finished too late."""
+        hit = self._rng.randrange(0, len(pieces))
+        for number, piece in enumerate(pieces):
+            self._queue(self._corrupted(piece) if number == hit else as_received(piece))
+
     def _corrupted(self, frame: TxFrame) -> RxFrame:
         """The frame as it arrives with one bit flipped; nobody vouches for its checksum any more."""
-        if frame[1] & NEEDS_CSUM and not frame[2]:
+        if frame[1] & NEEDS_CSUM:
             frame = finish_checksum(frame)
         view, _, gso_type, gso_size, csum_start, csum_offset = as_received(frame)
-        if len(view) <= ETHERNET_HEADER:
-            return view, 0, gso_type, gso_size, csum_start, csum_offset
         data = bytearray(view)
-        data[self._rng.randrange(ETHERNET_HEADER, len(data))] ^= 1 << self._rng.randrange(0, 8)
-        flags = frame[1] & NEEDS_CSUM if gso_type else 0
-        return memoryview(bytes(data)), flags, gso_type, gso_size, csum_start, csum_offset
+        if len(data) > ETHERNET_HEADER:
+            data[self._rng.randrange(ETHERNET_HEADER, len(data))] ^= 1 << self._rng.randrange(0, 8)
+        return memoryview(bytes(data)), 0, gso_type, gso_size, csum_start, csum_offset
 
     def _queue(self, frame: RxFrame) -> None:
         impairment, stats = self.impairment, self.stats
