@@ -23,6 +23,9 @@ class NetFeature(IntFlag):
     INDIRECT_DESC = 1 << 28
     EVENT_IDX = 1 << 29
     VERSION_1 = 1 << 32
+    GUEST_USO4 = 1 << 54  #: superframes of UDP
+    GUEST_USO6 = 1 << 55
+    HOST_USO = 1 << 56
 
 
 class VsockFeature(IntFlag):
@@ -46,6 +49,9 @@ NET_OFFLOADS = (
     | NetFeature.HOST_TSO4
     | NetFeature.HOST_TSO6
     | NetFeature.HOST_ECN
+    | NetFeature.GUEST_USO4
+    | NetFeature.GUEST_USO6
+    | NetFeature.HOST_USO
 )
 
 _TSO = {
@@ -55,11 +61,11 @@ _TSO = {
 
 
 def without_orphans(features: NetFeature) -> NetFeature:
-    """`features` less those whose prerequisite is missing (5.1.3.1): TSO needs CSUM, ECN needs TSO."""
+    """`features` less those whose prerequisite is missing (5.1.3.1): TSO and USO need CSUM, ECN needs TSO."""
     if not features & NetFeature.CSUM:
-        features &= ~(NetFeature.HOST_TSO4 | NetFeature.HOST_TSO6)
+        features &= ~(NetFeature.HOST_TSO4 | NetFeature.HOST_TSO6 | NetFeature.HOST_USO)
     if not features & NetFeature.GUEST_CSUM:
-        features &= ~(NetFeature.GUEST_TSO4 | NetFeature.GUEST_TSO6)
+        features &= ~(NetFeature.GUEST_TSO4 | NetFeature.GUEST_TSO6 | NetFeature.GUEST_USO4 | NetFeature.GUEST_USO6)
     for ecn, tso in _TSO.items():
         if not features & tso:
             features &= ~ecn

@@ -49,6 +49,7 @@ NEEDS_CSUM: Final = 1
 DATA_VALID: Final = 2
 GSO_TCPV4: Final = 1
 GSO_TCPV6: Final = 4
+GSO_UDP_L4: Final = 5
 GSO_ECN: Final = 0x80
 
 #: `offloads` bits, as in stack.link.device.Offload.
@@ -56,6 +57,7 @@ OFFLOAD_CSUM: Final = 1
 OFFLOAD_TSO4: Final = 2
 OFFLOAD_TSO6: Final = 4
 OFFLOAD_ECN: Final = 8
+OFFLOAD_USO: Final = 16
 
 #: struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers.
 _HEADER: Final = Struct("<BBHHHHH")
@@ -184,6 +186,7 @@ class NetDevice(Device):
             (NetFeature.HOST_TSO4, lib.VNET_TSO4),
             (NetFeature.HOST_TSO6, lib.VNET_TSO6),
             (NetFeature.HOST_ECN, lib.VNET_ECN),
+            (NetFeature.HOST_USO, lib.VNET_USO),
         ):
             if features & feature:
                 accept |= bit
@@ -197,6 +200,9 @@ class NetDevice(Device):
             types.add(GSO_TCPV6)
         if features & NetFeature.GUEST_ECN:
             types |= {gso_type | GSO_ECN for gso_type in types}
+        # One type for both versions: it is sent to a guest that takes both.
+        if features & NetFeature.GUEST_USO4 and features & NetFeature.GUEST_USO6:
+            types.add(GSO_UDP_L4)
         self._gso_types = frozenset(types)
         self._headers: dict[tuple[int, ...], tuple[bytes, int, int]] = {}  # last: it is made from the others
 
@@ -229,6 +235,8 @@ class NetDevice(Device):
             offloads |= OFFLOAD_TSO6
         if any(gso_type & GSO_ECN for gso_type in self._gso_types):
             offloads |= OFFLOAD_ECN
+        if GSO_UDP_L4 in self._gso_types:
+            offloads |= OFFLOAD_USO
         self.offloads = offloads
         self.max_superframe = MAX_SUPERFRAME if self._gso_types else ETHER_HEADER + self.mtu
         for ring in self._sinks:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from stack.errors import DropReason, Drops, NetError
 from stack.iface.arp import Arp
 from stack.iface.changes import ChangeKind, ChangeLog
-from stack.link.device import LinkDevice, Offload, RxFrame, TxFrame
+from stack.link.device import GSO_UDP_L4, LinkDevice, Offload, RxFrame, TxFrame
 from stack.link.neighbour import Neighbour, NeighbourCache, NeighbourState
 from stack.link.offload import ALL_OFFLOADS, prepare, wire_length
 from stack.wire import ethernet
@@ -51,7 +51,9 @@ TO_GROUP: Final = 2
 
 _TSO4: Final = int(Offload.TSO4)
 _TSO6: Final = int(Offload.TSO6)
-_EVERYTHING: Final = int(ALL_OFFLOADS)
+_USO: Final = int(Offload.USO)
+#: UDP superframes are so rare that their absence is no reason to look at every frame, see `enqueue`.
+_EVERYTHING: Final = int(ALL_OFFLOADS) & ~_USO
 
 #: destination, ethertype
 _DESTINATION: Final = struct.Struct("!6s6xH")
@@ -161,6 +163,8 @@ class Interface:
         self.offloads = Offload.NONE  #: of the device, as last seen; so are the two below
         self.max_superframe = 0
         self.tso4 = self.tso6 = False  #: the device cuts superframes of TCP over IPv4, over IPv6
+        self.uso = False  #: the device cuts superframes of UDP
+        self._prepare_always = True  # the device lacks an offload that TCP uses
         self._needs_prepare = True
         self._note_offloads()
         self.addresses: list[InterfaceAddress] = []
@@ -284,6 +288,8 @@ class Interface:
             return
         self._queued_bytes = queued
         queue.append(frame)
+        if frame[2] == GSO_UDP_L4 and not self.uso:
+            self._needs_prepare = True
         if not self._flush_asked:
             self._ask_flush()
 
@@ -317,6 +323,7 @@ class Interface:
             if self._needs_prepare:
                 refused: list[TxFrame] = []
                 prepared = prepare(fresh, self.offloads, self.max_superframe, refused)
+                self._needs_prepare = self._prepare_always
                 if refused:
                     self.drops.count(DropReason.DEVICE_ERROR, len(refused))
             if burst:
@@ -338,6 +345,7 @@ class Interface:
                 self._ready = burst[accepted:]
             else:  # the device changed its mind meanwhile: look at them again
                 self._queue[:0] = burst[accepted:]
+                self._needs_prepare = True
                 self._ask_flush()
             if not self._suppressed and self.device.arm() and self.on_ready is not None:
                 self.on_ready()  # there was nobody about to arm it, and room came meanwhile
@@ -506,7 +514,9 @@ class Interface:
         self.max_superframe = self.device.max_superframe
         self.tso4 = bool(offloads & _TSO4)
         self.tso6 = bool(offloads & _TSO6)
-        self._needs_prepare = offloads & _EVERYTHING != _EVERYTHING or self.max_superframe < MAX_SUPERFRAME
+        self.uso = bool(offloads & _USO)
+        self._prepare_always = offloads & _EVERYTHING != _EVERYTHING or self.max_superframe < MAX_SUPERFRAME
+        self._needs_prepare = True  # for what is queued
 
     def _solicit(self, entry: Neighbour) -> None:
         if len(entry.address) == 4:

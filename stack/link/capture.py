@@ -21,11 +21,12 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final, Protocol, Self
 
 from dpkt import pcapng
 
 from stack.link.device import Buffer, LinkDevice, RxFrame, TxFrame
+from stack.link.offload import headers_length
 from stack.scheduler import Scheduler
 
 LINKTYPE_ETHERNET: Final = 1  # https://www.tcpdump.org/linktypes.html
@@ -113,9 +114,19 @@ class Capture:
         self._next_comment = text
 
     def record(
-        self, interface: int, direction: int, parts: Sequence[Buffer], *, gso_size: int = 0, header_length: int = 0
+        self,
+        interface: int,
+        direction: int,
+        parts: Sequence[Buffer],
+        *,
+        gso_size: int = 0,
+        header_length: int = 0,
+        time: int | None = None,
     ) -> None:
-        """Write one frame. `gso_size` other than 0 marks a superframe, with `header_length` bytes of headers."""
+        """Write one frame. `gso_size` other than 0 marks a superframe, with `header_length` bytes of headers.
+
+        `time` is when it passed, in the Scheduler's ns, if that was not now.
+        """
         if self._file is None or (self._max_bytes is not None and self.bytes >= self._max_bytes):
             self.missed += 1
             return
@@ -129,11 +140,11 @@ class Capture:
             comment = note if comment is None else f"{comment}\n{note}"
         if comment is not None:
             options.append((_COMMENT, _text(comment)))
-        time = self._scheduler.now + self._epoch_ns
+        stamp = (self._scheduler.now if time is None else time) + self._epoch_ns
         block = pcapng.EnhancedPacketBlockLE(
             iface_id=interface,
-            ts_high=time >> 32 & 0xFFFFFFFF,
-            ts_low=time & 0xFFFFFFFF,
+            ts_high=stamp >> 32 & 0xFFFFFFFF,
+            ts_low=stamp & 0xFFFFFFFF,
             pkt_data=data,
             opts=_options(options),
         )
@@ -185,10 +196,20 @@ class Capture:
                 return  # what was buffered could not be written either: `error` already says so
 
 
+class Recorder(Protocol):
+    """What keeps frames: a file being written (`Capture`), or a ring in memory (`CaptureRing`)."""
+
+    paused: bool
+
+    def record(
+        self, interface: int, direction: int, parts: Sequence[Buffer], *, gso_size: int = 0, header_length: int = 0
+    ) -> None: ...
+
+
 class CapturedDevice:
     """A `LinkDevice` that passes everything on to another one and records it."""
 
-    def __init__(self, device: LinkDevice, capture: Capture, interface: int) -> None:
+    def __init__(self, device: LinkDevice, capture: Recorder, interface: int) -> None:
         self.device = device
         self._capture = capture
         self._interface = interface
@@ -231,9 +252,7 @@ class CapturedDevice:
         if self._capture.paused:
             return burst
         for view, _, gso_type, gso_size, csum_start, _ in burst:
-            header = 0
-            if gso_type and csum_start + 12 < len(view):
-                header = csum_start + (view[csum_start + 12] >> 4) * 4
+            header = headers_length(view, gso_type, csum_start) if gso_type else 0
             self._record(INBOUND, (view,), gso_size if gso_type else 0, header)
         return burst
 

@@ -13,6 +13,7 @@ takes them as they are. For every other device `prepare` brings a burst into a f
   IPv4 identification and header checksum, sequence number and flags are those a sender without offload would have
   written: FIN and PSH only on the last piece, CWR only on the first (RFC 3168 section 6.1.2). The partial checksum
   is corrected for the piece's length, so that the pieces may keep `NEEDS_CSUM` for a device that only lacks TSO.
+  A UDP superframe (USO) is cut the same way into whole datagrams.
 
 `prepare` is idempotent and returns the burst itself when there is nothing to do, which is the hot case. Frames whose
 facts contradict their bytes are left out and counted by the caller: they can never be carried.
@@ -33,6 +34,7 @@ from stack.link.device import (
     GSO_NONE,
     GSO_TCPV4,
     GSO_TCPV6,
+    GSO_UDP_L4,
     NEEDS_CSUM,
     Buffer,
     Offload,
@@ -53,14 +55,16 @@ HEADER_WINDOW: Final = 256
 #: Smallest gso_size that is cut: 536 is the smallest default MSS (RFC 9293 section 3.7.1), but peers may announce
 #: less. 48 bounds what one hostile 64 KiB superframe can be blown up to (reference, section 4.3).
 MINIMUM_GSO_SIZE: Final = 48
-#: Everything a device may take over; `Offload` members a stack of ours never hands down are not among them.
-ALL_OFFLOADS: Final = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN
+#: Datagrams a UDP superframe may be cut into if they are smaller than that: UDP_MAX_SEGMENTS of Linux.
+MAXIMUM_DATAGRAMS: Final = 128
+#: Everything a device may take over.
+ALL_OFFLOADS: Final = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN | Offload.USO
 
 # Plain ints: operators of an IntFlag cost a microsecond each.
 _ALL: Final = int(ALL_OFFLOADS)
 _CSUM: Final = int(Offload.CSUM)
 _TSO_ECN: Final = int(Offload.TSO_ECN)
-_TSO: Final = {GSO_TCPV4: int(Offload.TSO4), GSO_TCPV6: int(Offload.TSO6)}
+_TSO: Final = {GSO_TCPV4: int(Offload.TSO4), GSO_TCPV6: int(Offload.TSO6), GSO_UDP_L4: int(Offload.USO)}
 _FIN_PSH: Final = 0x09
 _CWR: Final = 0x80
 _PROTOCOL_TCP: Final = 6
@@ -68,6 +72,7 @@ _PROTOCOL_UDP: Final = 17
 _PROTOCOL_ICMPV6: Final = 58
 #: Offset of the checksum field in each transport header, by protocol number.
 _CHECKSUM_FIELD: Final = {_PROTOCOL_TCP: 16, _PROTOCOL_UDP: 6, _PROTOCOL_ICMPV6: 2}
+_UDP_HEADER: Final = 8
 _IPV6_EXTENSIONS: Final = frozenset((0, 43, 60))  # hop-by-hop, routing, destination options
 
 _U16: Final = Struct("!H")
@@ -90,9 +95,18 @@ def as_transmit(frame: RxFrame) -> TxFrame:
     """A received frame as one to transmit elsewhere, its payload shared, its offload facts kept."""
     view, flags, gso_type, gso_size, csum_start, csum_offset = frame
     header_length = 0
-    if gso_type and csum_start + 12 < len(view):
-        header_length = csum_start + (view[csum_start + 12] >> 4) * 4
+    if gso_type:
+        header_length = headers_length(view, gso_type, csum_start)
     return (view,), flags, gso_type, header_length, gso_size, csum_start, csum_offset
+
+
+def headers_length(view: memoryview, gso_type: int, csum_start: int) -> int:
+    """Bytes before the payload of a superframe; 0 if it is too short to say."""
+    if gso_type == GSO_UDP_L4:
+        return csum_start + _UDP_HEADER
+    if csum_start + 12 >= len(view):
+        return 0
+    return csum_start + (view[csum_start + 12] >> 4) * 4
 
 
 def as_received(frame: TxFrame) -> RxFrame:
@@ -163,17 +177,19 @@ def _network_offset(head: bytearray | memoryview) -> tuple[int, int]:
 
 
 def segment(frame: TxFrame, *, keep_partial: bool = False) -> list[TxFrame]:
-    """Cut a TCP superframe into the packets that go on the wire, in order; other frames come back alone.
+    """Cut a superframe into the packets that go on the wire, in order; other frames come back alone.
 
     `keep_partial` leaves `NEEDS_CSUM` on the pieces, for a device that finishes checksums but does not segment;
-    otherwise they are complete. Raises `OffloadError` when the frame is no TCP superframe of its `gso_type`.
+    otherwise they are complete. Raises `OffloadError` when the frame is no superframe of its `gso_type`.
     """
     parts, flags, gso_type, _, gso_size, csum_start, csum_offset = frame
     if gso_type == GSO_NONE:
         return [frame if keep_partial else finish_checksum(frame)]
+    if gso_type == GSO_UDP_L4:
+        return _segment_udp(frame, keep_partial=keep_partial)
     family = gso_type & ~GSO_ECN
     if family not in (GSO_TCPV4, GSO_TCPV6):
-        raise OffloadError(f"segmentation type {gso_type:#x} is not TCP over IPv4 or IPv6")
+        raise OffloadError(f"segmentation type {gso_type:#x} is neither TCP nor UDP over IPv4 or IPv6")
     if gso_size < MINIMUM_GSO_SIZE:
         raise OffloadError(f"segments of {gso_size} bytes are below the least of {MINIMUM_GSO_SIZE}")
     if not flags & NEEDS_CSUM or csum_offset != 16:
@@ -257,6 +273,67 @@ def _cut(
         sequence = (sequence + length) & 0xFFFFFFFF
         offset += length
         first = False
+    return pieces
+
+
+def _segment_udp(frame: TxFrame, *, keep_partial: bool) -> list[TxFrame]:
+    """As `segment`, of a superframe that stands for datagrams of ``gso_size`` bytes of payload each."""
+    parts, flags, _, _, size, start, csum_offset = frame
+    if not flags & NEEDS_CSUM or csum_offset != _CHECKSUM_FIELD[_PROTOCOL_UDP]:
+        raise OffloadError("a superframe needs a partial UDP checksum to be cut")
+    header_length = start + _UDP_HEADER
+    total = wire_length(frame)
+    if header_length > total or header_length > HEADER_WINDOW:
+        raise OffloadError(f"a UDP header at byte {start} of a frame of {total} bytes is out of place")
+    remaining = total - header_length
+    if not size or (size < MINIMUM_GSO_SIZE and remaining > size * MAXIMUM_DATAGRAMS):
+        raise OffloadError(f"{remaining} bytes in datagrams of {size}: more than {MAXIMUM_DATAGRAMS} of them")
+    head, rest = _headers(parts, header_length)
+    ethertype, network = _network_offset(head)
+    ipv4 = ethertype == ETHERTYPE_IPV4
+    if ipv4:
+        well_formed = (
+            start >= network + 20
+            and network + (head[network] & 0x0F) * 4 == start
+            and head[network + 9] == _PROTOCOL_UDP
+        )
+    else:
+        well_formed = ethertype == ETHERTYPE_IPV6 and start >= network + 40
+    if not well_formed:
+        raise OffloadError("a UDP superframe does not hold that protocol")
+    payload = memoryview(rest[0] if len(rest) == 1 else b"".join(rest))
+    # As in `_cut`: the field covers the length of the whole, and the sums of what every piece has are made once.
+    partial = _U16.unpack_from(head, start + 6)[0] - (_UDP_HEADER + remaining)
+    head[start + 4 : start + 8] = bytes(4)
+    ports_sum = partial_sum(head[start:])
+    identification: int = _U16.unpack_from(head, network + 4)[0] if ipv4 else 0
+    if ipv4:
+        head[network + 2 : network + 6] = bytes(4)
+        head[network + 10 : network + 12] = bytes(2)
+        ip_sum = partial_sum(head[network:start])
+    pieces: list[TxFrame] = []
+    for offset in range(0, max(remaining, 1), size):
+        body = payload[offset : offset + size]
+        length = _UDP_HEADER + len(body)
+        piece = bytearray(head)
+        _U16.pack_into(piece, start + 4, length)
+        if ipv4:
+            ip_length = start - network + length
+            _U16.pack_into(piece, network + 2, ip_length)
+            _U16.pack_into(piece, network + 4, identification)
+            ip_check = 0xFFFF - ((ip_sum + ip_length + identification) % 0xFFFF or 0xFFFF)
+            _U16.pack_into(piece, network + 10, ip_check)
+            identification = (identification + 1) & 0xFFFF
+        else:
+            _U16.pack_into(piece, network + 4, start - network - 40 + length)
+        check = (partial + length) % 0xFFFF
+        if keep_partial:
+            _U16.pack_into(piece, start + 6, check)
+            pieces.append(((bytes(piece), body), NEEDS_CSUM, GSO_NONE, header_length, 0, start, 6))
+        else:
+            summed = (check + ports_sum + length + partial_sum(body)) % 0xFFFF or 0xFFFF
+            _U16.pack_into(piece, start + 6, 0xFFFF - summed or 0xFFFF)
+            pieces.append(((bytes(piece), body), 0, GSO_NONE, 0, 0, 0, 0))
     return pieces
 
 

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stack.link.device import DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, Offload, RxFrame, TxFrame
+from stack.link.device import (
+    DATA_VALID,
+    GSO_ECN,
+    GSO_NONE,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    GSO_UDP_L4,
+    NEEDS_CSUM,
+    Offload,
+    RxFrame,
+    TxFrame,
+)
 from stack.link.offload import (
     ALL_OFFLOADS,
     OffloadError,
@@ -152,7 +163,7 @@ def altered(frame: TxFrame, offset: int, value: int) -> TxFrame:
         ((*good()[:6], 6), "needs a partial"),
         ((*good()[:5], 3046, 16), "out of place"),
         ((*good()[:2], GSO_TCPV6, *good()[3:]), "does not hold"),
-        ((*good()[:2], 5, *good()[3:]), "not TCP"),
+        ((*good()[:2], 3, *good()[3:]), "neither TCP"),
         ((*good()[:5], 30, 16), "fit|place|hold"),
         (altered(good(), 46, 0x40), "does not fit"),
         (altered(good(), 23, 17), "does not hold"),
@@ -279,3 +290,66 @@ def test_turning_frames_round_keeps_facts_and_owns_bytes() -> None:
     assert b"".join(parts) == b"ab" + bytes(60)
     untouched = (b"ab", memoryview(b"cd"))
     assert owned_parts(untouched) is untouched
+
+
+# -- UDP superframes --------------------------------------------------------------------------------------------------
+
+
+def datagrams(size: int, piece: int, *, v6: bool, ident: int = 7, vlan: int | None = None) -> TxFrame:
+    """`size` bytes in datagrams of `piece`, as the stack hands them down."""
+    src, dst = V6 if v6 else V4
+    body = b.udp(src, dst, 1000, 2000, bytes(SPARE[:size]), checksum=b.partial_checksum(src, dst, 17, 8 + size))
+    packet = b.ipv6(src, dst, 17, body) if v6 else b.ipv4(src, dst, 17, body, identification=ident)
+    frame = b.ethernet(MAC_B, MAC_A, 0x86DD if v6 else 0x0800, packet, vlan=vlan)
+    start = 14 + (4 if vlan is not None else 0) + (40 if v6 else 20)
+    return (
+        (frame[:start], frame[start : start + 8], frame[start + 8 :]),
+        NEEDS_CSUM,
+        GSO_UDP_L4,
+        start + 8,
+        piece,
+        start,
+        6,
+    )
+
+
+@given(st.integers(1, 6000), st.integers(48, 1472), st.booleans(), st.integers(0, 0xFFFF), st.sampled_from([None, 5]))
+def test_a_udp_superframe_is_cut_into_the_datagrams_of_a_sender_without_offload(
+    size: int, piece: int, v6: bool, ident: int, vlan: int | None
+) -> None:
+    src, dst = V6 if v6 else V4
+    frame = datagrams(size, piece, v6=v6, ident=ident, vlan=vlan)
+    expected = []
+    for number, at in enumerate(range(0, size, piece)):
+        body = b.udp(src, dst, 1000, 2000, bytes(SPARE[at : min(size, at + piece)]))
+        packet = (
+            b.ipv6(src, dst, 17, body) if v6 else b.ipv4(src, dst, 17, body, identification=(ident + number) & 0xFFFF)
+        )
+        expected.append(b.ethernet(MAC_B, MAC_A, 0x86DD if v6 else 0x0800, packet, vlan=vlan))
+    assert [b"".join(each[0]) for each in segment(frame)] == expected
+    partial = segment(frame, keep_partial=True)
+    assert [b"".join(finish_checksum(each)[0]) for each in partial] == expected
+    assert prepare([frame], Offload.CSUM | Offload.USO) == [frame]
+    assert len(prepare([frame], Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN)) == len(expected)
+
+
+def test_lying_udp_superframes_are_refused() -> None:
+    """Every fact and every header that a superframe can lie with; at most 128 small datagrams come out of one."""
+    good = datagrams(3000, 1000, v6=False)
+    assert len(segment(datagrams(128, 1, v6=False))) == 128
+    tcp = superframe(3000, 1000, flags=0, v6=False, seq=1, ident=1, vlan=None, cuts=[])
+    for bad in (
+        datagrams(129, 1, v6=False),
+        (*good[:4], 0, *good[5:]),
+        (good[0], 0, *good[2:]),
+        (*good[:6], 16),
+        (*good[:5], 20, 6),
+        (*good[:5], 5000, 6),
+        (*good[:5], 250, 6),
+        (good[0], good[1], GSO_UDP_L4 | GSO_ECN, *good[3:]),
+        (tcp[0], NEEDS_CSUM, GSO_UDP_L4, 42, 1000, 34, 6),
+        (datagrams(3000, 1000, v6=True)[0], *good[1:]),
+        ((b"".join(good[0])[:40],), *good[1:]),
+    ):
+        with pytest.raises(OffloadError):
+            segment(bad)

@@ -23,6 +23,7 @@ enum {
     GSO_NONE = 0,
     GSO_TCPV4 = 1,
     GSO_TCPV6 = 4,
+    GSO_UDP_L4 = 5,
     GSO_ECN = 0x80,
     ETHERTYPE_IPV4 = 0x0800,
     ETHERTYPE_IPV6 = 0x86dd,
@@ -137,10 +138,24 @@ static int verify_checksum(const uint8_t *frame, uint32_t length) {
     return gw_sum(l4, t.length, pseudo) == 0xffff ? 1 : -1;
 }
 
+/* The same for datagrams, of either version. There may be many small ones, as Linux makes them, but not thousands. */
+static int check_uso(const uint8_t *frame, uint32_t length, uint32_t mtu, const struct vnet_record *r) {
+    struct transport t = find_transport(frame, length);
+    if (t.version == 0 || t.proto != PROTO_UDP || t.fragment || t.length < 8 || r->csum_start != t.offset ||
+        r->csum_offset != UDP_CHECKSUM)
+        return VNET_DROP_GSO_HEADERS;
+    if (r->gso_size == 0 || (r->gso_size < VNET_MIN_GSO && t.length - 8 > (uint32_t)r->gso_size * VNET_MAX_DATAGRAMS) ||
+        t.offset - t.network + 8 + r->gso_size > mtu)
+        return VNET_DROP_GSO_SIZE;
+    return -1;
+}
+
 /* -1: the superframe is what its header claims; otherwise the reason to drop it. */
 static int check_gso(const uint8_t *frame, uint32_t length, uint32_t accept, uint32_t mtu,
                      const struct vnet_record *r) {
     uint32_t type = r->gso_type & ~(uint32_t)GSO_ECN;
+    if (r->gso_type == GSO_UDP_L4 && (accept & VNET_USO))
+        return r->flags & HDR_NEEDS_CSUM ? check_uso(frame, length, mtu, r) : VNET_DROP_GSO_CSUM;
     if (!(type == GSO_TCPV4 && (accept & VNET_TSO4)) && !(type == GSO_TCPV6 && (accept & VNET_TSO6)))
         return VNET_DROP_GSO_TYPE;
     if ((r->gso_type & GSO_ECN) && !(accept & VNET_ECN))

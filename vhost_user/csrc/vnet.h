@@ -21,6 +21,7 @@ struct vnet_record {
 enum {
     VNET_HEADER = 12,      /* struct virtio_net_hdr with num_buffers: VERSION_1 or MRG_RXBUF (virtio 1.3 5.1.6) */
     VNET_MIN_GSO = 48,     /* smallest gso_size taken: bounds the segments a guest can make us cut from 64 KiB */
+    VNET_MAX_DATAGRAMS = 128, /* of a UDP superframe whose datagrams are smaller than that, as many as Linux makes */
 };
 
 /* What vnet_parse may accept: the offloads the driver acked, and whether to verify checksums itself. */
@@ -30,6 +31,7 @@ enum {
     VNET_TSO6 = 4,
     VNET_ECN = 8,
     VNET_VERIFY = 16,
+    VNET_USO = 32,
 };
 
 enum vnet_drop {
@@ -41,7 +43,7 @@ enum vnet_drop {
     VNET_DROP_GSO_TYPE,     /* unknown or not negotiated */
     VNET_DROP_GSO_SIZE,     /* zero, tiny, or segments larger than the MTU */
     VNET_DROP_GSO_CSUM,     /* superframe without NEEDS_CSUM */
-    VNET_DROP_GSO_HEADERS,  /* superframe that is no TCP segment of the family it claims */
+    VNET_DROP_GSO_HEADERS,  /* superframe that is no TCP segment or datagram of the family it claims */
     VNET_DROP_CHECKSUM,     /* TCP or UDP checksum is wrong */
     VNET_DROPS,
 };

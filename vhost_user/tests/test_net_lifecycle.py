@@ -41,7 +41,7 @@ def settle(device: NetDevice) -> None:
 
 def test_everything_is_offered_by_default() -> None:
     device = NetDevice()
-    offered = NetFeature(device.device_features & (1 << 33) - 1)
+    offered = NetFeature(device.device_features & (1 << 57) - 1)
     wanted = NET_OFFLOADS | NetFeature.MRG_RXBUF | NetFeature.EVENT_IDX | NetFeature.INDIRECT_DESC
     assert offered & (wanted | NetFeature.GUEST_ANNOUNCE | NetFeature.VERSION_1) == (
         wanted | NetFeature.GUEST_ANNOUNCE | NetFeature.VERSION_1
@@ -54,16 +54,18 @@ def test_everything_is_offered_by_default() -> None:
 @pytest.mark.parametrize("feature", [f for f in NetFeature if f is not NetFeature.VERSION_1])
 def test_each_feature_can_be_switched_off(feature: NetFeature) -> None:
     device = NetDevice(queues=2, disable=feature)
-    offered = NetFeature(device.device_features & (1 << 33) - 1)
+    offered = NetFeature(device.device_features & (1 << 57) - 1)
     assert not offered & feature
     assert without_orphans(offered) == offered
     device.close()
 
 
 def test_features_whose_prerequisite_is_off_are_off() -> None:
-    """5.1.3.1: TSO requires CSUM, ECN requires TSO."""
+    """5.1.3.1: TSO and USO require CSUM, ECN requires TSO."""
     device = NetDevice(disable=NetFeature.CSUM | NetFeature.GUEST_TSO4 | NetFeature.GUEST_TSO6)
-    gone = NetFeature.HOST_TSO4 | NetFeature.HOST_TSO6 | NetFeature.HOST_ECN | NetFeature.GUEST_ECN
+    gone = (
+        NetFeature.HOST_TSO4 | NetFeature.HOST_TSO6 | NetFeature.HOST_ECN | NetFeature.HOST_USO | NetFeature.GUEST_ECN
+    )
     assert not device.device_features & gone
     assert device.device_features & NetFeature.GUEST_CSUM
     device.close()
@@ -82,18 +84,20 @@ def test_offload_false_offers_no_offload() -> None:
 @pytest.mark.parametrize(
     ("without", "offloads"),
     [
-        (0, 1 | 2 | 4 | 8),
-        (NetFeature.GUEST_TSO4, 1 | 4 | 8),
-        (NetFeature.GUEST_TSO6, 1 | 2 | 8),
-        (NetFeature.GUEST_ECN, 1 | 2 | 4),
+        (0, 1 | 2 | 4 | 8 | 16),
+        (NetFeature.GUEST_TSO4, 1 | 4 | 8 | 16),
+        (NetFeature.GUEST_TSO6, 1 | 2 | 8 | 16),
+        (NetFeature.GUEST_ECN, 1 | 2 | 4 | 16),
         (NetFeature.GUEST_CSUM, 1),
-        (NetFeature.HOST_TSO4, 1 | 2 | 4 | 8),
+        (NetFeature.GUEST_USO4, 1 | 2 | 4 | 8),
+        (NetFeature.GUEST_USO6, 1 | 2 | 4 | 8),
+        (NetFeature.HOST_TSO4, 1 | 2 | 4 | 8 | 16),
     ],
 )
 def test_offloads_are_those_the_guest_acknowledged(without: int, offloads: int) -> None:
     with net_rig(features=ALL_FEATURES & ~without) as (device, _):
         assert device.offloads == offloads
-        assert device.max_superframe == (65549 if offloads & 6 else 1514)
+        assert device.max_superframe == (65549 if offloads & 22 else 1514)
 
 
 # -- carrier ------------------------------------------------------------------------------------------------------
@@ -113,7 +117,7 @@ def test_carrier_is_up_from_driver_ready_to_reset() -> None:
         guest.start()
         assert not seen  # reported on the owner's thread, when it looks
         assert carrier(device)
-        assert seen == [(True, 15)]
+        assert seen == [(True, 31)]
         assert carrier(device)
         assert len(seen) == 1  # one report for one change
         guest.reset()
@@ -192,7 +196,7 @@ def test_another_driver_finds_a_fresh_device() -> None:
     """Reconnect: everything starts from scratch, with the features of the new driver."""
     device = NetDevice()
     with Server() as server:
-        for features, offloads in ((ALL_FEATURES, 15), (NetFeature.VERSION_1, 1), (ALL_FEATURES, 15)):
+        for features, offloads in ((ALL_FEATURES, 31), (NetFeature.VERSION_1, 1), (ALL_FEATURES, 31)):
             ours, theirs = socket.socketpair()
             server.adopt(device, ours)
             with NetDriver(theirs, features=features) as guest:

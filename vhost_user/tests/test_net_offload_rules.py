@@ -46,9 +46,16 @@ def with_data(frame: NetFrame, data: bytes) -> NetFrame:
     return frame._replace(data=data)
 
 
+def uso(size: int = 1000, **facts: int) -> NetFrame:
+    values = {"flags": NEEDS_CSUM, "gso_type": UDP_L4, "gso_size": size, "csum_start": 34, "csum_offset": 6} | facts
+    return NetFrame(UDP_SUPER, **values)
+
+
 TCP_FRAME = ether(0x0800, ipv4(6, tcp(bytes(200), partial=True)))
 FRAGMENT = ether(0x0800, ipv4(6, tcp(bytes(5000), partial=True), fragment=0x2000))
 UDP_SUPER = ether(0x0800, ipv4(17, udp(bytes(5000), partial=True)))
+UDP_FRAGMENT = ether(0x0800, ipv4(17, udp(bytes(5000), partial=True), fragment=0x2000))
+UDP_SUPER6 = ether(0x86DD, ipv6(17, udp(bytes(5000), pseudo=PSEUDO6, partial=True)))
 LONG_HEADER = ether(0x0800, ipv4(6, tcp(bytes(0), partial=True)[:12] + b"\xf0" + bytes(30)))
 
 TCP_SEGMENT6 = tcp(bytes(5000), pseudo=PSEUDO6, partial=True)
@@ -68,7 +75,19 @@ BAD = {
     ),
     "unknown gso_type": (gso4(gso_type=2), "rx-gso-type"),
     "UFO, never offered": (gso4(gso_type=UFO), "rx-gso-type"),
-    "USO, never offered": (with_data(gso4(gso_type=UDP_L4), UDP_SUPER), "rx-gso-type"),
+    "USO with the ECN bit": (uso(gso_type=UDP_L4 | ECN), "rx-gso-type"),
+    "USO without NEEDS_CSUM": (uso(flags=0), "rx-gso-csum"),
+    "USO of size 0": (uso(0), "rx-gso-size"),
+    "USO of 129 datagrams": (uso(38), "rx-gso-size"),
+    "USO over the MTU": (uso(1473), "rx-gso-size"),
+    "USO checksum field beside": (uso(csum_offset=8), "rx-gso-headers"),
+    "USO checksum start beside": (uso(csum_start=36), "rx-gso-headers"),
+    "TCP in a USO superframe": (with_data(uso(), superframe4(5000)), "rx-gso-headers"),
+    "USO of a fragment": (with_data(uso(), UDP_FRAGMENT), "rx-gso-headers"),
+    "USO cut in the UDP header": (
+        with_data(uso(), ether(0x0800, ipv4(17, UDP_SUPER[34:41]) + bytes(9))),
+        "rx-gso-headers",
+    ),
     "ECN bit without a type": (gso4(gso_type=ECN), "rx-gso-type"),
     "tunnel bits": (gso4(gso_type=TCPV4 | 0x20), "rx-gso-type"),
     "gso_size 0": (gso4(gso_size=0), "rx-gso-size"),
@@ -134,6 +153,9 @@ GOOD = {
     "IPv4 superframe with ECN": gso4(gso_type=TCPV4 | ECN),
     "IPv6 superframe with ECN": gso6(gso_type=TCPV6 | ECN),
     "superframe of one segment": gso4(100),
+    "UDP superframe": uso(),
+    "UDP superframe over IPv6": with_data(uso(csum_start=54), UDP_SUPER6),
+    "UDP superframe of 128 small datagrams": uso(40),
     "smallest gso_size": gso4(gso_size=48),
     "largest gso_size": gso4(gso_size=1460),
     "TCP options": with_data(gso4(gso_size=1420), superframe4(5000, words=15)),
@@ -193,6 +215,7 @@ REFUSED = {
     "HOST_TSO4": (NetFeature.HOST_TSO4, GOOD["IPv4 superframe"], "rx-gso-type"),
     "HOST_TSO6": (NetFeature.HOST_TSO6, GOOD["IPv6 superframe"], "rx-gso-type"),
     "HOST_ECN": (NetFeature.HOST_ECN, GOOD["IPv4 superframe with ECN"], "rx-gso-type"),
+    "HOST_USO": (NetFeature.HOST_USO, GOOD["UDP superframe"], "rx-gso-type"),
 }
 
 
@@ -235,10 +258,22 @@ def test_superframes_reach_a_guest_that_takes_them() -> None:
         assert arrived[2].num_buffers == 17
 
 
+def test_udp_superframes_reach_a_guest_that_takes_them() -> None:
+    with net_rig() as (device, guest):
+        assert device.offloads & 16
+        facts = (NEEDS_CSUM, UDP_L4, 42, 1000, 34, 6)
+        assert device.transmit([((UDP_SUPER[:42], UDP_SUPER[42:]), *facts)]) == 1
+        (arrived,) = guest.recv()
+        assert bytes(arrived.data) == UDP_SUPER
+        assert arrived[1:7] == facts
+
+
 UNSENDABLE = {
     "TSO4 not acked": (NetFeature.GUEST_TSO4, send4(), "tx-gso-type"),
     "ECN not acked": (NetFeature.GUEST_ECN, send4(gso_type=TCPV4 | ECN), "tx-gso-type"),
-    "UDP segmentation": (0, send4(gso_type=UDP_L4), "tx-gso-type"),
+    "USO4 not acked": (NetFeature.GUEST_USO4, send4(gso_type=UDP_L4), "tx-gso-type"),
+    "USO6 not acked": (NetFeature.GUEST_USO6, send4(gso_type=UDP_L4), "tx-gso-type"),
+    "USO with ECN": (0, send4(gso_type=UDP_L4 | ECN), "tx-gso-type"),
     "no gso_size": (0, send4(gso_size=0), "tx-gso-facts"),
     "no NEEDS_CSUM": (0, send4(flags=0), "tx-gso-facts"),
     "over 64 KiB": (0, send4(65536), "tx-long"),

@@ -53,10 +53,16 @@ static void check_net(const uint8_t *slab, size_t size, const uint32_t *chains, 
         if (r->gso_type == 0) {
             CHECK(r->gso_size == 0 && length <= mtu + 18);
         } else {
-            CHECK(r->flags == 1 && r->gso_size >= VNET_MIN_GSO && r->gso_size < mtu && r->csum_offset == 16);
-            CHECK((r->gso_type & 0x7f) == 1 ? accept & VNET_TSO4 : (r->gso_type & 0x7f) == 4 && (accept & VNET_TSO6));
-            CHECK(!(r->gso_type & 0x80) || (accept & VNET_ECN));
-            CHECK(r->csum_start + 20u <= length);
+            CHECK(r->flags == 1 && r->gso_size < mtu);
+            if (r->gso_type == 5) {
+                CHECK((accept & VNET_USO) && r->csum_offset == 6 && r->csum_start + 8u <= length);
+                CHECK(r->gso_size > 0);
+            } else {
+                CHECK(r->gso_size >= VNET_MIN_GSO && r->csum_offset == 16);
+                CHECK((r->gso_type & 0x7f) == 1 ? accept & VNET_TSO4 : (r->gso_type & 0x7f) == 4 && (accept & VNET_TSO6));
+                CHECK(!(r->gso_type & 0x80) || (accept & VNET_ECN));
+                CHECK(r->csum_start + 20u <= length);
+            }
         }
         if (r->flags == 1 && length > 0) {
             uint8_t *frame = malloc(length);
