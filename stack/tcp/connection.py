@@ -208,9 +208,8 @@ class Connection(Pcb):
             self.sender.use(fresh)
         if self.connected:
             self.resegment()
-        self.timers.probes = 0
-        if self.state is not TcpState.TIME_WAIT:
-            self.timers.watch()
+        self.sender.rtt.limit(options.rto_min, options.rto_max)
+        self.timers.options_changed()
         self.schedule()  # Nagle, cork or the window may let something go now
 
     def shutdown_read(self) -> None:
@@ -246,11 +245,10 @@ class Connection(Pcb):
             self.abort()
         else:
             self.shutdown_write()
-            if self.state is TcpState.FIN_WAIT_2:
-                if self.options.fin_timeout < 0:
-                    self.abort()
-                else:
-                    self.timers.watch()
+            if (self.state is TcpState.FIN_WAIT_2 and self.options.fin_timeout < 0) or not self.layer.orphaned(self):
+                self.abort()
+            elif self.state is TcpState.FIN_WAIT_2:
+                self.timers.watch()
 
     def info(self) -> TcpInfo:
         return collect(self)

@@ -85,6 +85,7 @@ class TcpLayer:
         self.connections = self.demux.connections
         self._sequence = SequenceSource(scheduler.rng)
         self._time_wait: dict[Pcb, None] = {}  # oldest first
+        self._orphans: dict[Pcb, None] = {}  # closed by their users, not in TIME-WAIT
         self._challenge_second = -1
         self._challenges = 0
         ip.register(PROTO, self.input, self.icmp_error)
@@ -320,16 +321,26 @@ class TcpLayer:
         if self.connections.get(connection.key) is connection:
             del self.connections[connection.key]
         self._time_wait.pop(connection, None)
+        self._orphans.pop(connection, None)
 
     def unlisten(self, listener: Listener) -> None:
         self.demux.remove_listener(listener)
 
     def time_waits(self, connection: Pcb) -> None:
         """`connection` entered TIME-WAIT; the oldest one goes if there are too many."""
+        self._orphans.pop(connection, None)
         self._time_wait[connection] = None
         if len(self._time_wait) > self.config.time_wait_max:
             self.drops.count("time-wait-overflow")
             next(iter(self._time_wait)).enter(TcpState.CLOSED)
+
+    def orphaned(self, connection: Pcb) -> bool:
+        """Nobody holds `connection` any more. False: there are too many of that kind (Linux tcp_max_orphans)."""
+        if len(self._orphans) >= self.config.orphans_max:
+            self.drops.count("too-many-orphans")
+            return False
+        self._orphans[connection] = None
+        return True
 
     def reopen(self, connection: Pcb, seg: Segment) -> None:
         """A new SYN for a connection in TIME-WAIT (RFC 6191): to the listener, if there is one."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from stack.scheduler import NS_PER_MS, NS_PER_S
+from stack.tcp.rtt import RTO_MAX, RTO_MIN
 
 DEFAULT_TTL: Final = 64  # RFC 1700; Linux ip_default_ttl
 
@@ -28,6 +29,9 @@ class TcpOptions:
     keepalive_interval: int = 75 * NS_PER_S  #: TCP_KEEPINTVL, ns
     keepalive_count: int = 9  #: TCP_KEEPCNT
     user_timeout: int = 0  #: TCP_USER_TIMEOUT, ns; 0: the retransmission count decides
+    rto_min: int = RTO_MIN  #: TCP_RTO_MIN_US, ns
+    rto_max: int = RTO_MAX  #: TCP_RTO_MAX_MS, ns
+    delayed_ack_max: int = 200 * NS_PER_MS  #: TCP_DELACK_MAX_US, ns
     syn_retries: int = 6  #: TCP_SYNCNT
     maxseg: int = 0  #: TCP_MAXSEG as the user gave it (before the timestamp option); 0: path MTU decides
     rcvbuf: int = 0  #: SO_RCVBUF in bytes of payload; 0: auto-tuned from TcpConfig.rcvbuf up to rcvbuf_max
@@ -59,8 +63,10 @@ class TcpConfig:
     initial_window: int = 10  #: segments; RFC 6928
     syn_backlog: int = 1024  #: half-open connections per Listener at most; Linux tcp_max_syn_backlog
     synack_retries: int = 5  #: Linux tcp_synack_retries
-    retries: int = 15  #: RTOs in a row before ETIMEDOUT; Linux tcp_retries2 (R2 of RFC 9293 section 3.8.3)
-    orphan_retries: int = 8  #: the same once nobody holds the connection; Linux tcp_orphan_retries
+    retries1: int = 3  #: as `retries`, before the path is doubted; Linux tcp_retries1 (R1 of RFC 9293 section 3.8.3)
+    retries: int = 15  #: ETIMEDOUT after the time so many RTOs of 200 ms and more take; Linux tcp_retries2 (R2)
+    orphan_retries: int = 0  #: the same once nobody holds the connection, 0: 8; Linux tcp_orphan_retries
+    orphans_max: int = 16384  #: connections nobody holds, above it the next ends by RST; Linux tcp_max_orphans
     time_wait: int = 60 * NS_PER_S  #: 2 MSL; Linux TCP_TIMEWAIT_LEN
     time_wait_max: int = 16384  #: connections in TIME-WAIT; above it the oldest goes. Linux tcp_max_tw_buckets
     delayed_ack: int = 40 * NS_PER_MS  #: Linux TCP_DELACK_MIN; RFC 9293 section 3.8.6.3 allows up to 500 ms

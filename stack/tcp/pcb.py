@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from stack.errors import NetError
 from stack.link.device import GSO_TCPV4, GSO_TCPV6
 from stack.scheduler import NS_PER_MS
 from stack.tcp.congestion import ALGORITHMS
@@ -153,6 +154,7 @@ class Pcb:
         receiver.resize(receiver.rcvbuf, options.window_clamp)
         if not options.quickack:
             receiver.quick = 0
+        self.sender.rtt.limit(options.rto_min, options.rto_max)
         self.timers = Timers(self)
 
     def __repr__(self) -> str:
@@ -398,6 +400,13 @@ class Pcb:
         if self.urgent is not None and self.urgent.worth_probing(una):
             emit(self, una, ACK)
         emit(self, una - 1, ACK)
+
+    def doubt_path(self) -> None:
+        """R1 of RFC 9293 section 3.8.3: nothing gets through, so perhaps there is another way."""
+        try:
+            self.layer.reroute(self)
+        except NetError as failure:
+            self.soft_error = failure.errno
 
     def resegment(self) -> None:
         """MSS and superframe size anew, from the peer's MSS, the path's MTU and TCP_MAXSEG (RFC 6691)."""

@@ -186,7 +186,8 @@ class Receiver:
             return 1
         timer = self.connection.timers.delayed_ack
         if timer.deadline is None:
-            timer.arm_in(self.connection.layer.config.delayed_ack)
+            connection = self.connection
+            timer.arm_in(min(connection.layer.config.delayed_ack, connection.options.delayed_ack_max))
         return 0
 
     def advertise(self) -> int:

@@ -16,7 +16,7 @@ RTO_AFTER_SYN_LOSS: Final = 3 * NS_PER_S  # ns; RFC 6298 section 5.7
 class RttEstimator:
     """SRTT, RTTVAR and RTO, all in nanoseconds; ``rto`` is without back-off."""
 
-    __slots__ = ("latest", "minimum", "pto", "rto", "srtt", "variance")
+    __slots__ = ("ceiling", "floor", "latest", "minimum", "pto", "rto", "srtt", "variance")
 
     def __init__(self) -> None:
         self.srtt = 0  #: 0: no measurement yet
@@ -25,6 +25,8 @@ class RttEstimator:
         self.pto = RTO_INITIAL  #: probe time-out (RFC 8985 section 7.2), never above rto
         self.latest = 0  #: the last sample
         self.minimum = 0  #: smallest sample seen, 0 without one
+        self.floor = RTO_MIN  #: RTO - SRTT is at least this
+        self.ceiling = RTO_MAX
 
     def sample(self, rtt: int) -> None:
         """One measurement, of a segment sent once only or by its timestamp (RFC 6298 section 3, Karn)."""
@@ -47,18 +49,26 @@ class RttEstimator:
         # delayed ACK whatever the path's own delay is.
         srtt = self.srtt
         margin = self.variance << 2
-        rto = min(srtt + max(margin, RTO_MIN), RTO_MAX)
+        rto = min(srtt + max(margin, self.floor), self.ceiling)
         pto = (srtt << 1) + PTO_SLACK
         self.rto = rto
         self.pto = min(pto, rto)
 
+    def limit(self, floor: int, ceiling: int) -> None:
+        """From now on RTO - SRTT is at least `floor` and RTO at most `ceiling`, ns."""
+        self.floor = floor
+        self.ceiling = ceiling
+        if self.srtt:
+            self.rto = self.srtt + max(self.variance << 2, floor)
+        self.rto = min(self.rto, ceiling)
+        self.pto = min(self.pto, self.rto)
+
     def syn_was_lost(self) -> None:
         """The SYN had to be sent again: begin data transmission cautiously (RFC 6298 section 5.7)."""
-        if self.rto < RTO_AFTER_SYN_LOSS:
-            self.rto = RTO_AFTER_SYN_LOSS
+        self.rto = min(max(self.rto, RTO_AFTER_SYN_LOSS), self.ceiling)
 
     def backed_off(self, times: int) -> int:
         """RTO after `times` expiries in a row (RFC 6298 section 5.5), ns."""
         if times <= 0:
             return self.rto
-        return min(self.rto << min(times, 20), RTO_MAX)
+        return min(self.rto << min(times, 20), self.ceiling)

@@ -73,6 +73,7 @@ class Sender:
         "snd_wl2",
         "snd_wnd",
         "sndbuf",
+        "stalled_at",
         "superframe",
         "tail_probe",
     )
@@ -109,6 +110,7 @@ class Sender:
         self.backoff = 0  #: doublings of the timer
         self.retries = 0  #: expiries in a row without news from the peer
         self.progress_at = 0  #: when the oldest unacknowledged byte began to wait, ns
+        self.stalled_at = 0  #: when `backoff` left 0: the first retransmission or window probe without success, ns
         self.last_sent = 0  #: ns
         self.bytes_acked = 0
         self.retransmitted = 0  #: segments, all in all
@@ -156,7 +158,8 @@ class Sender:
         connection = self.connection
         now = connection.scheduler.now
         if self.retries == 0:
-            self.rtt.sample(now - self.progress_at)
+            if self.progress_at:  # not after a SYN cookie
+                self.rtt.sample(now - self.progress_at)
         else:
             self.rtt.syn_was_lost()
             if self.retries > 1:
@@ -435,13 +438,13 @@ class Sender:
             if self.snd_wnd >= self.mss or self.snd_wnd >= self.queue.end - self.snd_nxt:
                 timer.arm(now + CORK_CEILING)
             else:
-                timer.arm(now + max(self.rtt.backed_off(self.backoff), RTO_MIN))
+                timer.arm(now + self._bounded(max(self.rtt.backed_off(self.backoff), RTO_MIN), now))
 
     def _bounded(self, delay: int, now: int) -> int:
-        """`delay`, but not past the end of the user's patience (RFC 5482)."""
+        """`delay`, but not past the end of the user's patience, which counts from the first failure (as Linux)."""
         patience = self.connection.options.user_timeout
-        if patience:
-            left = self.progress_at + patience - now
+        if patience and self.backoff:
+            left = self.stalled_at + patience - now
             if left < delay:
                 return max(left, 1)
         return delay
@@ -460,8 +463,7 @@ class Sender:
             return
         self.congestion.on_timeout(self.flight, now, first=self.backoff == 0)
         self.recovery.on_timeout()
-        self.retries += 1
-        self.backoff += 1
+        self.failed(now)
         self.recovery.resend_first(now)
         self.cwnd_limited = True  # slow start from one segment: every ACK counts
         self._arm(now)
@@ -476,7 +478,14 @@ class Sender:
         self.push = True
         if self.output():
             return
+        now = connection.scheduler.now
+        self.failed(now)
+        connection.send_probe()
+        self._arm(now)
+
+    def failed(self, now: int) -> None:
+        """The timer expired without an answer."""
+        if not self.backoff:
+            self.stalled_at = now
         self.retries += 1
         self.backoff += 1
-        connection.send_probe()
-        self._arm(connection.scheduler.now)

@@ -265,9 +265,9 @@ class Synchronized(State):
             timestamps = seg.options.timestamps
             sender.recovery.on_sack(seg.options.sack, seg.ack, timestamps[1] if timestamps else None)
         if sender.snd_una == sender.snd_max or sender.snd_wnd == 0:
-            # RFC 9293 section 3.8.6.1: a window may stay closed as long as the peer says so, but nobody waits for it
-            # once the user has gone (RFC 6429 section 5).
-            if not connection.orphan:
+            # RFC 9293 section 3.8.6.1: a window may stay closed as long as the peer says so. (Not for ever once the
+            # user has gone or has set a time, see `timers`: RFC 6429 section 5.)
+            if sender.snd_una == sender.snd_max or not connection.orphan:
                 sender.retries = 0
             if changed and sender.snd_wnd:
                 sender.backoff = 0

@@ -9,16 +9,31 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from stack.tcp.rtt import RTO_MIN
 from stack.tcp.transitions import TcpState
 
 if TYPE_CHECKING:
     from stack.tcp.pcb import Pcb
 
 
+ORPHAN_RETRIES: Final = 8  # Linux tcp_orphan_retries(), when the sysctl is 0
+
+
+def lasting(retries: int, ceiling: int) -> int:
+    """ns that so many retransmissions take, the first after 200 ms, each twice the time before, `ceiling` at most.
+
+    Counts are limits of time (Linux tcp_model_timeout): a path with an RTO of seconds does not get more patience.
+    """
+    doublings = max(ceiling // RTO_MIN, 1).bit_length() - 1
+    if retries <= doublings:
+        return ((2 << retries) - 1) * RTO_MIN
+    return ((2 << doublings) - 1) * RTO_MIN + (retries - doublings) * ceiling
+
+
 class Timers:
-    __slots__ = ("connection", "delayed_ack", "lifetime", "probes", "retransmit")
+    __slots__ = ("connection", "delayed_ack", "kept", "lifetime", "probes", "retransmit")
 
     def __init__(self, connection: Pcb) -> None:
         self.connection = connection
@@ -27,6 +42,7 @@ class Timers:
         self.delayed_ack = scheduler.timer(self._on_delayed_ack)
         self.lifetime = scheduler.timer(self._on_lifetime)
         self.probes = 0  #: keep-alive probes unanswered
+        self.kept = 0  #: keepalive_idle as `watch` last saw it, 0 without keep-alive
 
     def cancel(self) -> None:
         """For good: the connection is CLOSED.
@@ -49,8 +65,7 @@ class Timers:
             connection.fail(connection.soft_error or errno.ETIMEDOUT)
             return
         if connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
-            sender.retries += 1
-            sender.backoff += 1
+            sender.failed(connection.scheduler.now)
             connection.send_syn()
         elif sender.snd_una < sender.snd_max:
             sender.timed_out()
@@ -58,22 +73,50 @@ class Timers:
             sender.probe()
 
     def _out_of_patience(self) -> bool:
-        """R2 of RFC 9293 section 3.8.3: too many expiries in a row, or too long (RFC 5482)."""
+        """R2 of RFC 9293 section 3.8.3, or the end of the user's time (RFC 5482). Passes R1 on its way."""
         connection = self.connection
         sender = connection.sender
+        options = connection.options
         config = connection.layer.config
-        if connection.state is TcpState.SYN_RECEIVED and connection.listener is not None:
+        state = connection.state
+        if state is TcpState.SYN_RECEIVED and connection.listener is not None:
             return sender.retries >= config.synack_retries
-        patience = connection.options.user_timeout
-        if patience and sender.retries and connection.scheduler.now - sender.progress_at >= patience:
+        waited = connection.scheduler.now - sender.stalled_at if sender.backoff else 0
+        patience = options.user_timeout
+        if patience and waited >= patience:
             return True
-        if connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
-            return sender.retries >= connection.options.syn_retries
+        if state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
+            return sender.retries >= options.syn_retries
+        ceiling = options.rto_max
+        outstanding = sender.snd_una < sender.snd_max
+        most = config.retries
         if connection.orphan:
-            return sender.retries >= config.orphan_retries
-        return not patience and sender.retries >= config.retries
+            alive = sender.rtt.backed_off(sender.backoff) < ceiling
+            most = self._orphan_retries(alive=alive)
+            if not outstanding and not alive and sender.backoff >= most:
+                return True  # also if the peer answers: its window has been closed for too long
+        if not outstanding:
+            return sender.retries >= most
+        if not sender.retries:
+            return False
+        if waited >= lasting(config.retries1, ceiling):
+            connection.doubt_path()
+        return not patience and waited >= lasting(most, ceiling)
+
+    def _orphan_retries(self, *, alive: bool) -> int:
+        connection = self.connection
+        most = connection.layer.config.orphan_retries
+        if connection.soft_error and not alive:
+            return 0
+        return ORPHAN_RETRIES if not most and alive else most
 
     # --- lifetime -----------------------------------------------------------------------------------------------
+
+    def options_changed(self) -> None:
+        """Keep-alive may have been switched, or its first time changed; the others are looked at when they matter."""
+        options = self.connection.options
+        if self.kept != (options.keepalive_idle if options.keepalive else 0):
+            self.watch()
 
     def watch(self) -> None:
         """Arm `lifetime` for the state the connection is in now."""
@@ -81,6 +124,7 @@ class Timers:
         state = connection.state
         options = connection.options
         timer = self.lifetime
+        self.kept = options.keepalive_idle if options.keepalive else 0
         if state is TcpState.TIME_WAIT:
             timer.arm_in(connection.layer.config.time_wait)
         elif state is TcpState.FIN_WAIT_2 and connection.orphan:
