@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stack.link.device import LinkDevice
     from stack.netns import NetNamespace
     from stack.scheduler import Scheduler
+    from stack.socket.descriptors import Descriptors
     from stack.socket.module import SocketModule
     from stack.task import Task
     from stack.vsock import VsockEngine
@@ -355,6 +356,13 @@ class Stack:
     # -- sockets ------------------------------------------------------------------------------------------------------
 
     @cached_property
+    def descriptors(self) -> Descriptors:
+        """Which of this Stack's sockets the descriptors that users have are of."""
+        from stack.socket.descriptors import Descriptors
+
+        return Descriptors(self.network.attach_locked, self.network.detach_locked)
+
+    @cached_property
     def socket(self) -> SocketModule:
         """Stands in for `import socket`: same names, signatures, exceptions, constants."""
         from stack.socket.module import SocketModule
@@ -390,8 +398,8 @@ class Stack:
             self.events.unwatch(self.vsock.changes)
         for netns in reversed(self.namespaces):
             self._end_netns(netns)
-        if "socket" in self.__dict__:
-            self.socket.descriptors.forget()
+        if "descriptors" in self.__dict__:
+            self.descriptors.forget()
 
     def __enter__(self) -> Self:
         if self._owns_network:
@@ -423,6 +431,10 @@ class SocketHost:
     def credentials(self) -> Credentials:
         """Of whoever acts now, as the owner of the socket's namespace sees them."""
         return self.stack.credentials.within(self.netns.user_ns)
+
+    @property
+    def descriptors(self) -> Descriptors:
+        return self.stack.descriptors
 
     @property
     def privileged(self) -> bool:

@@ -1,96 +1,141 @@
-"""The Python face of a socket: what `socket.socket` is for the kernel's, `StackSocket` is for a Stack's.
+"""The type `socket` of our `_socket`: CPython's C type is the kernel's sockets, `StackSocket` is a Stack's.
 
-A `StackSocket` plays the descriptor: it has a timeout, counts the files made from it, and may share the open socket
-below (`stack.socket.base.Socket`) with a duplicate. Signatures, return values and exceptions are those of the standard
-library's class (Python 3.11), so code written for that runs unchanged.
+It plays the descriptor: it has a time-out, and may share the open socket below (`stack.socket.base.Socket`) with a
+duplicate. Arguments, return values and exceptions are those of the C type, on which the interpreter's own class
+`socket.socket` is then built (`stack.socket.lib`): so here are numbers, not enums, `_accept` and not `accept`.
+
+What goes from here to that class without becoming the user's (`_accept`, socketpair) is an `Arrival`, an int that
+carries the open socket: a real descriptor costs two system calls and is made when somebody asks for `fileno`.
 """
 
 from __future__ import annotations
 
 import errno
-import io
+import os
 import socket as _kernel
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
+from stack.socket.arguments import IOV_MAX, c_int, c_size, readable, target, timeout_ns, writable
 from stack.socket.base import CLOSED, Socket, os_error
 from stack.socket.batch import Outgoing, receive_many, send_many
-from stack.socket.families import SOCK_CLOEXEC, SOCK_NONBLOCK, create
+from stack.socket.families import AF_INET, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, create
+from stack.socket.ioctl import ioctl
 from stack.socket.message import Ancillary, Message
-from stack.socket.mirror import Mirror
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    from stack.socket.module import SocketModule
+    from stack.socket.mirror import End
+    from stack.socket.surface import Surface
 
 _FLAG_BITS: Final = SOCK_NONBLOCK | SOCK_CLOEXEC
-_SENDFILE_BLOCK: Final = 256 * 1024  # bytes read and sent at a time
+_SOCKLEN_MAX: Final = 0x7FFFFFFF
+
+
+class Arrival(int):
+    """A descriptor number that stands for an open socket nobody has asked a real one of."""
+
+    open: Socket
+
+    @classmethod
+    def of(cls, sock: Socket) -> Arrival:
+        arrival = cls(_UNNUMBERED)
+        arrival.open = sock
+        return arrival
+
+
+#: No process has this many descriptors.
+_UNNUMBERED: Final = 0x7FFFFFFF
 
 
 class StackSocket:
-    """Base of the class `socket` in a Stack's stand-in for the `socket` module; subclasses know their module."""
+    """Base of the type `socket` of one Stack's `_socket`; subclasses know their surface."""
 
-    module: ClassVar[SocketModule]
+    __slots__ = ("_end", "_sock", "_timeout")
+
+    surface: ClassVar[Surface]
+
+    _end: End | None
+    _sock: Socket
+    _timeout: int | None  #: ns
+
+    if TYPE_CHECKING:  # what Lib/socket.py adds
+
+        def __enter__(self) -> Self: ...
+        def __exit__(self, *_: object) -> None: ...
+        def accept(self) -> tuple[StackSocket, Any]: ...
+        def dup(self) -> Self: ...
+        def makefile(self, mode: str = "r", buffering: int | None = None, **text: Any) -> Any: ...
+        def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int: ...
+        def get_inheritable(self) -> bool: ...
+        def set_inheritable(self, inheritable: bool) -> None: ...
 
     def __init__(
         self,
         family: int = -1,
-        type: int = -1,  # noqa: A002 - the standard library's signature
+        type: int = -1,  # noqa: A002 - CPython's signature
         proto: int = -1,
         fileno: int | None = None,
-        *,
-        _open: Socket | None = None,
     ) -> None:
-        """As `socket.socket`. `fileno` is what `detach` returned, or a duplicate of a descriptor. Raises OSError."""
-        self._closed = True  # until there is something to close
-        self._io_refs = 0
-        self._mirror: Mirror | None = None
-        if fileno is not None:
-            _open, self._mirror = self.module.descriptors.reclaim(fileno)
-        elif _open is None:
-            kind = _kernel.SOCK_STREAM if type == -1 else type
-            family = _kernel.AF_INET if family == -1 else family
+        """As `_socket.socket`. `fileno` is a descriptor of a socket of any Stack. Raises OSError."""
+        family, type, proto = c_int(family), c_int(type), c_int(proto)  # noqa: A001
+        surface = self.surface
+        self._end = None
+        if fileno is None:
+            kind = SOCK_STREAM if type == -1 else type
+            host = surface.stack.socket_host()
             try:
-                _open = create(self.module.stack.socket_host(), family, kind & ~_FLAG_BITS, 0 if proto == -1 else proto)
+                host.descriptors.sweep(host)
+                self._sock = create(
+                    host, AF_INET if family == -1 else family, kind & ~_FLAG_BITS, 0 if proto == -1 else proto
+                )
             except NetError as error:
                 raise os_error(error) from None
-        self._sock = _open
-        self._closed = False
-        default = self.module.getdefaulttimeout()
-        self._timeout: int | None = None if default is None else _nanoseconds(default)
+        elif isinstance(fileno, Arrival):
+            self._sock = fileno.open
+        else:
+            if isinstance(fileno, float):
+                raise TypeError("integer argument expected, got float")
+            number = c_int(fileno)
+            if number < 0:
+                raise ValueError("negative file descriptor")
+            self._sock, self._end = surface.stack.descriptors.reclaim(number)
+        self._timeout = surface.default_timeout
         if type != -1 and type & SOCK_NONBLOCK:
             self._timeout = 0
+        if self._end is not None and self._timeout is not None:
+            os.set_blocking(self._end.fileno(), False)
 
     # -- about it -----------------------------------------------------------------------------------------------------
 
     @property
     def family(self) -> int:
-        return _kernel.AddressFamily(self._sock.family)
+        """the socket family"""
+        return self._sock.family
 
     @property
     def type(self) -> int:
-        return _kernel.SocketKind(self._sock.type)
+        """the socket type"""
+        return self._sock.type
 
     @property
     def proto(self) -> int:
+        """the socket protocol"""
         return self._sock.protocol
 
     @property
     def timeout(self) -> float | None:
+        """the socket timeout"""
         return self.gettimeout()
 
     def __repr__(self) -> str:
-        parts = [f"family={int(self.family)}, type={int(self.type)}, proto={self.proto}"]
-        for label, ask in (("laddr", self._sock.phase.local_address), ("raddr", self._sock.phase.peer_address)):
-            with suppress(NetError):  # without the lock: a repr must work anywhere, a finaliser included
-                parts.append(f"{label}={self._sock.address_out(ask())}")
-        state = "[closed] " if self._closed else ""
-        return f"<{type(self).__module__}.socket {state}of {self.module.stack.name!r}, {', '.join(parts)}>"
+        fd = -1 if self._end is None else self._end.fileno()
+        return f"<socket object, fd={fd}, family={self._sock.family}, type={self._sock.type}, proto={self.proto}>"
 
     def getsockname(self) -> Any:
         return self._sock.local_address()
@@ -100,30 +145,42 @@ class StackSocket:
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
-    def settimeout(self, value: float | None, /) -> None:
-        self._timeout = None if value is None else _nanoseconds(value)
+    def settimeout(self, timeout: float | None, /) -> None:
+        self._timeout = timeout_ns(timeout)
+        if self._end is not None:
+            os.set_blocking(self._end.fileno(), timeout is None)
 
     def gettimeout(self) -> float | None:
         return None if self._timeout is None else self._timeout / NS_PER_S
 
-    def setblocking(self, flag: bool, /) -> None:
-        self._timeout = None if flag else 0
+    def setblocking(self, flag: object, /) -> None:
+        self.settimeout(None if flag else 0)
 
     def getblocking(self) -> bool:
         return self._timeout != 0
 
-    def fileno(self) -> int:
-        """A real descriptor that is readable and writable when the socket is (see `stack.socket.mirror`); -1 if closed.
+    def _patience(self) -> int | None:
+        """How long a call may wait, ns: a descriptor can be made non-blocking behind our back (row CORE-07)."""
+        if self._timeout is None and self._end is not None and not os.get_blocking(self._end.fileno()):
+            return 0
+        return self._timeout
 
-        From now on somebody waits without polling, so the Network's background thread is started.
+    def fileno(self) -> int:
+        """A real descriptor that is ready when the socket is (see `stack.socket.mirror`); -1 if closed.
+
+        From now on somebody waits without polling, so the Network's background thread is started. Raises OSError
+        (EMFILE) if there is no descriptor to be had.
         """
-        if self._closed and self._io_refs <= 0:
-            return -1
-        if self._mirror is None:
-            self._mirror = self._sock.call(self._sock.mirror)
-            self.module.descriptors.add(self._sock, self._mirror)
-            self._sock.waiting.start()
-        return self._mirror.fileno()
+        end = self._end
+        if end is None:
+            sock = self._sock
+            if sock.phase is CLOSED:
+                return -1
+            end = self._end = sock.host.descriptors.open(sock)
+            if self._timeout is not None:
+                os.set_blocking(end.fileno(), False)
+            sock.waiting.start()
+        return end.fileno()
 
     # -- connecting ---------------------------------------------------------------------------------------------------
 
@@ -131,43 +188,54 @@ class StackSocket:
         self._sock.bind(address)
 
     def listen(self, backlog: int = 128, /) -> None:
-        self._sock.listen(backlog)
+        self._sock.listen(max(c_int(backlog), 0))
 
-    def accept(self) -> tuple[Self, Any]:
-        child, address = self._sock.accept(self._timeout)
-        return type(self)(_open=child), address
+    def _accept(self) -> tuple[int, Any]:
+        child, address = self._sock.accept(self._timeout if self._end is None else self._patience())
+        return Arrival.of(child), address
 
     def connect(self, address: Any, /) -> None:
-        self._sock.connect(address, self._timeout)
+        self._sock.connect(address, self._timeout if self._end is None else self._patience())
 
     def connect_ex(self, address: Any, /) -> int:
         try:
-            self._sock.connect(address, self._timeout)
+            self.connect(address)
         except TimeoutError as error:
             return error.errno or errno.EAGAIN
         except _kernel.gaierror:
             raise
         except OSError as error:
-            return error.errno or errno.EIO
+            if error.errno is None:
+                raise
+            return error.errno
         return 0
 
     def shutdown(self, how: int, /) -> None:
-        self._sock.shutdown(how)
+        self._sock.shutdown(c_int(how))
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        return self._sock.send(data if type(data) is bytes else _bytes_view(data), flags, self._timeout)
+        return self._sock.send(
+            data if type(data) is bytes else readable(data),
+            flags and c_int(flags),
+            self._timeout if self._end is None else self._patience(),
+        )
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        self._sock.send_all(data if type(data) is bytes else _bytes_view(data), flags, self._timeout)
+        self._sock.send_all(
+            data if type(data) is bytes else readable(data),
+            flags and c_int(flags),
+            self._timeout if self._end is None else self._patience(),
+        )
 
     def sendto(self, data: ReadableBuffer, *args: Any) -> int:
         """sendto(data, address) or sendto(data, flags, address)."""
         if not 1 <= len(args) <= 2:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args) + 1} given)")
-        flags = args[0] if len(args) == 2 else 0
-        return self._sock.send_to(_bytes_view(data), flags, args[-1], self._timeout)
+        view = readable(data)
+        flags = c_int(args[0]) if len(args) == 2 else 0
+        return self._sock.send_to(view, flags, args[-1], self._patience())
 
     def sendmsg(
         self,
@@ -177,16 +245,74 @@ class StackSocket:
         address: Any = None,
         /,
     ) -> int:
-        ancillary = [(int(level), int(kind), bytes(_bytes_view(each))) for level, kind, each in ancdata]
-        data = b"".join(bytes(_bytes_view(each)) for each in buffers)
-        return self._sock.send_message(data, ancillary, flags, address, self._timeout)
+        flags = c_int(flags)
+        data = _gathered(buffers)
+        return self._sock.send_message(data, _ancillary(ancdata), flags, address, self._patience())
+
+    def sendmsg_afalg(self, *args: Any, **kwargs: Any) -> int:
+        raise OSError("algset is only supported for AF_ALG")
 
     def sendmmsg(self, messages: Iterable[Any], flags: int = 0, /) -> list[int]:
         """Send several messages with one call (sendmmsg(2)); answers the bytes sent of each, as far as it got.
 
         A message is its data, or a sequence (buffers[, ancdata[, address]]) as for `sendmsg`.
         """
-        return send_many(self._sock, [_outgoing(each) for each in messages], flags, self._timeout)
+        return send_many(self._sock, [_outgoing(each) for each in messages], c_int(flags), self._patience())
+
+    # -- receiving ----------------------------------------------------------------------------------------------------
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        if type(bufsize) is not int or not 0 < bufsize <= _SOCKLEN_MAX:
+            bufsize = c_size(bufsize)
+            if bufsize < 0:
+                raise ValueError("negative buffersize in recv")
+            if not bufsize:
+                return b""  # CPython does not ask the kernel either
+        return self._sock.recv(
+            bufsize, flags and c_int(flags), self._timeout if self._end is None else self._patience()
+        )
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        view = target(buffer, nbytes, "recv_into", "buffer too small for requested bytes")
+        if not view:
+            return 0
+        return self._sock.recv_into(
+            view, flags and c_int(flags), self._timeout if self._end is None else self._patience()
+        )
+
+    def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
+        size = c_size(bufsize)
+        if size < 0:
+            raise ValueError("negative buffersize in recvfrom")
+        message = self._sock.receive(size, c_int(flags), self._patience())
+        return message.data, self._address(message)
+
+    def recvfrom_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
+        view = target(buffer, nbytes, "recvfrom_into", "nbytes is greater than the length of the buffer")
+        message = self._sock.receive(len(view), c_int(flags), self._patience())
+        view[: len(message.data)] = message.data
+        return len(message.data), self._address(message)
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> tuple[bytes, list[Ancillary], int, Any]:
+        size = c_size(bufsize)
+        if size < 0:
+            raise ValueError("negative buffer size in recvmsg()")
+        message = self._sock.receive(size, c_int(flags), self._patience(), _room(ancbufsize, "recvmsg"))
+        return message.data, message.ancillary, message.flags, self._address(message)
+
+    def recvmsg_into(
+        self, buffers: Iterable[WriteableBuffer], ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[int, list[Ancillary], int, Any]:
+        expected = "recvmsg_into() argument 1 must be an iterable of single-segment"
+        views = [writable(each, expected) for each in _sequence(buffers, "recvmsg_into() argument 1")]
+        size = sum(map(len, views))
+        message = self._sock.receive(size, c_int(flags), self._patience(), _room(ancbufsize, "recvmsg_into"))
+        rest = memoryview(message.data)
+        for view in views:
+            part = rest[: len(view)]
+            view[: len(part)] = part
+            rest = rest[len(part) :]
+        return len(message.data), message.ancillary, message.flags, self._address(message)
 
     def recvmmsg(
         self, vlen: int, bufsize: int, ancbufsize: int = 0, flags: int = 0, timeout: float | None = None, /
@@ -198,78 +324,8 @@ class StackSocket:
         if vlen < 0 or bufsize < 0 or ancbufsize < 0:
             raise ValueError("negative number or buffer size in recvmmsg()")
         limit = None if timeout is None else int(timeout * NS_PER_S)
-        messages = receive_many(self._sock, vlen, bufsize, ancbufsize, flags, self._timeout, limit)
+        messages = receive_many(self._sock, vlen, bufsize, ancbufsize, flags, self._patience(), limit)
         return [(each.data, each.ancillary, each.flags, self._address(each)) for each in messages]
-
-    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """Send a binary file from `offset`, at most `count` bytes, as `socket.sendfile`; answers their number."""
-        if "b" not in getattr(file, "mode", "b"):
-            raise ValueError("file should be opened in binary mode")
-        if not self._sock.type & _kernel.SOCK_STREAM:
-            raise ValueError("only SOCK_STREAM type sockets are supported")
-        if count is not None and count <= 0:
-            raise ValueError(f"count must be a positive integer (got {count!r})")
-        if self._timeout == 0:
-            raise ValueError("non-blocking sockets are not supported")
-        if offset or (hasattr(file, "seekable") and file.seekable()):
-            file.seek(offset)
-        sent = 0
-        try:
-            while count is None or sent < count:
-                block = file.read(_SENDFILE_BLOCK if count is None else min(_SENDFILE_BLOCK, count - sent))
-                if not block:
-                    break
-                self.sendall(block)
-                sent += len(block)
-            return sent
-        finally:
-            if hasattr(file, "seek"):
-                file.seek(offset + sent)
-
-    # -- receiving ----------------------------------------------------------------------------------------------------
-
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        if bufsize < 0:
-            raise ValueError("negative buffersize in recv")
-        if not bufsize:
-            return b""  # Python's own class does not ask the kernel either
-        return self._sock.recv(bufsize, flags, self._timeout)
-
-    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        view = _target(buffer, nbytes, "recv_into")
-        if not view:
-            return 0
-        return self._sock.recv_into(view, flags, self._timeout)
-
-    def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
-        if bufsize < 0:
-            raise ValueError("negative buffersize in recvfrom")
-        message = self._sock.receive(bufsize, flags, self._timeout)
-        return message.data, self._address(message)
-
-    def recvfrom_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
-        view = _target(buffer, nbytes, "recvfrom_into")
-        message = self._sock.receive(len(view), flags, self._timeout)
-        view[: len(message.data)] = message.data
-        return len(message.data), self._address(message)
-
-    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> tuple[bytes, list[Ancillary], int, Any]:
-        if bufsize < 0 or ancbufsize < 0:
-            raise ValueError("negative buffer size in recvmsg()")
-        message = self._sock.receive(bufsize, flags, self._timeout, ancbufsize)
-        return message.data, message.ancillary, message.flags, self._address(message)
-
-    def recvmsg_into(
-        self, buffers: Iterable[WriteableBuffer], ancbufsize: int = 0, flags: int = 0, /
-    ) -> tuple[int, list[Ancillary], int, Any]:
-        views = [_target(each, 0, "recvmsg_into") for each in buffers]
-        data, ancillary, out, address = self.recvmsg(sum(map(len, views)), ancbufsize, flags)
-        rest = memoryview(data)
-        for view in views:
-            part = rest[: len(view)]
-            view[: len(part)] = part
-            rest = rest[len(part) :]
-        return len(data), ancillary, out, address
 
     def _address(self, message: Message) -> Any:
         return None if message.address is None else self._sock.address_out(message.address)
@@ -278,157 +334,107 @@ class StackSocket:
 
     def getsockopt(self, level: int, optname: int, buflen: int | None = None, /) -> Any:
         """An int, or with `buflen` up to that many bytes."""
-        if buflen is not None and not 0 < buflen <= 1024:
-            raise OSError("getsockopt buflen out of range")
-        return self._sock.get_option(level, optname, buflen)
+        level, optname = c_int(level), c_int(optname)
+        if buflen is not None:
+            buflen = c_int(buflen)
+            if not 0 <= buflen <= 1024:
+                raise OSError("getsockopt buflen out of range")
+        return self._sock.get_option(level, optname, buflen or None)
 
     def setsockopt(
         self, level: int, optname: int, value: int | ReadableBuffer | None, optlen: int | None = None, /
     ) -> None:
-        if value is None:
-            if optlen is None:
-                raise TypeError("setsockopt() with None needs the length")
-            value = bytes(optlen)
-        self._sock.set_option(level, optname, value if isinstance(value, int) else bytes(value))
-
-    def get_inheritable(self) -> bool:
-        return False
-
-    def set_inheritable(self, inheritable: bool, /) -> None:
-        if inheritable:
-            raise OSError(errno.EOPNOTSUPP, "a socket of a Stack lives in this process only")
-
-    # -- files --------------------------------------------------------------------------------------------------------
-
-    def makefile(
-        self,
-        mode: str = "r",
-        buffering: int | None = None,
-        *,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-    ) -> Any:
-        """As `socket.socket.makefile`."""
-        if not set(mode) <= set("rwb"):
-            raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
-        writing, binary = "w" in mode, "b" in mode
-        reading = "r" in mode or not writing
-        raw = _kernel.SocketIO(self, "r" * reading + "w" * writing)  # type: ignore[arg-type]  # it asks for the shape
-        self._io_refs += 1
-        size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
-        if size == 0:
-            if not binary:
-                raise ValueError("unbuffered streams must be binary")
-            return raw
-        buffer: Any
-        if reading and writing:
-            buffer = io.BufferedRWPair(raw, raw, size)
+        level, optname = c_int(level), c_int(optname)
+        if value is None and optlen is not None:
+            if optlen:  # a null pointer of some length
+                raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+            value = b""
+        elif optlen is not None or value is None:
+            raise TypeError(f"a bytes-like object is required, not '{type(value).__name__}'")
+        if isinstance(value, int):
+            if self._sock.family != _kernel.AF_VSOCK:
+                try:
+                    value = c_int(value)
+                except OverflowError:
+                    raise TypeError("a bytes-like object is required, not 'int'") from None
+            self._sock.set_option(level, optname, value)
         else:
-            buffer = io.BufferedReader(raw, size) if reading else io.BufferedWriter(raw, size)
-        if binary:
-            return buffer
-        text = io.TextIOWrapper(buffer, encoding, errors, newline)
-        text.mode = mode  # type: ignore[misc]  # as the standard library does
-        return text
+            self._sock.set_option(level, optname, bytes(readable(value)))
 
-    def _decref_socketios(self) -> None:
-        """Called by SocketIO when it is closed."""
-        if self._io_refs > 0:
-            self._io_refs -= 1
-        if self._closed:
-            self.close()
+    def ioctl(self, request: int, arg: Any = 0, mutate_flag: bool = True, /) -> Any:
+        """As `fcntl.ioctl(sock, ...)` on a kernel's socket (see `stack.socket.ioctl`)."""
+        return ioctl(self._sock, self.fileno, request, arg, mutate_flag)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
-    def dup(self) -> Self:
-        """A second socket object for the same open socket."""
-        copy = type(self)(_open=self._sock.share())
-        copy._timeout = self._timeout  # noqa: SLF001 - another of us
-        return copy
-
     def detach(self) -> int:
-        """Let go of the socket without closing it; `socket(fileno=...)` of this module takes it up again."""
+        """Let go of the socket without closing it; `socket(fileno=...)` takes it up again."""
         fd = self.fileno()
-        if fd >= 0:
-            assert self._mirror is not None
-            self.module.descriptors.park(fd, self._sock, self._mirror)
-            self._mirror = None
-            self._sock = self._corpse()
-            self._closed = True
+        end = self._end
+        if end is not None:
+            sock, self._sock, self._end = self._sock, self.surface.corpse(self._sock), None
+            sock.call(self._detach, sock, end)
         return fd
 
+    @staticmethod
+    def _detach(sock: Socket, end: End) -> None:
+        sock.host.descriptors.give(sock, end)
+        sock.end()  # the descriptor holds it now
+
     def close(self) -> None:
-        """Files made with `makefile` keep the connection open until they are closed too. Idempotent."""
-        self._closed = True
-        if self._io_refs <= 0:
-            self._really_close()
-
-    def _really_close(self) -> None:
-        sock, mirror = self._sock, self._mirror
-        if sock.phase is CLOSED and mirror is None:
+        """Idempotent."""
+        sock, end = self._sock, self._end
+        if sock.phase is CLOSED and end is None:
             return
-        self._sock, self._mirror = self._corpse(), None
-        self.module.descriptors.close(sock, mirror)
-
-    def _corpse(self) -> Socket:
-        """What is left of the open socket for this object: every operation is EBADF."""
-        sock = self._sock
-        corpse = object.__new__(type(sock))
-        Socket.__init__(corpse, sock.host, sock.type, sock.protocol)
-        corpse.family = sock.family
-        return corpse
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self._closed:
-            self.close()
+        self._sock, self._end = self.surface.corpse(sock), None
+        sock.close(end)
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and self._sock.phase is not CLOSED:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
-            self._sock.abandon(self._mirror)
-
-    def __getstate__(self) -> Any:
-        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
-
-
-def _nanoseconds(seconds: float) -> int:
-    if seconds < 0:
-        raise ValueError("Timeout value out of range")
-    # A timeout that is not zero must not become "non-blocking".
-    return max(int(seconds * NS_PER_S), 1) if seconds else 0
+        with suppress(AttributeError):  # a constructor that failed
+            sock = self._sock
+            if sock.phase is not CLOSED:
+                try:
+                    warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+                finally:
+                    sock.abandon(self._end)
 
 
-def _bytes_view(data: ReadableBuffer) -> bytes | memoryview:
-    if isinstance(data, str):
-        raise TypeError("a bytes-like object is required, not 'str'")
-    if type(data) is bytes:
-        return data
-    view = memoryview(data)
-    return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+def _gathered(buffers: Iterable[ReadableBuffer]) -> bytes | memoryview:
+    """The data of a sendmsg. Raises OSError(EMSGSIZE) for more buffers than the kernel takes (row CORE-06)."""
+    views = [readable(each) for each in _sequence(buffers, "sendmsg() argument 1")]
+    if len(views) > IOV_MAX:
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+    return views[0] if len(views) == 1 else b"".join(views)
+
+
+def _sequence(items: Any, what: str) -> Sequence[Any]:
+    try:
+        return items if isinstance(items, (list, tuple)) else list(items)
+    except TypeError:
+        raise TypeError(f"{what} must be an iterable") from None
+
+
+def _ancillary(ancdata: Any) -> list[Ancillary]:
+    messages: list[Ancillary] = []
+    for item in _sequence(ancdata, "sendmsg() argument 2"):
+        if not isinstance(item, (tuple, list)) or len(item) != 3:
+            raise TypeError("[sendmsg() ancillary data items] must be (level, type, data) tuples")
+        level, kind, data = item
+        messages.append((c_int(level), c_int(kind), bytes(readable(data))))
+    return messages
 
 
 def _outgoing(message: Any) -> Outgoing:
     """A message of `sendmmsg` as its parts."""
     if not isinstance(message, (tuple, list)):
-        return bytes(_bytes_view(message)), (), None
+        return bytes(readable(message)), (), None
     parts: list[Any] = [*message]
     buffers, ancdata, address = parts + [(), None][len(parts) - 1 :]
-    ancillary = [(int(level), int(kind), bytes(_bytes_view(each))) for level, kind, each in ancdata]
-    return b"".join(bytes(_bytes_view(each)) for each in buffers), ancillary, address
+    return bytes(_gathered(buffers)), _ancillary(ancdata), address
 
 
-def _target(buffer: WriteableBuffer, nbytes: int, caller: str) -> memoryview:
-    view = memoryview(buffer)
-    if view.readonly:
-        raise TypeError(f"{caller}() argument 1 must be read-write bytes-like object, not {type(buffer).__name__}")
-    if view.format != "B" or view.ndim != 1:
-        view = view.cast("B")
-    if nbytes < 0:
-        raise ValueError(f"negative buffersize in {caller}")
-    if nbytes > len(view):
-        raise ValueError("buffer too small for requested bytes")
-    return view[:nbytes] if nbytes else view
+def _room(ancbufsize: int, caller: str) -> int:
+    size = c_size(ancbufsize)
+    if not 0 <= size <= _SOCKLEN_MAX:
+        raise ValueError(f"invalid ancillary data buffer length in {caller}()")
+    return size

@@ -27,8 +27,9 @@ from typing import Any, ClassVar, Self, TypeVar
 from stack.errors import NetError
 from stack.link.device import Buffer
 from stack.socket.cmsg import fit
+from stack.socket.descriptors import forget
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_PEEK, MSG_WAITALL, Ancillary, Message
-from stack.socket.mirror import Mirror
+from stack.socket.mirror import End, Mirror
 from stack.socket.options import INT_MAX, OptionTable, OptionValues, get_option, set_option
 from stack.socket.phase import AGAIN, CLOSED, Address, Again, Closed, Host, Phase, Timeout, Waiting
 from stack.socket.poll import ERR, HUP, IN, OUT, Pollee
@@ -59,7 +60,7 @@ class Socket:
         self.receive_timeout: Timeout = None  #: SO_RCVTIMEO, ns
         self.send_timeout: Timeout = None  #: SO_SNDTIMEO, ns
         self.low_water_max = INT_MAX  #: largest SO_RCVLOWAT, bytes
-        self.mirrors = 0  #: descriptors that show this socket's readiness
+        self.mirror: Mirror | None = None  #: what shows this socket's readiness in descriptors, if it has any
         self._holders = 1
 
     # -- for the family ---------------------------------------------------------------------------------------------
@@ -72,12 +73,16 @@ class Socket:
         """An internal address as Python users get it."""
         raise NotImplementedError
 
+    def pair_with(self, other: Self) -> None:
+        """Lock held, both fresh: connect them to each other (socketpair). Raises NetError(EOPNOTSUPP)."""
+        raise NetError(errno.EOPNOTSUPP)
+
     # -- the edge -----------------------------------------------------------------------------------------------------
 
     def call(self, attempt: Callable[..., T], *args: Any) -> T:
         """Run something that never waits, under the lock; NetError becomes OSError."""
         try:
-            if self.mirrors:
+            if self.mirror is not None:
                 args = (attempt, args)
                 attempt = self._mirrored
             return self.waiting.call(attempt, args)
@@ -89,7 +94,7 @@ class Socket:
         try:
             return attempt(*args)
         finally:
-            self.pollee.notify()
+            self.pollee.refresh()
 
     def block_on(self, events: int, timeout: Timeout, attempt: Callable[..., T | Again], *args: Any) -> T:
         """Attempt until it is not AGAIN any more, waiting for `events` in between (row CORE-08).
@@ -100,7 +105,7 @@ class Socket:
         limit = timeout
         if timeout is None:
             limit = self.send_timeout if events & OUT else self.receive_timeout
-        if self.mirrors:
+        if self.mirror is not None:
             args = (attempt, args)
             attempt = self._mirrored
         try:
@@ -287,14 +292,39 @@ class Socket:
         return self.phase.peer_address()
 
     def get_option(self, level: int, number: int, length: int | None) -> int | bytes:
-        return self.call(lambda: get_option(self, self.options, level, number, length))
+        return self.call(self._get_option, level, number, length)
+
+    def _get_option(self, level: int, number: int, length: int | None) -> int | bytes:
+        if self.phase is CLOSED:
+            raise NetError(errno.EBADF)
+        return get_option(self, self.options, level, number, length)
 
     def set_option(self, level: int, number: int, value: int | Buffer) -> None:
         self.call(self._set_option, level, number, value)
 
     def _set_option(self, level: int, number: int, value: int | Buffer) -> None:
+        if self.phase is CLOSED:
+            raise NetError(errno.EBADF)
         set_option(self, self.options, level, number, value)
         self.phase.option_changed(level, number)
+
+    # What ioctl asks, lock held; families that have an answer say so.
+
+    def input_queue(self) -> int:
+        """SIOCINQ, bytes. Raises NetError(ENOTTY)."""
+        raise NetError(errno.ENOTTY)
+
+    def output_queue(self) -> int:
+        """SIOCOUTQ, bytes. Raises NetError(ENOTTY)."""
+        raise NetError(errno.ENOTTY)
+
+    def unsent_queue(self) -> int:
+        """SIOCOUTQNSD, bytes. Raises NetError(ENOTTY)."""
+        raise NetError(errno.ENOTTY)
+
+    def at_mark(self) -> bool:
+        """SIOCATMARK. Raises NetError(ENOTTY)."""
+        raise NetError(errno.ENOTTY)
 
     def poll(self) -> int:
         """The poll bits now."""
@@ -310,42 +340,52 @@ class Socket:
         self._holders += 1
         return self
 
-    def mirror(self) -> Mirror:
-        """Lock held: a descriptor that follows this socket's readiness; handed back to `close`."""
-        mirror = Mirror(self.pollee)
-        self.mirrors += 1
-        return mirror
+    def make_mirror(self) -> Mirror:
+        """Lock held: what descriptors of this socket follow its readiness by."""
+        self.mirror = Mirror(self.pollee, self._final)
+        return self.mirror
 
-    def close(self, mirror: Mirror | None = None) -> None:
-        """One holder lets go; the last one's close ends everything. Never raises.
+    def drop_mirror(self) -> None:
+        """Lock held: nobody has a descriptor of this socket any more."""
+        mirror, self.mirror = self.mirror, None
+        if mirror is not None:
+            forget(mirror)
+            mirror.close()
+
+    def _final(self) -> bool:
+        return self.phase.final
+
+    def close(self, end: End | None = None) -> None:
+        """One holder lets go, of its descriptor too if it has one; the last one's close ends everything. Never raises.
 
         Threads blocked in this socket get EBADF, whatever SO_LINGER says is waited for.
         """
         try:
-            self.waiting.call(self._let_go, (mirror,))
+            self.waiting.call(self._let_go, (end,))
         except NetError:  # the Network is closed: what the phase held is gone already
-            if mirror is not None:
-                mirror.close()
+            if end is not None:
+                end.close()
+            self.drop_mirror()
             self.phase = CLOSED
 
-    def abandon(self, mirror: Mirror | None) -> None:
+    def abandon(self, end: End | None) -> None:
         """As `close`, from a finaliser, which may interrupt a thread that holds the lock."""
-        self.waiting.dispose(partial(self._let_go, mirror))
+        self.waiting.dispose(partial(self._let_go, end))
 
-    def end(self, mirror: Mirror | None) -> None:
+    def end(self) -> None:
         """As `close`, the lock held."""
-        self._let_go(mirror)
+        self._let_go(None)
 
-    def _let_go(self, mirror: Mirror | None) -> None:
-        if mirror is not None:
-            self.mirrors -= 1
-            mirror.close()
+    def _let_go(self, end: End | None) -> None:
+        if end is not None:
+            self.host.descriptors.let_go(self, end)
         self._holders -= 1
         if not self._holders:
             phase, self.phase = self.phase, CLOSED
             phase.close()
             self.pollee.notify()
             self.pollee.retire()
+            self.drop_mirror()
 
 
 def _patience(flags: int, timeout: Timeout) -> Timeout:

@@ -1,101 +1,188 @@
-"""Descriptors of our sockets that users detach or duplicate: which open socket each stands for.
+"""Descriptors of our sockets: which open socket an integer stands for.
 
 Theory of operation
 -------------------
-The descriptor of a socket of ours is one end of a kernel socketpair (`stack.socket.mirror`). A user may `detach` it and
-make a socket of it again; that is a table. Or he may duplicate it with `os.dup` behind our back, close the socket, and
-make another of the duplicate, as libraries do that must not lose a socket to a garbage collector. A duplicate is known
-by its inode number, which the whole open file description shares. When a socket is closed whose descriptor has a
-duplicate, which our end of the pair can tell, the open socket lives on, as the kernel's would, until somebody takes it
-up or the last duplicate is closed; the latter is noticed when sockets are next closed.
+A descriptor of a socket of ours is an end of a kernel socketpair (`stack.socket.mirror`). What it stands for is known
+by what fstat says: the inode number, which every duplicate of the open file shares. So it does not matter whether a
+user got it from `fileno`, from `detach`, from `os.dup` or from a message: `socket(fileno=...)` finds the open socket,
+and it lives, as the kernel's would, until its last descriptor is closed. Those that users have without a socket object
+above (detached, or duplicates that outlived their original) are *strays*: one epoll of their own tells the Network when
+the last duplicate of one is closed.
+
+The table of inode numbers is the process's, as descriptors are; everything else is the Stack's.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
-from typing import TYPE_CHECKING
+import select
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
-from stack.socket.base import CLOSED
+from stack.errors import NetError
+from stack.socket.mirror import inode_of
+from stack.socket.phase import CLOSED
 
 if TYPE_CHECKING:
-    from stack.socket.base import Socket
-    from stack.socket.mirror import Mirror
+    from stack.socket.base import Host, Socket
+    from stack.socket.mirror import End, Mirror
+
+#: Open sockets by the inode number of their descriptors.
+_OPEN: Final[dict[int, Socket]] = {}
+
+
+def find(fd: int) -> Socket | None:
+    """The open socket, of whichever Stack, that `fd` is a descriptor of. Raises OSError(EBADF)."""
+    return _OPEN.get(inode_of(fd))
 
 
 class Descriptors:
-    """One per Stack. The lock of the Network is not held, but where it says so."""
+    """One per Stack; a source of work for its Network while there are strays. The lock is taken where it says so."""
 
-    def __init__(self) -> None:
-        self._parked: dict[int, tuple[Socket, Mirror]] = {}  # detached, by descriptor
-        self._mirrored: dict[int, Socket] = {}  # by inode
-        self._strays: dict[int, tuple[Socket, Mirror]] = {}  # closed but for a duplicate, by inode
+    def __init__(self, attach: Callable[[Descriptors], None], detach: Callable[[Descriptors], None]) -> None:
+        """`attach` and `detach` make the Network poll this source, and end it; called with the lock held."""
+        self._attach = attach
+        self._detach = detach
+        self._strays: dict[int, Socket] = {}  # by inode
+        self._epoll: select.epoll | None = None
+        self.on_ready: Callable[[], None] | None = None
 
-    def park(self, fd: int, sock: Socket, mirror: Mirror) -> None:
-        """`detach` gave `fd` to the user: keep what it stands for."""
-        self._parked[fd] = (sock, mirror)
+    # -- for sockets --------------------------------------------------------------------------------------------------
 
-    def add(self, sock: Socket, mirror: Mirror) -> None:
-        """`sock` has a descriptor now."""
-        self._mirrored[mirror.inode] = sock
+    def find(self, fd: int) -> Socket | None:
+        """As the function of this name."""
+        return find(fd)
 
-    def known(self, fd: int) -> bool:
-        """Is `fd` of one of our sockets: detached, or a duplicate?"""
-        if fd in self._parked:
-            return True
-        try:
-            return _inode(fd) in self._mirrored
-        except OSError:
-            return False
+    def open(self, sock: Socket) -> End:
+        """Takes the lock. A descriptor for one holder of `sock`. Raises OSError (EMFILE)."""
+        return sock.call(self._open, sock)
 
-    def reclaim(self, fd: int) -> tuple[Socket, Mirror]:
-        """The open socket that `fd` stands for, which is the caller's to close now. Raises OSError(EBADF)."""
-        found = self._parked.pop(fd, None)
-        if found is not None:
-            return found
-        sock = self._mirrored.get(_inode(fd))
-        if sock is None or sock.phase is CLOSED:
-            raise OSError(errno.EBADF, f"descriptor {fd} is of no socket of this stack")
-        mirror = sock.call(sock.share().mirror)
-        mirror.move_to(fd)
-        self.add(sock, mirror)
-        self.sweep()
-        return sock, mirror
-
-    def close(self, sock: Socket, mirror: Mirror | None) -> None:
-        """As `Socket.close`, unless a duplicate of the descriptor keeps the socket open. Never raises."""
-        if self._strays:
-            self.sweep()
+    def _open(self, sock: Socket) -> End:
+        mirror = sock.mirror
         if mirror is not None:
-            inode = mirror.inode
-            try:
-                duplicated = sock.call(mirror.leave)
-            except OSError:  # the Network is closed
-                duplicated = False
-            if duplicated:
-                self._strays[inode] = (sock, mirror)
-                return
-            self._mirrored.pop(inode, None)
-        sock.close(mirror)
+            return mirror.another()
+        if sock.phase is CLOSED:
+            raise NetError(errno.EBADF)
+        mirror = sock.make_mirror()
+        _OPEN[mirror.inode] = sock
+        return mirror.first()
 
-    def sweep(self) -> None:
-        """Close what nobody has a duplicate of any more."""
-        for inode, (sock, mirror) in list(self._strays.items()):
-            if not mirror.duplicated():
-                del self._strays[inode]
-                self._mirrored.pop(inode, None)
-                sock.close(mirror)
+    def open_loose(self, sock: Socket) -> int:
+        """Lock held. As `open` and `give`: a holder becomes a descriptor of the user's, as SCM_RIGHTS brings them."""
+        end = self._open(sock)
+        return self.give(sock, end)
+
+    def give(self, sock: Socket, end: End) -> int:
+        """Lock held. The holder lives on as a descriptor that is the user's own (detach)."""
+        mirror = sock.mirror
+        assert mirror is not None
+        fd = mirror.give(end)
+        self._keep(sock, mirror)
+        return fd
+
+    def reclaim(self, fd: int) -> tuple[Socket, End]:
+        """Takes the lock. The open socket that `fd` stands for, as one more holder, and its end, which has `fd`.
+
+        Raises OSError: EBADF, or ENOTSOCK for what is no socket of a Stack.
+        """
+        sock = find(fd)
+        if sock is None:
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+        return sock, sock.call(self._reclaim, sock, fd)
+
+    def _reclaim(self, sock: Socket, fd: int) -> End:
+        mirror = sock.mirror
+        if mirror is None:
+            raise NetError(errno.EBADF)
+        end = mirror.adopt(fd)
+        sock.share()
+        sock.host.descriptors.check(mirror.inode)
+        return end
+
+    def let_go(self, sock: Socket, end: End) -> None:
+        """Lock held. A holder closes its end; whether the socket lives on is up to who has a duplicate."""
+        mirror = sock.mirror
+        if mirror is None:
+            return
+        mirror.drop(end)
+        if mirror.owned or mirror.inode in self._strays:
+            return
+        if mirror.duplicated():
+            self._keep(sock, mirror)
+        else:
+            sock.drop_mirror()
+
+    def sweep(self, host: Host) -> None:
+        """Takes the lock. Before a new socket is made: what a user has closed by its descriptor is closed by now."""
+        if self._strays:
+            host.waiting.call(self._sweep, ())
+
+    # -- strays, lock held --------------------------------------------------------------------------------------------
+
+    def _keep(self, sock: Socket, mirror: Mirror) -> None:
+        if mirror.inode in self._strays:
+            return
+        self._strays[mirror.inode] = sock.share()
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            self._attach(self)
+        self._epoll.register(mirror.fileno(), select.EPOLLET)  # nothing but hang-ups and resets
+
+    def check(self, inode: int) -> None:
+        """If the stray of this inode has no descriptor any more that is not a holder's, it is none."""
+        sock = self._strays.get(inode)
+        if sock is None:
+            return
+        mirror = sock.mirror
+        if mirror is not None:
+            if not mirror.owned and mirror.duplicated():
+                return
+            if self._epoll is not None:
+                self._epoll.unregister(mirror.fileno())
+            if not mirror.owned:
+                sock.drop_mirror()
+        del self._strays[inode]
+        sock.end()
+        if not self._strays:
+            self._rest()
+
+    def _rest(self) -> None:
+        epoll, self._epoll = self._epoll, None
+        if epoll is not None:
+            self._detach(self)
+            epoll.close()
 
     def forget(self) -> None:
-        """The lock is held: the Stack is closed, and with it what was kept for duplicates."""
+        """The Stack is closed, and with it what was kept for duplicates."""
         strays, self._strays = self._strays, {}
-        self._mirrored.clear()
-        for sock, mirror in strays.values():
-            sock.end(mirror)
+        self._rest()
+        for sock in strays.values():
+            sock.end()
+
+    # -- as a source of work ------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        return -1 if self._epoll is None else self._epoll.fileno()
+
+    def service(self, budget: int) -> int:
+        """Some descriptors may have been closed for the last time."""
+        if self._epoll is None or not self._epoll.poll(0, budget):
+            return 0
+        self._sweep()
+        return 1
+
+    def _sweep(self) -> None:
+        for inode in tuple(self._strays):
+            self.check(inode)
+
+    def suppress(self) -> None:
+        """There is nothing to suppress."""
+
+    def arm(self) -> bool:
+        return False
 
 
-def _inode(fd: int) -> int:
-    """Of a socket's descriptor; -1 for a file's, whose numbers are others. Raises OSError(EBADF)."""
-    status = os.fstat(fd)
-    return status.st_ino if stat.S_ISSOCK(status.st_mode) else -1
+def forget(mirror: Mirror) -> None:
+    """A mirror is closed."""
+    _OPEN.pop(mirror.inode, None)

@@ -81,3 +81,15 @@ def create(host: Host, family: int, kind: int, protocol: int) -> Socket:
     if factory is None:
         raise NetError(errno.EAFNOSUPPORT)
     return factory(host, kind, protocol)
+
+
+def create_pair(host: Host, family: int, kind: int, protocol: int) -> tuple[Socket, Socket]:
+    """socketpair(2). Raises NetError as `create`, OSError(EOPNOTSUPP) but for AF_UNIX (row CORE-03)."""
+    one, other = create(host, family, kind, protocol), create(host, family, kind, protocol)
+    try:
+        one.call(one.pair_with, other)
+    except OSError:
+        one.close()
+        other.close()
+        raise
+    return one, other

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stack.credentials import Credentials
     from stack.netns import NetNamespace
     from stack.socket.base import Socket
+    from stack.socket.descriptors import Descriptors
     from stack.vsock import VsockEngine
 
 #: A family's internal address.
@@ -84,6 +85,11 @@ class Host(Protocol):
         ...
 
     @property
+    def descriptors(self) -> Descriptors:
+        """What integers that users have stand for."""
+        ...
+
+    @property
     def privileged(self) -> bool:
         """May take ports below 1024 (CAP_NET_BIND_SERVICE, row SEC-02)."""
         ...
@@ -98,6 +104,7 @@ class Phase:
 
     __slots__ = ()
     listening: ClassVar[bool] = False  #: SO_ACCEPTCONN
+    final: ClassVar[bool] = False  #: a hang-up in this phase is for good
 
     def bind(self, address: Address) -> None:
         raise NetError(errno.EOPNOTSUPP)

@@ -45,7 +45,7 @@ class Observer(Protocol):
 class Pollee:
     """The readiness of one socket and those who watch it."""
 
-    __slots__ = ("_marked", "_marks", "_observers", "absence", "bits", "keeper", "left")
+    __slots__ = ("_marked", "_marks", "_observers", "absence", "bits", "fresh", "keeper", "left")
 
     def __init__(self, bits: Callable[[], int], marks: list[Pollee]) -> None:
         """`bits` computes the poll bits now; `marks` is the Network's list of pollees to settle."""
@@ -53,6 +53,7 @@ class Pollee:
         self._marks = marks
         self._observers: list[Observer] = []
         self._marked = False
+        self.fresh = False  #: while it settles: something happened, besides the calls of users of this socket
         #: For the runner: when (ns) a thread last left with what it waited for here, and how long (ns) threads
         #: typically stay away before they wait here again.
         self.left = 0
@@ -61,6 +62,14 @@ class Pollee:
 
     def notify(self) -> None:
         """Readiness may have changed."""
+        if self._observers:
+            self.fresh = True
+            if not self._marked:
+                self._marked = True
+                self._marks.append(self)
+
+    def refresh(self) -> None:
+        """As `notify`, after a call of the socket's user: what it took away must not show any more."""
         if self._observers and not self._marked:
             self._marked = True
             self._marks.append(self)
@@ -95,3 +104,4 @@ class Pollee:
             bits = self.bits()
             for observer in tuple(self._observers):
                 observer.update(bits)
+        self.fresh = False

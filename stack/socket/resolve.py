@@ -6,10 +6,12 @@ loopback or link-local), and what is in `Stack.hosts`.
 
 from __future__ import annotations
 
+import operator
 import socket as _kernel
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeAlias
 
+from stack.socket import services
 from stack.socket.families import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM
 
 if TYPE_CHECKING:
@@ -21,6 +23,26 @@ AddressInfo: TypeAlias = tuple[Any, Any, int, str, tuple[Any, ...]]
 _TYPES: Final = ((SOCK_STREAM, 6), (SOCK_DGRAM, 17), (SOCK_RAW, 0))
 _LOOPBACK: Final = {AF_INET: "127.0.0.1", AF_INET6: "::1"}
 _ANY: Final = {AF_INET: "0.0.0.0", AF_INET6: "::"}  # noqa: S104 - what getaddrinfo answers
+
+
+_U32: Final = 0xFFFFFFFF
+
+
+def name_of(name: str | bytes) -> str:
+    """A host name as functions of `socket` take it: text is encoded by IDNA. Raises TypeError, UnicodeError."""
+    if isinstance(name, str):
+        return name if name.isascii() else name.encode("idna").decode("ascii")
+    if isinstance(name, (bytes, bytearray)):
+        return name.decode("ascii", "surrogateescape")
+    raise TypeError(f"str, bytes or bytearray expected, not {type(name).__name__}")
+
+
+def unsigned(number: SupportsIndex) -> int:
+    """A C unsigned int. Raises TypeError, OverflowError."""
+    value = operator.index(number)
+    if not 0 <= value <= _U32:
+        raise OverflowError("Python int too large to convert to C unsigned int")
+    return value
 
 
 def resolve(host: Host, name: str, family: int) -> bytes:
@@ -63,6 +85,10 @@ def getaddrinfo(
     flags: int = 0,
 ) -> list[AddressInfo]:
     """As `socket.getaddrinfo`, with the same results for the same question. Raises socket.gaierror."""
+    if not isinstance(node, (str, bytes, bytearray, type(None))):
+        raise TypeError("getaddrinfo() argument 1 must be string or None")
+    if not isinstance(port, (int, str, bytes, type(None))):
+        raise OSError("Int or String expected")
     if family not in (0, AF_INET, AF_INET6):
         raise _kernel.gaierror(_kernel.EAI_FAMILY, "ai_family not supported")
     if node is None and port is None:
@@ -73,7 +99,7 @@ def getaddrinfo(
         order = (AF_INET, AF_INET6) if flags & _kernel.AI_PASSIVE else (AF_INET6, AF_INET)
         found = [(f, texts[f]) for f in order if family in (0, f)]
     else:
-        name = node.decode("ascii") if isinstance(node, (bytes, bytearray)) else node
+        name = name_of(node)
         found = lookup(host, name, family, numeric=bool(flags & _kernel.AI_NUMERICHOST))
     pairs = [(t, p) for t, p in _TYPES if kind in (0, t) and (protocol in (0, p) or t == SOCK_RAW)]
     if not pairs:
@@ -103,7 +129,7 @@ def getnameinfo(host: Host, address: tuple[Any, ...], flags: int) -> tuple[str, 
     service = str(port)
     if not flags & _kernel.NI_NUMERICSERV:
         with suppress(OSError):
-            service = _kernel.getservbyport(port, "udp" if flags & _kernel.NI_DGRAM else "tcp")
+            service = services.service_at(port, "udp" if flags & _kernel.NI_DGRAM else "tcp")
     return name, service
 
 
@@ -136,7 +162,7 @@ def _service(port: str | bytes | int | None, kind: int) -> int:
     if text.isdecimal():
         return int(text) & 0xFFFF
     try:
-        return _kernel.getservbyname(text, *(("udp",) if kind == SOCK_DGRAM else ()))
+        return services.port_of(text, {SOCK_DGRAM: "udp", SOCK_STREAM: "tcp"}.get(kind))
     except OSError:
         raise _kernel.gaierror(_kernel.EAI_SERVICE, "Servname not supported for ai_socktype") from None
 

@@ -24,9 +24,6 @@ from stack.link import cable
 from stack.socket.mirror import Mirror
 from stack.socket.poll import ERR, HUP, IN, OUT, Pollee
 
-#: Names of the standard module that only make sense for the kernel's sockets.
-NOT_OFFERED = {"close", "dup", "fromshare", "send_fds", "recv_fds", "sethostname", "CAPI"}
-
 
 @pytest.fixture
 def stack() -> Iterator[Stack]:
@@ -44,7 +41,8 @@ def pair(stack: Stack) -> tuple[Any, Any]:
 
 
 def test_every_name_of_the_standard_module_is_there(stack: Stack) -> None:
-    assert set(kernel.__all__) - set(dir(stack.socket)) <= NOT_OFFERED
+    assert set(dir(kernel)) - set(dir(stack.socket)) <= {"__cached__", "__spec__"}
+    assert set(kernel.__all__) <= set(stack.socket.__all__)
 
 
 def test_constants_and_exceptions_are_the_standard_modules(stack: Stack) -> None:
@@ -54,7 +52,7 @@ def test_constants_and_exceptions_are_the_standard_modules(stack: Stack) -> None
 
 def test_what_makes_or_resolves_is_the_stacks(stack: Stack) -> None:
     """A name that quietly stayed the kernel's would make every test of ours a test of the kernel."""
-    ours = {name for name in stack.socket.own_names if getattr(stack.socket, name) is not getattr(kernel, name, None)}
+    ours = {name for name in kernel.__all__ if getattr(stack.socket, name) is not getattr(kernel, name)}
     assert ours >= {"socket", "SocketType", "create_connection", "create_server", "getaddrinfo", "gethostbyname"}
     with stack.socket.create_server(("127.0.0.1", 0)) as server:
         assert type(server) is stack.socket.socket
@@ -63,13 +61,6 @@ def test_what_makes_or_resolves_is_the_stacks(stack: Stack) -> None:
             served, _ = server.accept()
             assert type(served) is stack.socket.socket
             served.close()
-
-
-def test_unix_sockets_stay_the_kernels(stack: Stack) -> None:
-    one, other = stack.socket.socketpair()
-    with one, other, stack.socket.socket(kernel.AF_UNIX) as third:
-        assert type(one) is kernel.socket
-        assert type(third) is kernel.socket
 
 
 def test_names_of_the_network(stack: Stack) -> None:
@@ -87,13 +78,13 @@ def test_names_of_the_network(stack: Stack) -> None:
     assert module.getfqdn("10.0.0.77") == "printer"
     assert module.getfqdn("") == "gw"
     assert [info[4][0] for info in module.getaddrinfo("gw", 80, 0, kernel.SOCK_STREAM)] == ["10.0.0.1", "fd00::1"]
-    assert module.getnameinfo(("10.0.0.2", 80), 0) == ("other", kernel.getnameinfo(("127.0.0.1", 80), 0)[1])
+    assert module.getnameinfo(("10.0.0.2", 80), 0) == ("other", "http")
     assert module.getnameinfo(("10.0.0.9", 9), kernel.NI_NUMERICSERV) == ("10.0.0.9", "9")
     assert module.if_nameindex() == [(1, "lo"), (2, "eth0")]
     assert (module.if_nametoindex("eth0"), module.if_indextoname(1)) == (2, "lo")
-    for call in (lambda: module.if_nametoindex("eth9"), lambda: module.if_indextoname(9)):
+    for function, argument in ((module.if_nametoindex, "eth9"), (module.if_indextoname, 9)):
         with pytest.raises(OSError, match=r"interface|No such"):
-            call()
+            function(argument)
 
 
 def test_default_timeout(stack: Stack) -> None:
@@ -164,8 +155,9 @@ def test_detach_and_take_up_again(stack: Stack) -> None:
         again.send(b"hello")
         assert served.recv(10) == b"hello"
         again.close()
-    with pytest.raises(OSError, match="descriptor"):
-        stack.socket.descriptors.reclaim(fd)
+        assert served.recv(10) == b""
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        stack.socket.socket(fileno=fd)
 
 
 def test_sendfile(stack: Stack, tmp_path: Path) -> None:
@@ -223,7 +215,8 @@ def test_mirror_follows_every_level(bits: int, expected: tuple[bool, bool]) -> N
             now[0] = state
             pollee.settle()
         for _ in range(2):
-            readable, writable, _ = select.select([mirror], [mirror], [], 0)
+            end = mirror.first()
+            readable, writable, _ = select.select([end], [end], [], 0)
             assert (bool(readable), bool(writable)) == expected
         mirror.close()
         mirror.close()
@@ -289,10 +282,10 @@ def test_installed_is_in_force_and_ends(stack: Stack) -> None:
     before = dict(vars(kernel))
     with stack.installed() as same:
         assert same is stack
-        assert kernel.socket is stack.socket.socket
+        assert issubclass(kernel.socket, stack.socket.socket)
         with kernel.socket() as sock:
             assert isinstance(sock, kernel.socket)
-            assert type(sock) is stack.socket.socket
+            assert isinstance(sock, stack.socket.socket)
         one, other = kernel.socketpair()
         with one, other:
             assert type(one) is before["socket"]

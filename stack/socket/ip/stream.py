@@ -23,7 +23,7 @@ from stack.tcp.options import TcpOptions
 
 if TYPE_CHECKING:
     from stack.socket.base import Host
-    from stack.socket.mirror import Mirror
+    from stack.socket.mirror import End
     from stack.tcp import Connection
 
 
@@ -66,11 +66,11 @@ class StreamSocket(Socket):
         fill(connection.options, self)
         connection.options_changed()
 
-    def close(self, mirror: Mirror | None = None) -> None:
+    def close(self, end: End | None = None) -> None:
         """As `Socket.close`; with SO_LINGER it then waits until the peer has everything, as long as was asked for."""
         connection = self.connection
         on, seconds = self.options.value(SOL_SOCKET, SO_LINGER)
-        super().close(mirror)
+        super().close(end)
         if connection is not None and self.phase is CLOSED and on and seconds > 0:
             self._linger(connection, min(seconds, LINGER_MAX) * NS_PER_S)
 

@@ -27,6 +27,7 @@ _WRITE: Final = 1
 class StreamConnected(Phase):
     """`announced`: connect() has reported success; until then the next one answers 0 once (row TCP-06)."""
 
+    final = True
     __slots__ = ("announced", "connection", "finished", "socket")
 
     def __init__(self, socket: StreamSocket, connection: Connection, *, announced: bool = True) -> None:

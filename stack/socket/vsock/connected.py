@@ -26,6 +26,7 @@ _WRITE: Final = 1
 class VsockConnected(Phase):
     """Also after the peer's end: what was received stays readable."""
 
+    final = True
     __slots__ = ("connection", "finished", "socket")
 
     def __init__(self, socket: VsockSocket, connection: VsockConnection) -> None:

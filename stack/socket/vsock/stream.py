@@ -28,7 +28,7 @@ from stack.wire.vsock import TYPE_SEQPACKET, TYPE_STREAM
 if TYPE_CHECKING:
     from stack.link.device import Buffer
     from stack.socket.base import Host
-    from stack.socket.mirror import Mirror
+    from stack.socket.mirror import End
     from stack.vsock import VsockConnection
 
 #: (CID, port).
@@ -104,11 +104,11 @@ class VsockSocket(Socket):
             return self.block_on(IN, timeout, self._recv, size, flags & ~MSG_WAITALL)
         return super().recv_all(size, flags, timeout)
 
-    def close(self, mirror: Mirror | None = None) -> None:
+    def close(self, end: End | None = None) -> None:
         """As `Socket.close`; with SO_LINGER (Linux 6.16) it then waits until everything written is the guest's."""
         phase = self.phase
         on, seconds = self.options.value(SOL_SOCKET, SO_LINGER)
-        super().close(mirror)
+        super().close(end)
         if isinstance(phase, VsockConnected) and self.phase is CLOSED and on and seconds > 0:
             self._linger(phase.connection, min(seconds, _LINGER_MAX) * NS_PER_S)
 
