@@ -47,6 +47,8 @@ class Icmp4:
             handler = self._echo_handlers.get(message.info >> 16)
             if handler is not None:
                 handler(packet.src, message.info & 0xFFFF, bytes(message.data))
+            elif self._ip.pings:
+                self._ip.pings.replied(packet, message.info >> 16)
         elif message.type in icmp.ERROR_TYPES:
             self._error(packet, message)
 
@@ -73,7 +75,11 @@ class Icmp4:
     def echo_failed(self, error: IcmpError) -> None:
         """An error about a packet with protocol 1: if it was an echo of ours, its path MTU is believed."""
         payload = error.payload
-        if error.mtu and payload[0] == icmp.ECHO_REQUEST and (payload[4] << 8 | payload[5]) in self._echo_handlers:
+        if len(payload) < icmp.HEADER_LENGTH or payload[0] != icmp.ECHO_REQUEST:
+            return
+        ident = payload[4] << 8 | payload[5]
+        ours = ident in self._echo_handlers or (bool(self._ip.pings) and self._ip.pings.failed(error, ident))
+        if error.mtu and ours:
             self._ip.update_path_mtu(error.remote, error.mtu)
 
     def _error(self, packet: IpPacket, message: icmp.IcmpMessage) -> None:

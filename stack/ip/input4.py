@@ -125,7 +125,7 @@ class Ipv4Input:
         )
         handler = self._handlers.get(proto)
         if handler is None:
-            self._unknown_protocol(packet)
+            self.unknown_protocol(packet)
         else:
             handler(packet)
 
@@ -148,7 +148,8 @@ class Ipv4Input:
             self._drops.count(DropReason.BAD_HEADER)
         return False
 
-    def _unknown_protocol(self, packet: IpPacket) -> None:
+    def unknown_protocol(self, packet: IpPacket) -> None:
+        """Nobody wants it, and its sender may know (RFC 1122 3.2.2.1)."""
         self._drops.count(DropReason.UNKNOWN_PROTOCOL)
         self._ip.icmp4.send_error(packet, icmp.UNREACHABLE, icmp.PROTOCOL_UNREACHABLE)
 
@@ -203,7 +204,7 @@ class Ipv4Input:
         )
         handler = self._handlers.get(proto)
         if handler is None:
-            self._unknown_protocol(packet)
+            self.unknown_protocol(packet)
         else:
             handler(packet)
 

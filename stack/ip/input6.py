@@ -107,7 +107,7 @@ class Ipv6Input:
         )
         handler = self._handlers.get(proto)
         if handler is None:
-            self._unknown_protocol(packet, 6)
+            self.unknown_protocol(packet, 6)
         else:
             handler(packet)
 
@@ -193,11 +193,11 @@ class Ipv6Input:
             return
         handler = self._handlers.get(packet.proto)
         if handler is None:
-            self._unknown_protocol(packet, pointer)
+            self.unknown_protocol(packet, pointer)
         else:
             handler(packet)
 
-    def _unknown_protocol(self, packet: IpPacket, pointer: int) -> None:
+    def unknown_protocol(self, packet: IpPacket, pointer: int) -> None:
         """RFC 8200 4: parameter problem, pointing at the next-header value we do not know."""
         if packet.proto == NO_NEXT_HEADER:
             return

@@ -30,11 +30,13 @@ from stack.ip.input6 import Ipv6Input
 from stack.ip.mld import Mld
 from stack.ip.output import IpOutput
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
+from stack.ip.ping import PingTable
 from stack.ip.pmtu import MAX_ENTRIES as MAX_PATH_MTUS
 from stack.ip.pmtu import PathMtus
 from stack.ip.policy import RoutingPolicy
 from stack.ip.ports import PortTable
 from stack.ip.ratelimit import MAX_PEERS, IcmpRateLimit
+from stack.ip.raw import RawTable
 from stack.ip.route import Route, RouteEntry, RouteKind
 from stack.ip.source import SourceSelection, select4
 from stack.link.device import TxFrame
@@ -95,10 +97,14 @@ class IpLayer:
         #: Send a transport datagram: see `IpOutput.send`. An attribute, because a call saved is worth it here.
         output = IpOutput(self)
         self.output = output.send
+        #: Send a packet with its IP header: see `IpOutput.send_whole`.
+        self.output_whole = output.send_whole
         #: The link-layer side of a Route, see `IpOutput.neighbour`.
         self.neighbour = output.neighbour
         self.igmp = Igmp(self)
         self.mld = Mld(self)
+        self.raw = RawTable(self)  #: who wants copies of the packets of a protocol
+        self.pings = PingTable(scheduler.rng)  #: who holds which echo identifier
         self._error_handlers[ipv4.PROTO_ICMP] = self.icmp4.echo_failed
         self._error_handlers[ipv6.ICMPV6] = self.icmp6.echo_failed
         self.handlers4[igmp.PROTO] = self.igmp.receive
@@ -191,6 +197,8 @@ class IpLayer:
 
     def deliver_error(self, error: IcmpError) -> None:
         """Hand an error to the transport it is about."""
+        if self.raw:
+            self.raw.failed(error)
         handler = self._error_handlers.get(error.proto)
         if handler is not None:
             handler(error)
@@ -389,10 +397,14 @@ class IpLayer:
     def _unreachable(self, iface: Interface, frames: list[TxFrame]) -> None:
         """Packets whose next hop never answered: their transports are told as by a router (EHOSTUNREACH)."""
         for frame in frames:
-            datagram = memoryview(b"".join(frame[0]))[ETHERNET_LENGTH:]
-            if datagram[0] >> 4 == 4:
+            whole = memoryview(b"".join(frame[0]))
+            datagram = whole[ETHERNET_LENGTH:]
+            ipv4_frame = whole[ETHERNET_LENGTH - 1] == ETHERTYPE_IPV4 & 0xFF
+            if (datagram[0] >> 4 == 4) is not ipv4_frame:
+                continue  # a header that a raw socket made up
+            if ipv4_frame:
                 _, _, _, _, fragment, _, proto, _, src, dst = ipv4.HEADER.unpack_from(datagram)
-                payload = datagram[ipv4.HEADER_LENGTH :]
+                payload = datagram[(datagram[0] & 0x0F) * 4 :]
                 kind, code = _ERROR_HOST_UNREACHABLE
                 first = not fragment & ipv4.OFFSET_MASK
             else:
@@ -401,6 +413,8 @@ class IpLayer:
                 kind, code = _ERROR_ADDRESS_UNREACHABLE
                 first = True
                 if proto == ipv6.FRAGMENT_HEADER:
+                    if len(payload) < ipv6.FRAGMENT_HEADER_LENGTH:
+                        continue
                     header, payload = ipv6.parse_fragment(payload)
                     proto, first = header.next_header, not header.offset
             if not self.is_own_unicast(src):

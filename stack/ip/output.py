@@ -148,6 +148,19 @@ class IpOutput:
         if kind is not _UNICAST and kind is not _LOCAL and (loop or kind is not _MULTICAST):
             self._copy_to_us(route, frame, total + 14)
 
+    def send_whole(self, route: Route, datagram: bytes, *, loop: bool = True) -> None:
+        """Send a packet that has its IP header already. Raises NetError: EMSGSIZE (nothing is cut here), ENETDOWN."""
+        if not route.iface.up:
+            raise NetError(errno.ENETDOWN)
+        if len(datagram) > route.iface.mtu:
+            raise NetError(errno.EMSGSIZE)
+        ethertype = b"\x08\x00" if len(route.dst) == 4 else b"\x86\xdd"
+        self._send_piece(route, _BLANK_MACS + ethertype, memoryview(datagram), loop)
+
+    def ident(self, src: bytes, dst: bytes, proto: int) -> int:
+        """An identification other than 0, for somebody who writes IPv4 headers."""
+        return self._next_ident(src, dst, proto) or self._next_ident(src, dst, proto)
+
     def neighbour(self, route: Route) -> Neighbour:
         """The link-layer side of `route`, looked up again if the cache has buried the one it knew."""
         neighbour = route.neighbour
