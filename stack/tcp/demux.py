@@ -1,9 +1,10 @@
 """Who a segment is for: connections by 4-tuple, then listeners by address and port.
 
 A connection's key is (remote address, local address, both ports as one 32-bit number): what an arriving segment has at
-hand, the ports being its first four bytes. Listeners are looked up by the exact local address first, then by the
-wildcard of its family, then by the dual-stack wildcard (row TCP-38). Several listeners of one address and port
-(SO_REUSEPORT) share by a hash of the 4-tuple, so that a peer's retransmissions meet the same one.
+hand, the ports being its first four bytes. Half-open connections and those in TIME-WAIT are found the same way
+(`minisocks`). Listeners are looked up by the exact local address first, then by the wildcard of its family, then by
+the dual-stack wildcard (row TCP-38). Several listeners of one address and port (SO_REUSEPORT) share by a hash of the
+4-tuple, so that a peer's retransmissions meet the same one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from zlib import crc32
 if TYPE_CHECKING:
     from stack.tcp.connection import Connection
     from stack.tcp.listener import Listener
+    from stack.tcp.minisock import Minisock
 
 Key: TypeAlias = tuple[bytes, bytes, int]
 
@@ -22,10 +24,11 @@ ANY6: Final = bytes(16)
 
 
 class Demux:
-    __slots__ = ("connections", "listeners")
+    __slots__ = ("connections", "listeners", "minisocks")
 
     def __init__(self) -> None:
         self.connections: dict[Key, Connection] = {}
+        self.minisocks: dict[Key, Minisock] = {}
         self.listeners: dict[tuple[bytes, int], list[Listener]] = {}
 
     def add_listener(self, listener: Listener) -> None:
@@ -37,6 +40,10 @@ class Demux:
             group.remove(listener)
             if not group:
                 del self.listeners[listener.local]
+
+    def group(self, listener: Listener) -> list[Listener]:
+        """`listener` and those it shares address and port with."""
+        return self.listeners.get(listener.local) or [listener]
 
     def listener(self, key: Key) -> Listener | None:
         """The listener for a segment with this key, None without one."""

@@ -24,13 +24,17 @@ from stack.tcp.demux import Demux, Key
 from stack.tcp.ecn import CE, ECN_MASK
 from stack.tcp.isn import SequenceSource
 from stack.tcp.listener import Listener
+from stack.tcp.mib import Mib, MibCounters
+from stack.tcp.minisock import Minisock, send_single
 from stack.tcp.options import TcpConfig, TcpOptions
-from stack.tcp.output import PLAIN, PLAIN_LENGTH
 from stack.tcp.segment import Segment
-from stack.tcp.seqnum import HALF, MASK, unwrap
+from stack.tcp.seqnum import unwrap
+from stack.tcp.syncookies import SynCookies
+from stack.tcp.synqueue import SynQueue
+from stack.tcp.timewait import TimeWait, TimeWaits
 from stack.tcp.transitions import TcpState
 from stack.wire.checksum import partial_sum, pseudo_sum
-from stack.wire.tcp import ACK, CHECKSUM_OFFSET, HEADER, HEADER_LENGTH, PROTO, RST, TIMESTAMPS_WORD, parse_options
+from stack.wire.tcp import ACK, HEADER, HEADER_LENGTH, PROTO, RST, TIMESTAMPS_WORD, parse_options
 
 if TYPE_CHECKING:
     from stack.ip.layer import IpLayer
@@ -44,8 +48,7 @@ if TYPE_CHECKING:
 _STAMPED: Final = struct.Struct("!IIIBBHHHIII")
 _QUOTED: Final = struct.Struct("!II")  # what an ICMP error quotes at least: ports and sequence number
 _PSH_OFF: Final = 0xF7
-_ISN_GAP: Final = 1 << 16  # how far beyond an old incarnation's sequence numbers the new ISN starts
-REUSE_AFTER: Final = NS_PER_S  # ns in TIME-WAIT before connect() may take the port; Linux tcp_tw_reuse_delay
+_PROVEN_MAX: Final = 1024  # addresses remembered that have completed a handshake
 
 
 @dataclass(slots=True)
@@ -83,8 +86,13 @@ class TcpLayer:
         self.stats = TcpStats()
         self.demux = Demux()
         self.connections = self.demux.connections
+        self.mib = MibCounters()  #: what `stats` has not, under Linux's names
+        self.syn_queue = SynQueue(self)
+        self.time_waits = TimeWaits(self)
+        self.proven: dict[bytes, None] = {}  #: peers that are no flood's invention, the latest last
         self._sequence = SequenceSource(scheduler.rng)
-        self._time_wait: dict[Pcb, None] = {}  # oldest first
+        self._cookies: SynCookies | None = None
+        self._shared: dict[tuple[bytes, int], BoundPort] = {}  # ports connect() chose, by source address
         self._orphans: dict[Pcb, None] = {}  # closed by their users, not in TIME-WAIT
         self._challenge_second = -1
         self._challenges = 0
@@ -114,16 +122,23 @@ class TcpLayer:
             raise NetError(errno.ENETUNREACH)
         source = route.src if src is None else src
         remote = (route.dst, remote[1])
-        held = self._ephemeral(source) if bound is None else bound
+        held = self._ephemeral(source, remote) if bound is None else bound
         local = (source, held.port)
-        if (remote[0], source, remote[1] << 16 | local[1]) in self.connections:
+        key = (remote[0], source, remote[1] << 16 | local[1])
+        iss, offset = self.draw(key)
+        before = self.demux.minisocks.get(key)
+        if key in self.connections or not self._gives_way(before, bound=bound is not None):
             if bound is None:
                 held.release()
             raise NetError(errno.EADDRNOTAVAIL, "a connection between these two ports exists")
-        iss, offset = self._sequence.draw(local, remote, self.scheduler.now)
+        if isinstance(before, TimeWait):
+            iss = before.next_isn
+            self.time_waits.recycle(before)
         options = TcpOptions() if options is None else options
         connection = Connection(self, local, remote, route, options, held, iss, offset, oif)
-        self.connections[connection.key] = connection
+        if isinstance(before, TimeWait):
+            connection.receiver.ts_recent = before.ts_recent
+        self.connections[key] = connection
         self.stats.active_opens += 1
         connection.enter(TcpState.SYN_SENT)
         connection.send_syn()
@@ -136,22 +151,37 @@ class TcpLayer:
         self.demux.add_listener(listener)
         return listener
 
-    def _ephemeral(self, source: bytes) -> BoundPort:
+    def _gives_way(self, mini: Minisock | None, *, bound: bool) -> bool:
+        """Whether `mini` does not keep a connect from using its 4-tuple."""
+        return mini is None or (isinstance(mini, TimeWait) and mini.recyclable(bound=bound))
+
+    def _ephemeral(self, source: bytes, remote: tuple[bytes, int]) -> BoundPort:
+        """A port of its own if one is left, else one whose connections all go elsewhere."""
         try:
-            return self.ports.bind(source, 0)
+            bound = self.ports.bind(source, 0)
         except NetError as failure:
             if failure.errno != errno.EADDRINUSE:
                 raise
-        # Every port is taken. Those of connections we ended long enough ago may be used again (RFC 6191 section 2,
-        # Linux tcp_tw_reuse): timestamps tell old segments from new ones.
-        for connection in self._time_wait:
-            if connection.timestamps and self.scheduler.now - connection.last_heard >= REUSE_AFTER:
-                connection.enter(TcpState.CLOSED)
-                break
-        try:
-            return self.ports.bind(source, 0)
-        except NetError as failure:
-            raise NetError(errno.EADDRNOTAVAIL, failure.message) from None  # as connect() says it, row TCP-02
+            return self._shared_port(source, remote)
+        self._shared[source, bound.port] = bound
+        return bound
+
+    def _shared_port(self, source: bytes, remote: tuple[bytes, int]) -> BoundPort:
+        ports = self.ports
+        first, count = ports.ephemeral_first, ports.ephemeral_last - ports.ephemeral_first + 1
+        start = self.scheduler.rng.randrange(0, count)
+        for step in range(count):
+            port = first + (start + step) % count
+            bound = self._shared.get((source, port))
+            if bound is None:
+                continue
+            if bound.released:
+                del self._shared[source, port]
+                continue
+            key = (remote[0], source, remote[1] << 16 | port)
+            if key not in self.connections and self._gives_way(self.demux.minisocks.get(key), bound=False):
+                return bound.retain()
+        raise NetError(errno.EADDRNOTAVAIL, "no port is free")  # as connect() says it, row TCP-02
 
     # --- segments in ---------------------------------------------------------------------------------------------
 
@@ -194,13 +224,13 @@ class TcpLayer:
         options = parse_options(data[HEADER_LENGTH:start])
         seg = Segment(seq, ack, flags, window, data[start:], options, packet)
         key: Key = (packet.src, packet.dst, int.from_bytes(data[:4], "big"))
-        connection = self.connections.get(key)
+        connection = self.connections.get(key) or self.demux.minisocks.get(key)
         if connection is not None:
             connection.segment(seg)
             return
         listener = self.demux.listener(key)
         if listener is not None:
-            listener.segment(seg)
+            listener.segment(seg, key)
         else:
             self.drops.count(DropReason.NO_SOCKET)
             self.refuse(seg)
@@ -216,19 +246,9 @@ class TcpLayer:
         else:
             # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
             seq, ack, flags = 0, seg.end, RST | ACK
-        ports = int.from_bytes(packet.payload[2:4], "big") << 16 | int.from_bytes(packet.payload[:2], "big")
-        check = pseudo_sum(packet.dst, packet.src, PROTO, PLAIN_LENGTH)
-        header = PLAIN.pack(ports, seq & MASK, ack & MASK, 0x5000 | flags, 0, check, 0)
-        try:
-            route = self.ip.route(packet.src, src=packet.dst, oif=_scope(packet))
-            self.ip.output(
-                route, packet.dst, packet.src, PROTO, (header,), PLAIN_LENGTH, csum_start_offset=CHECKSUM_OFFSET
-            )
-        except NetError:
-            self.drops.count("output-failed")
-            return
-        self.stats.resets_sent += 1
-        self.stats.segments_out += 1
+        key = (packet.src, packet.dst, int.from_bytes(packet.payload[:4], "big"))
+        if send_single(self, key, self.scope(packet), seq, ack, flags, 0):
+            self.stats.resets_sent += 1
 
     def icmp_error(self, error: IcmpError) -> None:
         """Something we sent did not arrive. Believed only if it quotes data in flight (RFC 5927 section 4)."""
@@ -236,13 +256,18 @@ class TcpLayer:
             return
         ports, seq = _QUOTED.unpack_from(error.payload)
         swapped = (ports & 0xFFFF) << 16 | ports >> 16
-        connection = self.connections.get((error.remote, error.local, swapped))
+        key = (error.remote, error.local, swapped)
+        mini = self.demux.minisocks.get(key)
+        if mini is not None:
+            mini.icmp_error(error, seq)
+        connection = self.connections.get(key)
         if connection is None:
             return
         sender = connection.sender
         seq = unwrap(seq, sender.snd_una)
         if not sender.snd_una <= seq <= sender.snd_max:
             self.drops.count("icmp-out-of-window")
+            self.mib.count(Mib.OUT_OF_WINDOW_ICMPS)
             return
         if error.mtu:
             self._path_mtu(connection, error.mtu)
@@ -295,44 +320,42 @@ class TcpLayer:
             return False
         return True
 
-    def spawn(self, listener: Listener, seg: Segment, options: TcpOptions, iss_after: int | None) -> Connection | None:
-        """A connection for a SYN that `listener` takes; None if there is no way back to the peer."""
-        packet = seg.packet
-        data = packet.payload
-        local = (packet.dst, int.from_bytes(data[2:4], "big"))
-        remote = (packet.src, int.from_bytes(data[:2], "big"))
-        try:
-            oif = _scope(packet)
-            route = self.ip.route(remote[0], src=local[0], oif=oif)
-        except NetError:
-            self.drops.count(DropReason.NO_ROUTE)
-            return None
-        iss, offset = self._sequence.draw(local, remote, self.scheduler.now)
-        if iss_after is not None and (iss - iss_after) & MASK >= HALF:
-            iss = (iss_after + _ISN_GAP) & MASK
-        held = listener.bound.retain()
-        connection = Connection(self, local, remote, route, options, held, iss, offset, oif)
-        self.connections[connection.key] = connection
-        self.stats.passive_opens += 1
-        return connection
+    def draw(self, key: Key) -> tuple[int, int]:
+        """(ISN, timestamp offset) for a connection between these two (RFC 6528)."""
+        local, remote = (key[1], key[2] & 0xFFFF), (key[0], key[2] >> 16)
+        return self._sequence.draw(local, remote, self.scheduler.now)
+
+    @property
+    def cookies(self) -> SynCookies:
+        """The secret is drawn when it is first needed."""
+        if self._cookies is None:
+            self._cookies = SynCookies(self.scheduler.rng.getrandbits(256).to_bytes(32, "big"))
+        return self._cookies
+
+    def prove(self, address: bytes) -> None:
+        """The peer at `address` has completed a handshake: it can receive what we send there."""
+        proven = self.proven
+        proven.pop(address, None)
+        proven[address] = None
+        if len(proven) > _PROVEN_MAX:
+            del proven[next(iter(proven))]
+
+    @staticmethod
+    def scope(packet: IpPacket) -> int:
+        """Index of the interface through which to answer: only a link-local peer is bound to one (RFC 4007)."""
+        src = packet.src
+        if len(src) == 16 and src[0] == 0xFE and src[1] & 0xC0 == 0x80:
+            return packet.iface.index
+        return 0
 
     def forget(self, connection: Pcb) -> None:
-        """`connection` is CLOSED."""
+        """`connection` is CLOSED, or a `TimeWait` has taken its place."""
         if self.connections.get(connection.key) is connection:
             del self.connections[connection.key]
-        self._time_wait.pop(connection, None)
         self._orphans.pop(connection, None)
 
     def unlisten(self, listener: Listener) -> None:
         self.demux.remove_listener(listener)
-
-    def time_waits(self, connection: Pcb) -> None:
-        """`connection` entered TIME-WAIT; the oldest one goes if there are too many."""
-        self._orphans.pop(connection, None)
-        self._time_wait[connection] = None
-        if len(self._time_wait) > self.config.time_wait_max:
-            self.drops.count("time-wait-overflow")
-            next(iter(self._time_wait)).enter(TcpState.CLOSED)
 
     def orphaned(self, connection: Pcb) -> bool:
         """Nobody holds `connection` any more. False: there are too many of that kind (Linux tcp_max_orphans)."""
@@ -342,25 +365,15 @@ class TcpLayer:
         self._orphans[connection] = None
         return True
 
-    def reopen(self, connection: Pcb, seg: Segment) -> None:
-        """A new SYN for a connection in TIME-WAIT (RFC 6191): to the listener, if there is one."""
-        listener = self.demux.listener(connection.key)
+    def reopen(self, wait: TimeWait, seg: Segment) -> bool:
+        """A new SYN for a connection in TIME-WAIT (RFC 6191): to the listener. False if there is none."""
+        listener = self.demux.listener(wait.key)
         if listener is None:
-            connection.answer()
-            return
-        last = connection.sender.snd_nxt
-        connection.enter(TcpState.CLOSED)
-        seg.seq &= MASK
-        seg.ack &= MASK
-        listener.segment(seg, iss_after=last & MASK)
+            return False
+        iss = wait.next_isn
+        self.time_waits.remove(wait)
+        listener.segment(seg, wait.key, iss=iss)
+        return True
 
 
 _CONNECTABLE: Final = frozenset((1, 2))  # RouteKind.UNICAST and LOCAL
-
-
-def _scope(packet: IpPacket) -> int:
-    """Index of the interface through which to answer: only a link-local peer is bound to one (RFC 4007)."""
-    src = packet.src
-    if len(src) == 16 and src[0] == 0xFE and src[1] & 0xC0 == 0x80:
-        return packet.iface.index
-    return 0

@@ -33,6 +33,7 @@ class TcpOptions:
     rto_max: int = RTO_MAX  #: TCP_RTO_MAX_MS, ns
     delayed_ack_max: int = 200 * NS_PER_MS  #: TCP_DELACK_MAX_US, ns
     syn_retries: int = 6  #: TCP_SYNCNT
+    synack_retries: int = 0  #: TCP_SYNCNT of a listener; 0: TcpConfig.synack_retries
     maxseg: int = 0  #: TCP_MAXSEG as the user gave it (before the timestamp option); 0: path MTU decides
     rcvbuf: int = 0  #: SO_RCVBUF in bytes of payload; 0: auto-tuned from TcpConfig.rcvbuf up to rcvbuf_max
     sndbuf: int = 0  #: SO_SNDBUF in bytes of payload; 0: auto-tuned from TcpConfig.sndbuf up to sndbuf_max
@@ -61,13 +62,17 @@ class TcpConfig:
     congestion: str = "cubic"
     ecn: int = 2  #: Linux tcp_ecn: 0 off, 1 ask for it, 2 only agree when asked
     initial_window: int = 10  #: segments; RFC 6928
-    syn_backlog: int = 1024  #: half-open connections per Listener at most; Linux tcp_max_syn_backlog
+    syncookies: int = 1  #: Linux tcp_syncookies: 0 off, 1 when a SYN queue is full, 2 always
+    syn_backlog: int = 1024  #: bounds the SYN queue of a Listener while cookies are off; Linux tcp_max_syn_backlog
+    abort_on_overflow: bool = False  #: reset, not ignore, last ACKs that find the accept queue full; Linux tcp_ of that
     synack_retries: int = 5  #: Linux tcp_synack_retries
     retries1: int = 3  #: as `retries`, before the path is doubted; Linux tcp_retries1 (R1 of RFC 9293 section 3.8.3)
     retries: int = 15  #: ETIMEDOUT after the time so many RTOs of 200 ms and more take; Linux tcp_retries2 (R2)
     orphan_retries: int = 0  #: the same once nobody holds the connection, 0: 8; Linux tcp_orphan_retries
     orphans_max: int = 16384  #: connections nobody holds, above it the next ends by RST; Linux tcp_max_orphans
     time_wait: int = 60 * NS_PER_S  #: 2 MSL; Linux TCP_TIMEWAIT_LEN
-    time_wait_max: int = 16384  #: connections in TIME-WAIT; above it the oldest goes. Linux tcp_max_tw_buckets
+    time_wait_max: int = 16384  #: connections in TIME-WAIT; above it there is none. Linux tcp_max_tw_buckets
+    tw_reuse: int = 2  #: Linux tcp_tw_reuse: may connect() end a TIME-WAIT: 0 no, 1 yes, 2 to a loopback address
+    rfc1337: bool = False  #: Linux tcp_rfc1337: a reset does not end TIME-WAIT
     delayed_ack: int = 40 * NS_PER_MS  #: Linux TCP_DELACK_MIN; RFC 9293 section 3.8.6.3 allows up to 500 ms
     challenge_acks: int = 1000  #: per second, whole layer; RFC 5961 section 7

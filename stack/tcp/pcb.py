@@ -192,9 +192,7 @@ class Pcb:
             if self.sender.fin_queued:
                 self.enter(TcpState.FIN_WAIT_1)
         elif state is TcpState.TIME_WAIT:
-            self.timers.retransmit.cancel()
-            self.layer.time_waits(self)
-            self.timers.watch()
+            self._rest()
         elif state is TcpState.FIN_WAIT_2 and self.orphan:
             if self.options.fin_timeout < 0:
                 self.abort()
@@ -211,6 +209,22 @@ class Pcb:
             and (self.urgent is None or self.urgent.state is not UrgentByte.AWAITED)
         )
 
+    def _rest(self) -> None:
+        """TIME-WAIT: a small object waits in our place (`timewait`). What was received stays readable."""
+        self.timers.cancel()
+        self.sender.queue.clear()
+        self.sender.flights.clear()
+        self.receiver.reassembly.clear()
+        if self.orphan:
+            self.receiver.queue.clear()
+        if self.layer.time_waits.add(self):
+            self.layer.forget(self)
+            self.bound = None
+        else:
+            if self.receiver.acks_owed:
+                emit(self, self.sender.bare_seq, ACK)
+            self.enter(TcpState.CLOSED)
+
     def _leave(self) -> None:
         """CLOSED: out of the tables, nothing pending. What was received stays readable unless nobody is there."""
         self.timers.cancel()
@@ -220,9 +234,6 @@ class Pcb:
         if self.orphan:
             self.receiver.queue.clear()
         self.layer.forget(self)
-        if self.listener is not None:
-            self.listener.forget(self)
-            self.listener = None
         if self.bound is not None:
             self.bound.release()
             self.bound = None

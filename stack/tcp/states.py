@@ -312,20 +312,12 @@ class Synchronized(State):
 
 
 class SynReceived(Synchronized):
-    """After a SYN from LISTEN (`connection.listener` is set), or a simultaneous open."""
+    """A simultaneous open; or on its way from LISTEN to ESTABLISHED, whose first half was a `request.Request`."""
 
     code = TcpState.SYN_RECEIVED
 
-    def unacceptable(self, connection: Pcb, seg: Segment) -> None:
-        if connection.listener is not None and seg.is_bare_syn and seg.end == connection.receiver.rcv_nxt:
-            # The SYN again: our SYN|ACK was lost. The retransmission timer goes on as it is.
-            if connection.may_answer(seg):
-                connection.send_syn()
-            return
-        super().unacceptable(connection, seg)
-
     def reset(self, connection: Pcb) -> None:
-        """A passive open returns to LISTEN, an active one was refused."""
+        """An active open was refused."""
         connection.fail(errno.ECONNREFUSED)
 
     def check_ack(self, connection: Pcb, seg: Segment) -> bool:
@@ -334,13 +326,8 @@ class SynReceived(Synchronized):
         if not sender.snd_una < seg.ack <= sender.snd_max:
             connection.layer.refuse(seg)
             return False
-        listener = connection.listener
-        if listener is not None and not listener.admit(connection, seg):
-            return False  # no room, or TCP_DEFER_ACCEPT waits for data: the peer will come again
         sender.handshake_done(seg)
         connection.enter(TcpState.ESTABLISHED)
-        if listener is not None:
-            listener.established(connection)
         return True
 
 
@@ -411,36 +398,13 @@ class LastAck(Synchronized):
         connection.enter(TcpState.CLOSED)
 
 
-class TimeWait(Synchronized):
-    """2 MSL, for the peer's FIN to come again if our ACK was lost, and for old segments to die."""
-
-    code = TcpState.TIME_WAIT
-
-    def check_sequence(self, connection: Pcb, seg: Segment) -> bool:
-        if seg.is_bare_syn and self.newer_incarnation(connection, seg):
-            connection.layer.reopen(connection, seg)
-            return False
-        return super().check_sequence(connection, seg)
-
-    def newer_incarnation(self, connection: Pcb, seg: Segment) -> bool:
-        """RFC 6191: a SYN that cannot be an old duplicate, by its timestamp or, failing that, its sequence number."""
-        receiver = connection.receiver
-        timestamps = seg.options.timestamps
-        if timestamps is not None and connection.timestamps and timestamps[0] != receiver.ts_recent:
-            return not older(timestamps[0], receiver.ts_recent)
-        return seg.seq > receiver.rcv_nxt
-
-    def unacceptable(self, connection: Pcb, seg: Segment) -> None:
-        """ "The only thing that can arrive in this state is a retransmission of the remote FIN": ACK, restart 2 MSL."""
-        super().unacceptable(connection, seg)
-        if seg.flags & FIN and not seg.flags & RST:
-            connection.timers.watch()
-
-    def reset(self, connection: Pcb) -> None:
-        connection.enter(TcpState.CLOSED)
-
-
 SYNCHRONIZED: Final[dict[TcpState, Synchronized]] = {
-    cls.code: cls() for cls in (SynReceived, Established, FinWait1, FinWait2, CloseWait, Closing, LastAck, TimeWait)
+    cls.code: cls() for cls in (SynReceived, Established, FinWait1, FinWait2, CloseWait, Closing, LastAck)
 }
-STATES: Final[dict[TcpState, State]] = {TcpState.CLOSED: Closed(), TcpState.SYN_SENT: SynSent(), **SYNCHRONIZED}
+#: In TIME-WAIT segments go to a `timewait.TimeWait`.
+STATES: Final[dict[TcpState, State]] = {
+    TcpState.CLOSED: Closed(),
+    TcpState.TIME_WAIT: Closed(),
+    TcpState.SYN_SENT: SynSent(),
+    **SYNCHRONIZED,
+}

@@ -2,8 +2,7 @@
 
 * `retransmit`: RTO, SYN and SYN|ACK retransmission, window probes, the cork's ceiling: see `sender`.
 * `delayed_ack`: an ACK that waited for company.
-* `lifetime`: whatever depends on nothing happening: keep-alive (RFC 9293 section 3.8.4), the end of TIME-WAIT, an
-  orphan in FIN-WAIT-2.
+* `lifetime`: whatever depends on nothing happening: keep-alive (RFC 9293 section 3.8.4), an orphan in FIN-WAIT-2.
 """
 
 from __future__ import annotations
@@ -125,9 +124,7 @@ class Timers:
         options = connection.options
         timer = self.lifetime
         self.kept = options.keepalive_idle if options.keepalive else 0
-        if state is TcpState.TIME_WAIT:
-            timer.arm_in(connection.layer.config.time_wait)
-        elif state is TcpState.FIN_WAIT_2 and connection.orphan:
+        if state is TcpState.FIN_WAIT_2 and connection.orphan:
             timer.arm_in(max(options.fin_timeout, 0))
         elif options.keepalive and connection.connected:
             timer.arm(connection.last_heard + options.keepalive_idle)
@@ -137,7 +134,7 @@ class Timers:
     def _on_lifetime(self) -> None:
         connection = self.connection
         state = connection.state
-        if state is TcpState.TIME_WAIT or (state is TcpState.FIN_WAIT_2 and connection.orphan):
+        if state is TcpState.FIN_WAIT_2 and connection.orphan:
             connection.enter(TcpState.CLOSED)
         elif connection.options.keepalive and connection.connected:
             self._keep_alive()

@@ -1,4 +1,4 @@
-"""The TCP header and its options (RFC 9293 section 3.1, RFC 7323, RFC 2018)."""
+"""The TCP header and its options (RFC 9293 section 3.1, RFC 7323, RFC 2018, RFC 7413)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ OPT_WINDOW_SCALE: Final = 3
 OPT_SACK_PERMITTED: Final = 4
 OPT_SACK: Final = 5
 OPT_TIMESTAMPS: Final = 8
+OPT_FASTOPEN: Final = 34
+
+#: Of the whole option: no cookie, or one of an even 4 to 16 bytes (RFC 7413 section 4.1.1).
+_FASTOPEN_SIZES: Final = frozenset((2, *range(6, 19, 2)))
 
 #: source port, destination port, sequence number, acknowledgment number, data offset, flags, window, checksum, urgent
 HEADER: Final = struct.Struct("!HHIIBBHHH")
@@ -50,6 +54,7 @@ class HeaderOptions:
     sack_permitted: bool = False  #: only on a SYN
     timestamps: tuple[int, int] | None = None  #: TSval, TSecr
     sack: tuple[tuple[int, int], ...] = ()  #: (left edge, right edge) of each block
+    fastopen: bytes | None = None  #: Fast Open cookie, b"" asks for one; only on a SYN
 
     def emit(self) -> bytes:
         """A multiple of four bytes, padded in front with NOPs as RFC 7323 appendix A shows."""
@@ -70,6 +75,9 @@ class HeaderOptions:
             out += bytes((OPT_NOP, OPT_NOP, OPT_SACK, 2 + 8 * len(self.sack)))
             for block in self.sack:
                 out += _TWO_U32.pack(*block)
+        if self.fastopen is not None:
+            size = 2 + len(self.fastopen)
+            out += bytes(-size % 4 * (OPT_NOP,)) + bytes((OPT_FASTOPEN, size)) + self.fastopen
         return bytes(out)
 
 
@@ -122,6 +130,8 @@ class TcpHeader:
         if options.timestamps is not None:
             parts.append(f"TS {options.timestamps[0]}:{options.timestamps[1]}")
         parts.extend(f"sack {left}:{right}" for left, right in options.sack)
+        if options.fastopen is not None:
+            parts.append(f"tfo {options.fastopen.hex() or 'cookiereq'}")
         return ", ".join(parts)
 
 
@@ -161,6 +171,8 @@ def parse_options(data: memoryview | bytes) -> HeaderOptions:
             options.timestamps = _TWO_U32.unpack_from(data, at + 2)
         elif kind == OPT_SACK and size >= 10 and (size - 2) % 8 == 0:
             options.sack = tuple(_TWO_U32.iter_unpack(data[at + 2 : at + size]))
+        elif kind == OPT_FASTOPEN and size in _FASTOPEN_SIZES:
+            options.fastopen = bytes(data[at + 2 : at + size])
         at += size
     return options
 

@@ -198,6 +198,7 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (IPPROTO_TCP, TCP_KEEPCNT, "keepalive_count", int),
     (IPPROTO_TCP, TCP_USER_TIMEOUT, "user_timeout", lambda milliseconds: milliseconds * NS_PER_MS),
     (IPPROTO_TCP, TCP_SYNCNT, "syn_retries", int),
+    (IPPROTO_TCP, TCP_SYNCNT, "synack_retries", int),
     (IPPROTO_TCP, TCP_MAXSEG, "maxseg", int),
     (IPPROTO_TCP, TCP_WINDOW_CLAMP, "window_clamp", int),
     (IPPROTO_TCP, TCP_LINGER2, "fin_timeout", lambda seconds: seconds * NS_PER_S),

@@ -25,9 +25,9 @@ class SackScript(Script):
         self.iss = self.synack.header.seq
         if self.synack.header.options.timestamps is not None:
             self.tsecr = self.synack.header.options.timestamps[0]
-        self.connection = next(iter(self.listener.half_open.values()))
         self.wait(RTT_MS)
         self.send(ACK, seq=1, ack=1)
+        self.accept()
         assert isinstance(self.connection.sender.recovery, SackRecovery)
 
     @property

@@ -273,12 +273,10 @@ class Script:
 
     def syn_received(self, options: TcpOptions | None = None, *, mss: int | None = 1460, ws: int | None = None,
                      win: int = 65535) -> Script:  # fmt: skip
-        """By a passive open."""
+        """By a passive open; there is no connection yet."""
         self.listen(options=options)
         self.send(SYN, seq=0, options=HeaderOptions(mss=mss, window_scale=ws), win=win)
         self.expect(SYN | ACK, seq=0, ack=1)
-        self.connection = next(iter(self.listener.half_open.values()))
-        self._watch()
         return self
 
     def established(self, options: TcpOptions | None = None, *, mss: int | None = 1460, ws: int | None = None,
@@ -286,9 +284,22 @@ class Script:
         self.syn_received(options, mss=mss, ws=ws, win=win)
         self.send(ACK, seq=1, ack=1, win=win)
         self.expect_nothing()
-        assert self.listener.accept() is self.connection
+        self.accept()
         assert self.in_state(TcpState.ESTABLISHED)
         return self
+
+    def syns_crossed(self) -> Script:
+        """SYN-RECEIVED by a simultaneous open."""
+        self.syn_sent()
+        self.send(SYN, seq=0, options=HeaderOptions(mss=1460))
+        self.expect(SYN | ACK, seq=0, ack=1)
+        return self
+
+    def accept(self) -> None:
+        accepted = self.listener.accept()
+        assert accepted is not None
+        self.connection = accepted
+        self._watch()
 
     def fin_wait_1(self) -> Script:
         self.established()

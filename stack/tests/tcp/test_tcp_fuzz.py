@@ -18,6 +18,7 @@ STARTS = [
     "listen",
     "syn_sent",
     "syn_received",
+    "syns_crossed",
     "established",
     "fin_wait_1",
     "fin_wait_2",
@@ -83,7 +84,8 @@ def act(s: Script, what: str) -> None:
 
 def check(s: Script) -> None:
     """What holds in every state, whatever happened."""
-    assert len(s.tcp.connections) <= s.config.syn_backlog + 8
+    assert len(s.tcp.connections) <= 8
+    assert len(s.tcp.demux.minisocks) <= 8
     for connection in s.tcp.connections.values():
         sender, receiver = connection.sender, connection.receiver
         assert connection.state is not TcpState.CLOSED

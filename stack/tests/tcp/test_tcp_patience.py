@@ -46,7 +46,7 @@ def test_a_slow_path_gets_fewer_retransmissions_in_the_same_time() -> None:
     s = Script(retries=6).syn_received()
     s.wait(900)
     s.send(ACK, seq=1, ack=1)
-    s.listener.accept()
+    s.accept()
     s.write(b"x")
     s.drain()
     start = s.scheduler.now

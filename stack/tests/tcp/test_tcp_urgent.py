@@ -109,9 +109,9 @@ def test_acks_of_an_ecn_connection_keep_both_bits() -> None:
     s.listen()
     s.send(0xC2, seq=0, options=HeaderOptions(mss=1460))  # SYN, ECE, CWR
     s.drain()
-    s.connection = next(iter(s.listener.half_open.values()))
-    s.iss = s.connection.sender.iss
+    s.iss = s.listener.half_open[0].iss
     s.send(ACK, seq=1, ack=1)
+    s.accept()
     s.tos = 3
     s.send(ACK | PSH, seq=1, ack=1, data=b"marked")
     s.drain()
