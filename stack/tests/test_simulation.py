@@ -193,8 +193,7 @@ class Flow:
 
     def _received(self, sock: Any) -> Program[bytes]:
         if self.lazy:
-            for _ in range(20):
-                yield None
+            yield from until(self.sim, self.sim.clock() + 300 * NS_PER_MS)
         return (yield from received(sock))
 
     @staticmethod

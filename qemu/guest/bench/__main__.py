@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from qemu.guest import Guest, GuestError
-from qemu.guest.bench import report, rig, rows, vsock
+from qemu.guest.bench import cost, paths, report, rig, rows, vsock
 
 #: There are many vsock rows; each is measured for no longer than this.
 VSOCK_SECONDS = 1.0
@@ -34,12 +34,12 @@ def main(quick: bool, seconds: float, rounds: int, output: Path) -> None:
     measured: list[rows.Row] = []
     try:
         with console.status("booting the guest") as status, Guest(user_net=True) as guest:
-            paths = [rows.our_path(guest), rows.slirp_path(guest)]
+            ways = [rows.our_path(guest), rows.slirp_path(guest)]
             verdict = guest.verdict
             facts = {"accelerator": f"{verdict.accelerator}: {verdict.reason}" if verdict else ""}
             console.print(f"guest booted in {guest.boot_seconds:.1f} s, accelerator {facts['accelerator']}")
             status.update(f"measuring: {len(rows.GUEST_ROWS)} rows, {rounds} rounds of {seconds:g} s on each path")
-            for row in rows.measure(guest, paths, seconds=seconds, rounds=rounds):
+            for row in rows.measure(guest, ways, seconds=seconds, rounds=rounds):
                 measured.append(row)
                 status.update(f"measured: {row.name}")
             status.update("measuring vsock with the guest")
@@ -53,13 +53,24 @@ def main(quick: bool, seconds: float, rounds: int, output: Path) -> None:
                 "TCP driver to socket, 1500-byte frames": rig.guest_to_stack(seconds, frame=1460),
                 "two copies": rig.two_copies(seconds),
             }
+        with console.status("measuring what the stack costs"):
+            counts = (0, 100) if quick else (0, 1_000, 10_000)
+            sections = {
+                "A superframe of TCP from one stack to another, by stage": cost.superframe_stages(short),
+                "Packets without any offload": cost.packet_rates(short),
+                "Connections that say nothing": cost.idle_connections(counts),
+            }
+        with console.status("measuring congestion control over a long path"):
+            sections["Bulk TCP over a simulated path"] = paths.figures(2 if quick else 10)
     except (GuestError, rig.RigError) as error:
         console.print(f"[red]bench: {error}[/red]", highlight=False)
         sys.exit(1)
     report.show(console, measured, figures)
     report.show_vsock(console, "vsock on the driver rig, beside a Unix stream socket", streams["rig"], vsock.PAIR)
     report.show_vsock(console, "vsock with the real guest", streams["guest"], "")
-    report.save(output, measured, figures, facts, streams)
+    for title, section in sections.items():
+        report.show_figures(console, title, section)
+    report.save(output, measured, figures, facts, streams, sections)
     console.print(f"figures in {output}")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
+from qemu.guest.bench.figure import Figure
 from qemu.guest.bench.rows import Row
 
 #: The peer every ratio is taken to.
@@ -55,8 +57,25 @@ def show_vsock(console: Console, title: str, rows: list[Row], peer: str) -> None
     console.print(table)
 
 
+def show_figures(console: Console, title: str, figures: list[Figure]) -> None:
+    """Single figures, each with what stands beside it."""
+    table = Table(title=title)
+    table.add_column("row")
+    table.add_column("figure", justify="right")
+    table.add_column("beside")
+    for figure in figures:
+        digits = 0 if abs(figure.value) >= 1000 else 2
+        table.add_row(figure.name, f"{figure.value:,.{digits}f} {figure.unit}", figure.beside)
+    console.print(table)
+
+
 def save(
-    path: Path, rows: list[Row], rig: dict[str, float], facts: dict[str, str], vsock: dict[str, list[Row]]
+    path: Path,
+    rows: list[Row],
+    rig: dict[str, float],
+    facts: dict[str, str],
+    vsock: dict[str, list[Row]],
+    figures: dict[str, list[Figure]],
 ) -> None:
     """Everything measured, the single figures too."""
     content: dict[str, Any] = {
@@ -71,6 +90,7 @@ def save(
             for row in rows
         ],
         "rig_gbps": rig,
+        "figures": {title: [asdict(figure) for figure in section] for title, section in figures.items()},
         "vsock": {
             where: [{"name": row.name, "unit": row.unit, "figures": row.figures} for row in measured]
             for where, measured in vsock.items()

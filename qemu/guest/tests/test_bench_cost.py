@@ -1,0 +1,33 @@
+"""The bench of the stack alone: it runs, its parts add up, and the stack is as it was afterwards."""
+
+from __future__ import annotations
+
+from qemu.guest.bench import cost, paths
+from stack.iface.interface import Interface
+from stack.tcp.pcb import Pcb
+
+
+def test_stages_of_a_superframe_add_up_and_nothing_stays_wrapped() -> None:
+    before = Interface.service, Pcb.flush
+    figures = {figure.name: figure for figure in cost.superframe_stages(0.02)}
+    assert (Interface.service, Pcb.flush) == before
+    assert len(figures) == 14
+    whole = figures.pop("send to recv, all of it").value
+    parts = sum(figure.value for figure in figures.values())
+    assert 0.1 < parts / whole < 10  # the wrappers cost something; a stage that is missing costs more
+    assert figures["TCP in, receiver"].beside == "1.00 calls"
+
+
+def test_every_rate_is_measured() -> None:
+    assert [figure.unit for figure in cost.packet_rates(0.01)] == ["/s"] * 3
+    assert all(figure.value > 100 for figure in cost.packet_rates(0.01))
+
+
+def test_idle_connections_are_counted_and_closed() -> None:
+    figures = cost.idle_connections((0, 20))
+    assert [figure.unit for figure in figures] == ["us"] * 4 + ["bytes"]
+    assert 1000 < figures[-1].value < 50_000
+
+
+def test_our_side_of_the_long_path_is_what_theory_gives() -> None:
+    assert 0.5 < paths.ours("reno", 30) / paths.theory("reno") < 2
