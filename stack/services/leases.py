@@ -37,7 +37,7 @@ class Lease:
 
 
 class LeaseTable:
-    """The pool ``first..last`` (4-byte addresses, both included) and the `static` addresses by client.
+    """The pool ``first..last`` (addresses of 4 or 16 bytes, both included) and the `static` addresses by client.
 
     Addresses in `reserved` and those of static leases are never given to anybody else. Raises `ValueError` for an
     empty or oversized pool.
@@ -46,10 +46,12 @@ class LeaseTable:
     def __init__(
         self, first: bytes, last: bytes, *, static: Mapping[bytes, bytes], reserved: frozenset[bytes] = frozenset()
     ) -> None:
+        self._width = len(first)
         self._low, self._high = int.from_bytes(first, "big"), int.from_bytes(last, "big")
         if not 0 <= self._high - self._low < MAX_POOL:
             raise ValueError(f"a DHCP pool holds 1 to {MAX_POOL} addresses, not {self._high - self._low + 1}")
         self._static = dict(static)
+        self._pins: dict[bytes, bytes] = {}
         self._taken = frozenset(static.values()) | reserved
         self._by_address: dict[bytes, Lease] = {}
         self._by_client: dict[bytes, Lease] = {}
@@ -71,6 +73,19 @@ class LeaseTable:
         """The lease of the client called `name`, live or expired."""
         return self._by_name.get(name)
 
+    def pin(self, client: bytes, address: bytes, now: int) -> None:
+        """Make a reserved `address` the static one of `client`, unless another client it was pinned to still has it."""
+        holder = self._pins.get(address)
+        if holder == client:
+            return
+        lease = self._by_address.get(address)
+        if holder is not None and lease is not None and lease.expires > now:
+            return
+        if holder is not None:
+            del self._static[holder]
+        self._pins[address] = client
+        self._static[client] = address
+
     def choose(self, client: bytes, wanted: bytes | None, now: int) -> bytes | None:
         """An address to offer `client` (RFC 2131 section 4.3.1), or None if there is none left.
 
@@ -85,7 +100,7 @@ class LeaseTable:
         if wanted is not None and self.available(wanted, client, now):
             return wanted
         while self._next <= self._high:
-            address = self._next.to_bytes(4, "big")
+            address = self._next.to_bytes(self._width, "big")
             if address not in self._taken and address not in self._by_address:
                 return address
             self._next += 1

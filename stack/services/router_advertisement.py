@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv6Address
 from typing import Final
 
@@ -17,6 +18,7 @@ from stack.iface.interface import Interface
 from stack.ip.packet import IpPacket
 from stack.netns import NetNamespace
 from stack.scheduler import NS_PER_S
+from stack.services.faults import Faults, Later
 from stack.wire import icmpv6, router
 from stack.wire.error import WireError
 from stack.wire.ethernet import ETHERTYPE_IPV6, multicast_mac6
@@ -85,6 +87,10 @@ class RouterAdvertiser:
         self._periodic = netns.scheduler.timer(self._advertise_all)
         self._reply = netns.scheduler.timer(self._answer)
         self._closed = False
+        self._managed = self._other = False
+        self._later = Later(netns.scheduler)
+        #: What goes wrong on purpose; a request is the address an advertisement goes to, that of all nodes included.
+        self.faults: Faults[bytes, RouterAdvertisement] = Faults()
         self.sent = 0  #: advertisements
         iface = self.interface
         if self._source() is None:
@@ -105,6 +111,7 @@ class RouterAdvertiser:
         iface = self.interface
         self._periodic.cancel()
         self._reply.cancel()
+        self._later.close()
         if iface.index not in self._ip.interfaces:
             return  # gone before us, and its groups with it
         self._send(ALL_NODES, multicast_mac6(ALL_NODES), lifetime=0)
@@ -113,6 +120,13 @@ class RouterAdvertiser:
         del self._ip.icmp6.on_solicitation[iface.index]
         self._ip.icmp6.ndp.routers.discard(iface.index)
         self._ip.leave_group(ALL_ROUTERS, iface)
+
+    def announce_dhcp6(self, *, managed: bool, other: bool) -> None:
+        """A DHCPv6 server has come, or gone: hosts are to know soon. `RouterConfig` may say so all the same."""
+        if (managed, other) != (self._managed, self._other):
+            self._managed, self._other = managed, other
+            if not self._closed:
+                self._soon()
 
     def advertisement(self) -> RouterAdvertisement:
         """What is advertised now."""
@@ -134,8 +148,8 @@ class RouterAdvertiser:
         servers = [IPv6Address(text).packed for text in config.name_servers]
         return RouterAdvertisement(
             config.hop_limit,
-            config.managed,
-            config.other,
+            config.managed or self._managed,
+            config.other or self._other,
             config.lifetime,
             config.reachable,
             config.retransmit,
@@ -195,6 +209,9 @@ class RouterAdvertiser:
 
     def _link_changed(self, _iface: Interface, _what: str) -> None:
         """Up again, another MTU or MAC: hosts are to know soon."""
+        self._soon()
+
+    def _soon(self) -> None:
         self._initial = INITIAL_COUNT
         self._periodic.arm(max(self._last_multicast + MIN_DELAY_BETWEEN, self._scheduler.now))
 
@@ -209,6 +226,19 @@ class RouterAdvertiser:
         said = self.advertisement()
         if lifetime is not None:
             said.lifetime = lifetime
+        fault = self.faults.take(dst)
+        if fault is not None:
+            altered = None if fault.drop else said if fault.alter is None else fault.alter(dst, said)
+            if altered is None:
+                self._ip.drops.count("fault")
+                return
+            if fault.delay:
+                self._later.call(fault.delay, partial(self._emit, source, dst, mac, altered))
+                return
+            said = altered
+        self._emit(source, dst, mac, said)
+
+    def _emit(self, source: bytes, dst: bytes, mac: bytes, said: RouterAdvertisement) -> None:
         message = said.emit(source, dst)
         header = Ipv6Header(source, dst, ICMPV6, len(message), icmpv6.ND_HOP_LIMIT)
         self.interface.send_frame(mac, ETHERTYPE_IPV6, header.emit() + message)
