@@ -74,5 +74,10 @@ class TcpConfig:
     time_wait_max: int = 16384  #: connections in TIME-WAIT; above it there is none. Linux tcp_max_tw_buckets
     tw_reuse: int = 2  #: Linux tcp_tw_reuse: may connect() end a TIME-WAIT: 0 no, 1 yes, 2 to a loopback address
     rfc1337: bool = False  #: Linux tcp_rfc1337: a reset does not end TIME-WAIT
+    mtu_probing: int = 0  #: Linux tcp_mtu_probing: 0 off, 1 when a black hole is suspected, 2 always
+    base_mss: int = 1024  #: bytes, where probing begins; Linux tcp_base_mss
+    mtu_probe_floor: int = 48  #: bytes, the smallest MSS it goes down to; Linux tcp_mtu_probe_floor
+    probe_threshold: int = 8  #: bytes, a smaller range is not searched; Linux tcp_probe_threshold
+    probe_interval: int = 600 * NS_PER_S  #: until a path is tried for more again; Linux tcp_probe_interval
     delayed_ack: int = 40 * NS_PER_MS  #: Linux TCP_DELACK_MIN; RFC 9293 section 3.8.6.3 allows up to 500 ms
     challenge_acks: int = 1000  #: per second, whole layer; RFC 5961 section 7

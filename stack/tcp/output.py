@@ -18,6 +18,7 @@ from stack.tcp.transitions import TcpState
 from stack.wire.tcp import ACK, CHECKSUM_OFFSET, ECE, PROTO, SYN, TIMESTAMPS_WORD, URG, HeaderOptions
 
 if TYPE_CHECKING:
+    from stack.link.device import Buffer
     from stack.tcp.pcb import Pcb
 
 #: both ports, sequence number, acknowledgment number, data offset and flags, window, checksum, urgent
@@ -140,6 +141,17 @@ def emit_acks(connection: Pcb, seq: int, count: int) -> None:
         _emit_with_options(connection, seq, receiver.rcv_nxt, flags, window, options)
 
 
+def emit_whole(connection: Pcb, seq: int, length: int) -> None:
+    """One segment of data, even if it is longer than the MSS: a probe of the path."""
+    receiver = connection.receiver
+    options = HeaderOptions()
+    if connection.timestamps:
+        options.timestamps = (connection.timestamp(), receiver.ts_recent)
+    window = receiver.advertise()
+    parts = connection.sender.queue.slice(seq, length)
+    _emit_with_options(connection, seq, receiver.rcv_nxt, ACK, window, options, parts, length)
+
+
 def emit_syn(connection: Pcb) -> None:
     """SYN, or SYN|ACK in SYN-RECEIVED, with the options of the handshake."""
     receiver = connection.receiver
@@ -163,16 +175,26 @@ def emit_syn(connection: Pcb) -> None:
     _emit_with_options(connection, connection.sender.iss, ack, flags, window, options)
 
 
-def _emit_with_options(connection: Pcb, seq: int, ack: int, flags: int, window: int, options: HeaderOptions) -> None:
-    """One segment without data, with any options."""
+def _emit_with_options(
+    connection: Pcb,
+    seq: int,
+    ack: int,
+    flags: int,
+    window: int,
+    options: HeaderOptions,
+    parts: Sequence[Buffer] = (),
+    length: int = 0,
+) -> None:
+    """One segment with any options; `parts` are its `length` bytes of data."""
     tail = options.emit()
-    total = PLAIN_LENGTH + len(tail)
+    header_length = PLAIN_LENGTH + len(tail)
+    total = header_length + length
     check = connection.pseudo + total
     header = PLAIN.pack(
         connection.ports,
         seq & MASK,
         ack & MASK,
-        (total << 10) | flags,
+        (header_length << 10) | flags,
         window,
         (check & 0xFFFF) + (check >> 16),
         0,
@@ -188,12 +210,12 @@ def _emit_with_options(connection: Pcb, seq: int, ack: int, flags: int, window: 
             connection.local[0],
             connection.remote[0],
             PROTO,
-            (header + tail,),
+            (header + tail, *parts),
             total,
             ttl=connection.options.ttl,
             tos=connection.options.tos,
             csum_start_offset=CHECKSUM_OFFSET,
-            header_length=total,
+            header_length=header_length,
         )
     except NetError as failure:
         connection.soft_error = failure.errno

@@ -24,6 +24,7 @@ from stack.link.device import GSO_TCPV4, GSO_TCPV6
 from stack.scheduler import NS_PER_MS
 from stack.tcp.congestion import ALGORITHMS
 from stack.tcp.ecn import Ecn, agreed
+from stack.tcp.mtuprobe import MtuProber
 from stack.tcp.options import TcpOptions
 from stack.tcp.output import emit, emit_acks, emit_syn
 from stack.tcp.receiver import Receiver, window_shift
@@ -186,6 +187,8 @@ class Pcb:
             self._leave()
         elif state is TcpState.ESTABLISHED:
             self.listener = None
+            if self.layer.config.mtu_probing > 1:
+                self.sender.prober = MtuProber(self.sender)
             self.resegment()
             if self.options.keepalive:
                 self.timers.watch()
@@ -413,20 +416,36 @@ class Pcb:
         emit(self, una - 1, ACK)
 
     def doubt_path(self) -> None:
-        """R1 of RFC 9293 section 3.8.3: nothing gets through, so perhaps there is another way."""
+        """R1 of RFC 9293 section 3.8.3: nothing gets through. Too long for the path? Is there another way?"""
+        sender = self.sender
+        if sender.prober is not None:
+            sender.prober.black_hole()
+        elif self.layer.config.mtu_probing:
+            sender.prober = MtuProber(sender)
         try:
             self.layer.reroute(self)
         except NetError as failure:
             self.soft_error = failure.errno
 
+    @property
+    def overhead(self) -> int:
+        """Bytes of each packet that are headers."""
+        return self.ip_header + (20 + TIMESTAMPS_LENGTH if self.timestamps else 20)
+
+    def largest_mtu(self) -> int:
+        """Length of the longest packet that peer, path and user may allow."""
+        options = self.options
+        most = min(self.peer_mss, options.maxseg) if options.maxseg else self.peer_mss
+        return min(most + self.ip_header + 20, self.path_mtu)
+
     def resegment(self) -> None:
         """MSS and superframe size anew, from the peer's MSS, the path's MTU and TCP_MAXSEG (RFC 6691)."""
-        overhead = self.ip_header + 20
-        most = min(self.peer_mss, self.path_mtu - overhead)
-        if self.options.maxseg:
-            most = min(most, self.options.maxseg)
-        if self.timestamps:
-            most -= TIMESTAMPS_LENGTH
+        most = self.largest_mtu()
+        prober = self.sender.prober
+        if prober is not None:
+            prober.high = min(prober.high, most)
+            most = min(prober.low, most)
+        most -= self.overhead
         mss = max(most, MSS_MINIMUM - TIMESTAMPS_LENGTH)
         _, largest = self.layer.ip.offloads_for(self.route)
         self.sender.set_mss(mss, largest - 20 - (TIMESTAMPS_LENGTH if self.timestamps else 0))

@@ -69,7 +69,10 @@ class LossRecovery:
         sender = self.sender
         self.phase = RecoveryPhase.RECOVERY
         self.recover = sender.snd_max
-        sender.congestion.on_loss(sender.flight, sender.connection.scheduler.now)
+        if sender.prober is not None and sender.prober.first_in_flight():
+            sender.prober.failed()  # too long for the path: no congestion in that
+        else:
+            sender.congestion.on_loss(sender.flight, sender.connection.scheduler.now)
         self.extra = DUPLICATE_THRESHOLD * sender.mss
         self.retransmit_due = True
 

@@ -195,6 +195,9 @@ class SackRecovery:
             rtt = sender.rtt
             window = self.rack.window(rtt.srtt, rtt.minimum, bool(self.phase), board.sacked, sender.mss)
             lost, timeout = self.rack.detect(board, now, window)
+            if lost and sender.prober is not None and not self.phase and sender.prober.lost_alone(board):
+                sender.prober.failed()
+                lost = 0  # it goes again in smaller pieces, and that is all
             if lost and self.phase is RecoveryPhase.RECOVERY:
                 self.beyond = self.beyond or any(run.lost and run.start >= self.recover for run in board.runs)
             if self.phase is RecoveryPhase.OPEN and (lost or (self.beyond and self.recover < sender.snd_max)):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from stack.scheduler import NS_PER_MS
 from stack.tcp.buffers import SendQueue
 from stack.tcp.congestion import Bbr, CongestionControl
-from stack.tcp.output import emit_burst
+from stack.tcp.output import emit_burst, emit_whole
 from stack.tcp.pacing import Pacer
 from stack.tcp.recovery import LossRecovery, RecoveryPhase
 from stack.tcp.rtt import RTO_MIN, RttEstimator
@@ -33,6 +33,7 @@ from stack.tcp.seqnum import MASK
 from stack.wire.tcp import ACK, FIN, PSH, SYN
 
 if TYPE_CHECKING:
+    from stack.tcp.mtuprobe import MtuProber
     from stack.tcp.pcb import Pcb
     from stack.tcp.segment import Segment
 
@@ -56,6 +57,7 @@ class Sender:
         "more",
         "mss",
         "pacer",
+        "prober",
         "progress_at",
         "push",
         "queue",
@@ -94,6 +96,7 @@ class Sender:
         self.superframe = mss  #: payload of the largest superframe, a multiple of mss
         self.queue = SendQueue(iss + 1)
         self.sndbuf = sndbuf
+        self.prober: MtuProber | None = None  #: searches the path MTU; None: does not
         self.fin_queued = False  #: FIN goes out behind the last byte of the queue
         self.push = False  #: send what is there whatever Nagle and cork say, once
         self.more = False  #: the last write said MSG_MORE
@@ -274,6 +277,9 @@ class Sender:
                 self.sndbuf = want
         if recovery.engaged:
             sent = recovery.transmit(now)
+        prober = self.prober
+        if prober is not None and prober.turn(now):
+            return sent
         queue = self.queue
         una = self.snd_una
         nxt = self.snd_nxt
@@ -419,6 +425,19 @@ class Sender:
         self._sending(nxt, end, now, idle=False)
         emit_burst(self.connection, ((nxt, size, flags),), True)
         return True
+
+    def send_mtu_probe(self, size: int, now: int) -> None:
+        """`size` bytes of new data in one segment, whatever the MSS. They are there, and the windows allow them."""
+        connection = self.connection
+        nxt = self.snd_nxt
+        end = nxt + size
+        self.flights.append((end, now))
+        if self.pacer is not None:
+            self._paced(self.pacer, nxt, end, end, now)
+        self._sending(nxt, end, now, idle=self.snd_una == self.snd_max)
+        emit_whole(connection, nxt, size)
+        if connection.timers.retransmit.deadline is None:
+            self._arm(now)
 
     def sent_again(self, start: int, end: int) -> None:
         """[start, end) leaves not for the first time."""

@@ -51,6 +51,11 @@ class SackScript(Script):
         options = HeaderOptions(sack=edges)
         self.send(flags, seq=1, ack=self.at(acked), options=options, turn=turn)
 
+    def sack_bytes(self, ack: int, *blocks: tuple[int, int]) -> None:
+        """ACK of everything before byte `ack` (the first is 1), and blocks of bytes."""
+        edges = tuple(((self.iss + left) & 0xFFFFFFFF, (self.iss + right) & 0xFFFFFFFF) for left, right in blocks)
+        self.send(ACK, seq=1, ack=ack, options=HeaderOptions(sack=edges))
+
     def at(self, segment: int) -> int:
         return 1 + segment * self.mss
 
