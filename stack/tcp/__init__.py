@@ -1,7 +1,7 @@
 """TCP: `TcpLayer` (one per network namespace), `Connection`, `Listener`.
 
 Where to look: `layer` (segments come in), `listener` with `request` and `syncookies` (the handshake seen from LISTEN),
-`states` (the ladders of RFC 9293 section 3.10.7), `timewait` (what is left of a connection), `connection` (what the user
+`states` (the ladders of RFC 9293 section 3.10.7), `timewait` (what is left at the end), `connection` (what the user
 calls) over `pcb`, its halves `receiver` and `sender` with `recovery`, `congestion` and `rtt`, `output` (headers),
 `timers`, `buffers` and `reassembly` (bytes).
 """
