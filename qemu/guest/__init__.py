@@ -1,27 +1,45 @@
 """Boots real Linux guests under QEMU and serves their devices from this process.
 
 * `Guest`: a guest as a context manager; `GuestConfig`: everything that can be chosen about it.
+* `Lan`: a network for several guests, with a gateway node.
 * `Result`, `Command`: what a command left behind; a command that is running.
 * The errors: `GuestError` and its kinds.
+
+Names are imported when they are first used: the pytest plugin is loaded by projects that boot no guest.
 """
 
 from __future__ import annotations
 
-from qemu.guest.command import Command
-from qemu.guest.config import GuestConfig
-from qemu.guest.errors import (
-    AgentError,
-    CommandFailedError,
-    CommandTimeoutError,
-    GuestDiedError,
-    GuestError,
-    GuestTimeoutError,
-    MissingError,
-    SetupError,
-)
-from qemu.guest.guest import Guest
-from qemu.guest.image import Share
-from qemu.guest.result import Result
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qemu.guest.command import Command
+    from qemu.guest.config import GuestConfig
+    from qemu.guest.errors import (
+        AgentError,
+        CommandFailedError,
+        CommandTimeoutError,
+        GuestDiedError,
+        GuestError,
+        GuestTimeoutError,
+        KernelTroubleError,
+        MissingError,
+        SetupError,
+    )
+    from qemu.guest.guest import Guest
+    from qemu.guest.image import Share
+    from qemu.guest.lan import Lan
+    from qemu.guest.result import Result
+
+_MODULES = {
+    "Command": "command",
+    "Guest": "guest",
+    "GuestConfig": "config",
+    "Lan": "lan",
+    "Result": "result",
+    "Share": "image",
+}
 
 __all__ = [
     "AgentError",
@@ -33,8 +51,19 @@ __all__ = [
     "GuestDiedError",
     "GuestError",
     "GuestTimeoutError",
+    "KernelTroubleError",
+    "Lan",
     "MissingError",
     "Result",
     "SetupError",
     "Share",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
+    value: object = getattr(module, name)
+    globals()[name] = value
+    return value

@@ -65,6 +65,7 @@ def cold(
     recipe: Recipe,
     offer: Callable[[Path], tuple[tuple[NetCard, ...], VsockCard | None]],
     extra: tuple[str, ...],
+    tee: Callable[[bytes], object] | None = None,
 ) -> Launch:
     """Start QEMU on a kernel that boots from its beginning; `offer(directory)` names the cards to start it with."""
     directory = private_directory()
@@ -80,7 +81,7 @@ def cold(
     def configure(console: int, qmp: int, channel: int) -> QemuConfig:
         return replace(base, console_fd=console, qmp_fd=qmp, agent_fd=channel)
 
-    return Launch(configure, directory, tee=recipe.config.console_tee)
+    return Launch(configure, directory, tee=tee)
 
 
 def freshen(launch: Launch) -> None:

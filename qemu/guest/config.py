@@ -15,6 +15,7 @@ from qemu.guest.kernel import Kernel, KernelError, find_kernel, kernel_from_file
 
 if TYPE_CHECKING:
     from qemu.guest.journal import JournalEntry
+    from qemu.guest.lan import Lan
     from stack import Network, Stack
     from stack.link import Switch
 
@@ -49,12 +50,17 @@ class GuestConfig:
     user_net: bool = False  #: one more card on QEMU's own slirp, for comparisons
     network: Network | None = None  #: joins this Network instead of making one
     stack: Stack | None = None  #: the node at the other end of the card; None: one called "gw" is made
+    lan: Lan | None = None  #: the LAN to be on, with its gateway; instead of network, stack and switch
     switch: Switch | None = None  #: plugs the card into this switch instead; nothing else is configured then
     address: str | None = None  #: the gateway's, e.g. "10.0.2.2/24"; None: the first free 10.0.N.2/24 from N = 2
     #: The gateway's IPv6 address, e.g. "fd00::2/64": it then advertises itself as a router, and the guest's kernel
     #: gives itself an address of that prefix, a second or two after boot. None: IPv6 stays link-local.
     address6: str | None = None
     dhcp: bool = True  #: the gateway offers leases, and the guest (busybox) takes one before it counts as booted
+    dhcp6: bool = False  #: with `dhcp` and `address6`: it gives out IPv6 addresses too, and says so in advertisements
+    dns: bool = True  #: the gateway answers DNS: its own name, ``gateway``, those in `Stack.hosts`, those of guests
+    #: Names the gateway does not know are asked of the host's resolvers (True), or of these; False: they do not exist.
+    dns_upstream: bool | tuple[str, ...] = False
     mac: bytes | None = None  #: None: one that is new in this process
     mtu: int = 1500
     queues: int = 1  #: queue pairs
@@ -67,6 +73,10 @@ class GuestConfig:
     credentials: Mapping[str, str] = field(default_factory=dict)  #: systemd credentials for the guest, by name
     pcap: Path | None = None  #: every frame of the card goes to this pcapng file
 
+    watch: bool = False  #: a panic, oops, BUG or sanitizer's report ends every wait at once (see qemu.guest.dmesg)
+    allow: str | None = None  #: with `watch`: pattern of complaints that are expected
+    #: What every timeout is multiplied by, those given to methods included: for a machine slower than the tests expect.
+    timeout_scale: float = 1.0
     #: Start from a saved guest instead of booting (made and cached the first time): a fraction of a second. Card and
     #: vsock are then plugged in while it runs.
     template: bool = False

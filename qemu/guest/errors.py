@@ -23,6 +23,10 @@ class GuestDiedError(GuestError):
     """QEMU ended, the guest panicked, or its agent went away. The message has the console's tail."""
 
 
+class KernelTroubleError(GuestError):
+    """The guest's kernel was caught at a fault (panic, oops, BUG, lockdep, a sanitizer). The message has its report."""
+
+
 class GuestTimeoutError(GuestError, TimeoutError):
     """A deadline passed. The message says what was waited for, for how long, and has the console's tail."""
 

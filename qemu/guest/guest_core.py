@@ -20,12 +20,14 @@ from qemu.guest import accel, boot
 from qemu.guest.command import Command
 from qemu.guest.config import GuestConfig
 from qemu.guest.console import Log
+from qemu.guest.dmesg import Finding, Watcher
 from qemu.guest.errors import (
     AgentError,
     CommandTimeoutError,
     GuestDiedError,
     GuestError,
     GuestTimeoutError,
+    KernelTroubleError,
     SetupError,
 )
 from qemu.guest.image import UDHCPC_SCRIPT
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from stack import Network, Stack
     from stack.link import Capture
     from vhost_user import NetDevice
+    from vhost_user.device import Device
 
 DEFAULT_RUN_SECONDS: Final = 60.0
 _NET_SECONDS: Final = 30.0
@@ -75,6 +78,7 @@ class GuestCore:
         self._started = False
         self._undo = ExitStack()
         self._closing = threading.Lock()
+        self._watcher = Watcher(self._complained, allow=self.config.allow)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -102,7 +106,7 @@ class GuestCore:
             if config.template:
                 self._restore_template()
             else:
-                self._boot(config.boot_timeout)
+                self._boot(config.boot_timeout * config.timeout_scale)
             self.ready_seconds = time.monotonic() - begun
         except GuestError as error:
             failure = self.explained(error)
@@ -120,13 +124,14 @@ class GuestCore:
             # QEMU first: nobody else's end of a device goes away while it still runs.
             if self._launch is not None:
                 self._launch.close()
+                self._watcher.flush()
             self._undo.close()
 
     def power_off(self, timeout: float = DEFAULT_RUN_SECONDS) -> int:
         """Shut it down in order; QEMU's exit status. Raises GuestTimeoutError."""
         launch = self._running()
         launch.agent.power_off()
-        return launch.process.wait(timeout)
+        return launch.process.wait(timeout * self.config.timeout_scale)
 
     # -- commands -------------------------------------------------------------------------------------------------
 
@@ -145,7 +150,9 @@ class GuestCore:
         `env` adds to the environment. Raises CommandTimeoutError (the command is killed then), CommandFailedError
         with `check` if it did not succeed, GuestDiedError.
         """
+        __tracebackhide__ = True  # pytest shows the test's line, not ours
         data = input.encode() if isinstance(input, str) else input
+        timeout *= self.config.timeout_scale
         launch = self._running()
         try:
             command = launch.agent.start(_argv(cmd), env=env, cwd=cwd or "", stdin=data is not None)
@@ -196,6 +203,45 @@ class GuestCore:
     def console(self) -> Log:
         """What the guest printed on its serial console."""
         return self._running().console
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the guest's kernel complained of so far: see `qemu.guest.dmesg`."""
+        return list(self._watcher.findings)
+
+    def settle_findings(self) -> None:
+        """A report the kernel is in the middle of counts as it is."""
+        self._watcher.flush()
+
+    @property
+    def started(self) -> bool:
+        """QEMU was started; it may have ended since."""
+        return self._launch is not None
+
+    @property
+    def report(self) -> list[tuple[str, str]]:
+        """What the agent said of the boot: ("kernel", release) and more."""
+        return list(self._launch.agent.report) if self._launch is not None else []
+
+    @property
+    def qemu_stderr(self) -> str:
+        """The last lines QEMU wrote to its standard error."""
+        return self._running().stderr.tail()
+
+    @property
+    def qmp_events(self) -> list[dict[str, Any]]:
+        """The events QEMU sent since QMP was first used, newest last."""
+        return self._running().qmp_events
+
+    def devices(self) -> list[tuple[str, Device]]:
+        """The vhost-user devices of this guest that were made so far, by name."""
+        wiring = self._wiring
+        made: list[tuple[str, Device]] = []
+        if wiring is not None and wiring.net is not None:
+            made.append(("net", wiring.net))
+        if wiring is not None and wiring.vsock is not None:
+            made.append(("vsock", wiring.vsock.device))
+        return made
 
     @property
     def qmp(self) -> Qmp:
@@ -284,7 +330,8 @@ class GuestCore:
         self.verdict = recipe.verdict
         wiring = self._wire()
         extra = (*self._credentials(), *self.config.extra)
-        launch = boot.cold(recipe, wiring.offer if wiring is not None else lambda _: ((), None), extra)
+        offer = wiring.offer if wiring is not None else lambda _: ((), None)
+        launch = boot.cold(recipe, offer, extra, self._console_tee)
         self._launch = launch
         self.boot_seconds = launch.wait_booted(max(0.0, deadline - time.monotonic()))
         boot.freshen(launch)
@@ -300,7 +347,7 @@ class GuestCore:
         self.verdict = found.saved.recipe.verdict
         begun = time.monotonic()
         try:
-            self._continue(found.saved, config.boot_timeout)
+            self._continue(found.saved, config.boot_timeout * config.timeout_scale)
         except GuestDiedError:
             # It was whole when it was opened and still does not run: the next one is to be a new one.
             found.forget()
@@ -313,7 +360,7 @@ class GuestCore:
         from qemu.guest.hotplug import Slots
         from qemu.guest.saved import restore
 
-        self._launch = restore(saved, timeout=timeout, tee=self.config.console_tee)
+        self._launch = restore(saved, timeout=timeout, tee=self._console_tee)
         self._net_card = self._vsock_card = None
         self._slots = Slots(self._launch.qmp, self._launch.config)
 
@@ -402,11 +449,26 @@ class GuestCore:
         if self._slots is not None:
             self._await_in_guest("/sys/class/net/eth0", "its network card")
         client = f"udhcpc -i eth0 -n -q -f -t 10 -T 1 -s {UDHCPC_SCRIPT}"
-        done = self.run(f"ip link set eth0 up && {client}", timeout=_NET_SECONDS)
+        commands = f"ip link set eth0 up && {client}"
+        if config.lan is not None:
+            assert self._wiring is not None
+            name = self._wiring.name
+            commands = f"hostname {name} && {commands} -x hostname:{name}"
+        done = self.run(commands, timeout=_NET_SECONDS)
         lease = dict(word.partition("=")[::2] for word in done.stdout.split() if "=" in word)
         if not done.succeeded or not lease.get("ip"):
             raise AgentError(self._running().explain(f"the guest got no lease:\n{done.stdout}{done.stderr}".rstrip()))
         self._address = lease["ip"]
+
+    def _console_tee(self, data: bytes) -> None:
+        self._watcher.feed(data)
+        if self.config.console_tee is not None:
+            self.config.console_tee(data)
+
+    def _complained(self, finding: Finding) -> None:
+        """The kernel printed a report: with `watch`, whoever waits for this guest hears it now."""
+        if self.config.watch and finding.fatal and self._launch is not None:
+            self._launch.agent.fail(KernelTroubleError(f"the guest's kernel reported a {finding.kind}:\n{finding}"))
 
     def explained(self, error: GuestError) -> GuestError:
         """`error` with the console's tail and QEMU's last words added, if it means that the guest is gone."""

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from qemu.guest.agent_client import AgentClient
 from qemu.guest.argv import QemuConfig, arguments
@@ -118,6 +118,12 @@ class Launch:
             if self._qmp is None:
                 self._qmp = Qmp(self._qmp_socket, timeout=_QMP_SECONDS)
             return self._qmp
+
+    @property
+    def qmp_events(self) -> list[dict[str, Any]]:
+        """Those kept so far; none if nobody used QMP yet."""
+        with self._qmp_lock:
+            return list(self._qmp.events) if self._qmp is not None else []
 
     def wait_booted(self, timeout: float) -> float:
         """Until the agent answers; seconds since QEMU was started. Raises GuestDiedError or GuestTimeoutError."""

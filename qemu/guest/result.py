@@ -42,6 +42,7 @@ class Result:
 
     def check(self, console_tail: str = "") -> Result:
         """Self, or CommandFailedError with all that is known if it did not succeed."""
+        __tracebackhide__ = True  # pytest shows the test's line, not ours
         if self.succeeded:
             return self
         how = f"was ended by {_signal_name(self.signal)}" if self.signal else f"returned {self.rc}"

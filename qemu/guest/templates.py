@@ -145,7 +145,7 @@ def _build(recipe: Recipe, entry: Path) -> None:
 
         launch = Launch(configure, private_directory(), tee=config.console_tee, inherit=(ram,))
         try:
-            boot_seconds = launch.wait_booted(config.boot_timeout)
+            boot_seconds = launch.wait_booted(config.boot_timeout * config.timeout_scale)
             freshen(launch)
             check_report(launch)
             # What the first command of every guest needs is in memory then, and its first random number is not late.

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Final, cast
 from qemu.guest.argv import NetCard, SocketName, VsockCard
 from qemu.guest.config import GuestConfig
 from qemu.guest.errors import SetupError
+from qemu.guest.link_services import LinkServices
 from qemu.guest.vsock_plug import VsockConfig, VsockPlug
 
 if TYPE_CHECKING:
     from stack import Network, Stack
     from stack.iface.interface import Interface
     from stack.link import Capture, LinkDevice, Switch
-    from stack.services.dhcp_service import DhcpService
-    from stack.services.router_advertisement import RouterAdvertiser
     from vhost_user import NetDevice, Server
 
 #: QEMU's own vendor prefix; the rest counts up.
@@ -52,10 +51,15 @@ class Wiring:
         self.vsock: VsockPlug | None = None
         self.interface: Interface | None = None
         self.capture: Capture | None = None
+        self.services: LinkServices | None = None  #: what the gateway serves on the guest's link
         self.gateway = ""  #: the gateway's address on this guest's link, without prefix
+        self.name = config.lan.guest_name() if config.lan is not None else "guest"  #: the guest's, on its LAN
         self._config = config
         with ExitStack() as undo:
-            network = config.network
+            lan = config.lan
+            if lan is not None and (config.network or config.stack or config.switch):
+                raise SetupError("a guest is on a LAN (lan=) or on a network, stack or switch of yours, not on both")
+            network = config.network if lan is None else lan.network
             if network is None and config.stack is not None:
                 network = cast("Network", config.stack.network)
             if network is None:
@@ -63,7 +67,9 @@ class Wiring:
                 undo.callback(network.close)
                 network.start()
             self.network: Network = network
-            self.stack: Stack = config.stack or network.stacks.get("gw") or network.stack("gw")
+            self.stack: Stack = (
+                lan.stack if lan is not None else config.stack or network.stacks.get("gw") or network.stack("gw")
+            )
             self.server: Server = undo.enter_context(Server())
             if config.net:
                 self._plug_net(undo)
@@ -109,7 +115,10 @@ class Wiring:
         link: LinkDevice = device
         if config.pcap is not None:
             link = self._capture(config.pcap, link, undo)
-        if config.switch is not None:
+        if config.lan is not None:
+            undo.callback(config.lan.plug(link, self.name))
+            self.gateway = config.lan.gateway
+        elif config.switch is not None:
             self._join_switch(config.switch, link, undo)
         else:
             self._join_gateway(link, undo)
@@ -142,34 +151,8 @@ class Wiring:
             raise SetupError(f"the guest's link cannot be set up: {error}") from error
         undo.callback(self._remove_interface, self.interface.name)
         self.gateway = address.partition("/")[0]
-        if self._config.address6 is not None:
-            self._advertise(self.interface, undo)
-        if not self._config.dhcp:
-            return
-        from stack.services.dhcp import DhcpConfig
-        from stack.services.dhcp_service import DhcpService
-
-        try:
-            with self.network.lock:
-                service = DhcpService(
-                    self.stack.netns, self.interface, DhcpConfig(hostname="guest"), uts=self.stack.uts
-                )
-        except ValueError as error:
-            raise SetupError(f"no addresses can be given out on {address}: {error}") from error
-        undo.callback(self._stop_service, service)
-
-    def _advertise(self, interface: Interface, undo: ExitStack) -> None:
-        from stack.services.router_advertisement import RouterAdvertiser, RouterConfig
-
-        with self.network.lock:
-            # Nobody else answers on this link: no need to wait before doing so.
-            advertiser = RouterAdvertiser(self.stack.netns, interface, RouterConfig(reply_delay=0))
-            self.network.finish()
-        undo.callback(self._stop_service, advertiser)
-
-    def _stop_service(self, service: DhcpService | RouterAdvertiser) -> None:
-        with self.network.lock:
-            service.close()
+        self.services = LinkServices(self.network, self.stack, self.interface, self._config)
+        undo.callback(self.services.close)
 
     def _remove_interface(self, name: str) -> None:
         if not self.network.closed and name in self.stack.netns.interfaces:

@@ -1,0 +1,305 @@
+"""`Lan`: a network for guests, with a gateway node that gives out leases and names. What the fixture `net` is.
+
+Everything of it is made when it is first used: a test that asks for the fixture and boots no guest pays nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from ipaddress import IPv4Interface
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from qemu.guest.errors import SetupError
+
+if TYPE_CHECKING:
+    from qemu.guest.served import Service
+    from stack import Network, Stack
+    from stack.iface.interface import Interface
+    from stack.link import LinkDevice, Switch
+    from stack.link.capture_ring import CaptureRing
+    from stack.services.dhcp_service import DhcpService
+    from stack.services.dns_service import DnsService
+
+DEFAULT_ADDRESS: Final = "10.0.2.2/24"
+GATEWAY: Final = "gw"
+#: Host numbers of a /24: leases come from the first range, the addresses of `serve` from the second.
+_FIRST_LEASE, _LAST_LEASE = 15, 199
+_FIRST_SERVICE, _LAST_SERVICE = 200, 254
+
+
+class Lan:
+    """One Ethernet segment with a gateway node on it, in a Network of its own or in one that is given.
+
+    A context manager; `close` is idempotent. Guests join it with ``Guest(lan=lan)``; they and the node reach each
+    other, and the names `guest1`, `gw` and those of `serve` are known to all. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        network: Network | None = None,
+        *,
+        address: str = DEFAULT_ADDRESS,
+        name: str = "lan",
+        gateway: str = GATEWAY,
+        domain: str | None = None,
+        record: bool = True,
+    ) -> None:
+        """`address` is the gateway's; `gateway` the name of its node, made if the Network has none of that name.
+
+        With `record`, what passes the guests' cables is kept in a ring in memory. Raises SetupError for an address
+        that is none, or in a network too small for services and leases.
+        """
+        try:
+            self._subnet = IPv4Interface(address)
+        except ValueError as error:
+            raise SetupError(f"{address!r} is no address of a gateway: {error}") from error
+        if self._subnet.network.prefixlen > 24:
+            raise SetupError(f"{address}: a LAN needs a network of 256 addresses, /24 or larger")
+        self.name = name
+        self.address = address
+        self.domain = domain
+        self._given = network
+        self._gateway_name = gateway
+        self._record = record
+        self._lock = threading.RLock()
+        self._undo = ExitStack()
+        self._parts: _Parts | None = None
+        self._closed = False
+        self._services: list[Service] = []
+        self._next_service = _FIRST_SERVICE
+        self._guests = 0
+
+    # -- what it is made of -------------------------------------------------------------------------------------------
+
+    @property
+    def opened(self) -> bool:
+        """Whether anybody used it yet."""
+        return self._parts is not None
+
+    @property
+    def network(self) -> Network:
+        return self._open().network
+
+    @property
+    def stack(self) -> Stack:
+        """The gateway node: `stack.socket` has sockets on the LAN."""
+        return self._open().stack
+
+    @property
+    def switch(self) -> Switch:
+        return self._open().switch
+
+    @property
+    def interface(self) -> Interface:
+        """The gateway's interface on the LAN."""
+        return self._open().interface
+
+    @property
+    def dhcp(self) -> DhcpService:
+        return self._open().dhcp
+
+    @property
+    def dns(self) -> DnsService:
+        """The name server; `dns.faults` makes it misbehave."""
+        return self._open().dns
+
+    @property
+    def gateway(self) -> str:
+        """The gateway's address, without prefix."""
+        return str(self._subnet.ip)
+
+    @property
+    def ring(self) -> CaptureRing:
+        """The frames that passed the guests' cables lately. Raises SetupError with ``record=False``."""
+        ring = self._open().ring
+        if ring is None:
+            raise SetupError(f"the LAN {self.name} records nothing: record=False")
+        return ring
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """What `serve` made, oldest first."""
+        return tuple(self._services)
+
+    # -- doing --------------------------------------------------------------------------------------------------------
+
+    def serve(self, where: str, handler: Any = None, **kinds: Any) -> Service:
+        """Make ``"name:port"`` a server that the guests see: name, address and listener; see `qemu.guest.served`.
+
+        `handler` answers HTTP requests; ``connection=`` takes a function that is given each connection,
+        ``protocol=`` an `asyncio.Protocol` factory. Raises SetupError for a name, port or handler that cannot be.
+        """
+        from qemu.guest.served import Service, parse_where
+
+        name, port = parse_where(where)
+        with self._lock:
+            address = self.add_name(name)
+            service = Service(self.stack, name, address, port, handler, **kinds)
+            self._services.append(service)
+            return service
+
+    def add_name(self, name: str) -> str:
+        """The address of the gateway's that `name` stands for, made if it has none yet."""
+        with self._lock:
+            parts = self._open()
+            known = parts.stack.hosts.get(name)
+            if known:
+                return known[0]
+            if self._next_service > _LAST_SERVICE:
+                raise SetupError(
+                    f"a LAN has room for {_LAST_SERVICE - _FIRST_SERVICE + 1} served names, {name} is one more"
+                )
+            address = str(self._subnet.network[self._next_service])
+            self._next_service += 1
+            with parts.network.lock:
+                parts.stack.netns.add_address(parts.interface, f"{address}/{self._subnet.network.prefixlen}")
+                parts.network.finish()
+            parts.stack.hosts[name] = [address]
+            return address
+
+    def mark(self, text: str) -> None:
+        """Put a comment at this moment into what is recorded."""
+        with self.network.lock:
+            if self._parts is not None and self._parts.ring is not None:
+                self._parts.ring.comment(text)
+
+    def write_pcap(self, path: Path, comment: str | None = None) -> int:
+        """Write what is recorded to a pcapng file; the number of frames. Raises OSError."""
+        parts = self._open()
+        with parts.network.lock:
+            # The Scheduler's clock is monotonic; a capture file wants the time of day.
+            epoch = time.time_ns() - parts.network.clock()
+            return self.ring.write(path, epoch_ns=epoch, comment=comment)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for service in reversed(self._services):
+                service.close()
+            self._undo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- for guests ---------------------------------------------------------------------------------------------------
+
+    def guest_name(self) -> str:
+        """A name for one more guest."""
+        with self._lock:
+            self._guests += 1
+            return f"guest{self._guests}"
+
+    def plug(self, device: LinkDevice, name: str) -> Callable[[], None]:
+        """Put a guest's card on the switch, recorded as `name`; the result takes it off again."""
+        parts = self._open()
+        link = device if parts.ring is None else parts.ring.tap(device, name)
+        with parts.network.lock:
+            port = parts.switch.attach(link, name)
+            parts.network.attach_locked(port)
+            parts.network.finish()
+
+        def unplug() -> None:
+            with parts.network.lock:
+                if not parts.network.closed:
+                    parts.network.detach_locked(port)
+                parts.switch.remove(port)
+
+        return unplug
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> _Parts:
+        with self._lock:
+            if self._parts is None:
+                if self._closed:
+                    raise SetupError(f"the LAN {self.name} is closed")
+                with ExitStack() as undo:
+                    self._parts = self._make(undo)
+                    self._undo = undo.pop_all()
+            return self._parts
+
+    def _make(self, undo: ExitStack) -> _Parts:
+        from stack import Network
+        from stack.link import Switch
+        from stack.link.capture_ring import CaptureRing
+        from stack.services.dhcp import DhcpConfig
+        from stack.services.dhcp_service import DhcpService
+        from stack.services.dns_service import DnsConfig, DnsService
+
+        network = self._given
+        if network is None:
+            network = Network()
+            undo.callback(network.close)
+            network.start()
+        stack = network.stacks.get(self._gateway_name) or network.stack(self._gateway_name)
+        switch = Switch(network.scheduler, name=self.name)
+        try:
+            interface = stack.add_interface(switch.port(self._gateway_name), addresses=[self.address])
+        except ValueError as error:
+            raise SetupError(f"the LAN {self.name} cannot be set up: {error}") from error
+        undo.callback(self._remove_interface, network, stack, interface.name)
+        subnet = self._subnet.network
+        leases = DhcpConfig(
+            dns=(self.gateway,),
+            first=str(subnet[_FIRST_LEASE]),
+            last=str(subnet[_LAST_LEASE]),
+            domain=self.domain,
+        )
+        ring = CaptureRing(network.scheduler) if self._record else None
+        try:
+            with network.lock:
+                names = DnsConfig(domain=self.domain)
+                dns = DnsService(stack.netns, interface, names, uts=stack.uts, hosts=lambda: stack.hosts)
+                undo.callback(self._stop, network, dns)
+                dhcp = DhcpService(stack.netns, interface, leases, uts=stack.uts, leases=dns.names.leases)
+                undo.callback(self._stop, network, dhcp)
+                network.finish()
+        except (ValueError, OSError) as error:
+            raise SetupError(f"the LAN {self.name} cannot be served: {error}") from error
+        return _Parts(network, stack, switch, interface, dhcp, dns, ring)
+
+    @staticmethod
+    def _stop(network: Network, service: DhcpService | DnsService) -> None:
+        with network.lock:
+            if not network.closed:
+                service.close()
+                network.finish()
+
+    @staticmethod
+    def _remove_interface(network: Network, stack: Stack, name: str) -> None:
+        if not network.closed and name in stack.netns.interfaces:
+            stack.remove_interface(name)
+
+
+class _Parts:
+    """What a LAN that is used consists of."""
+
+    __slots__ = ("dhcp", "dns", "interface", "network", "ring", "stack", "switch")
+
+    def __init__(
+        self,
+        network: Network,
+        stack: Stack,
+        switch: Switch,
+        interface: Interface,
+        dhcp: DhcpService,
+        dns: DnsService,
+        ring: CaptureRing | None,
+    ) -> None:
+        self.network = network
+        self.stack = stack
+        self.switch = switch
+        self.interface = interface
+        self.dhcp = dhcp
+        self.dns = dns
+        self.ring = ring

@@ -1,0 +1,163 @@
+"""What can be chosen about the guests of a test session, and where: command line over environment over ini file.
+
+The option ``--guest-kernel`` is the variable ``GUESTWIRE_KERNEL`` and the ini key ``guest_kernel``, and so are all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pytest
+
+Pcap = Literal["on-failure", "always", "never"]
+_TRUE: Final = frozenset({"1", "yes", "true", "on"})
+_FALSE: Final = frozenset({"", "0", "no", "false", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    name: str
+    help: str
+    parse: Callable[[str, Path], Any]  #: text and what a relative path is relative to; raises ValueError
+    metavar: str | None = None
+    default: Any = None
+
+    @property
+    def dest(self) -> str:
+        return f"guest_{self.name.replace('-', '_')}"
+
+    @property
+    def ini(self) -> str:
+        return self.dest
+
+    @property
+    def variable(self) -> str:
+        return f"GUESTWIRE_{self.name.replace('-', '_').upper()}"
+
+
+def _file(text: str, base: Path) -> Path:
+    path = base / Path(text).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    return path
+
+
+def _directory(text: str, base: Path) -> Path:
+    path = base / Path(text).expanduser()
+    if not path.is_dir():
+        raise ValueError(f"no such directory: {path}")
+    return path
+
+
+def _path(text: str, base: Path) -> Path:
+    return base / Path(text).expanduser()
+
+
+def _one_of(*words: str) -> Callable[[str, Path], str]:
+    def parse(text: str, _: Path) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def _scale(text: str, _: Path) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise ValueError(f"{text} is no factor above zero")
+    return value
+
+
+def _yes(text: str, _: Path) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise ValueError(f"{text!r} is neither yes nor no")
+    return text.lower() in _TRUE
+
+
+OPTIONS: Final = (
+    Option("kernel", "kernel to boot, bzImage or vmlinux (default: Debian's cloud kernel, cached)", _file, "FILE"),
+    Option("modules", "lib/modules/RELEASE that belongs to the kernel", _directory, "DIR"),
+    Option("image", "first root, a cpio archive, instead of busybox", _file, "FILE"),
+    Option(
+        "accel", "kvm, tcg, or auto: KVM if it proves to work (default)", _one_of("auto", "kvm", "tcg"), None, "auto"
+    ),
+    Option("timeout-scale", "what every time-out of a guest is multiplied by (default 1)", _scale, "N", 1.0),
+    Option(
+        "artifacts",
+        "where directories of evidence go (default: guest-artifacts)",
+        _path,
+        "DIR",
+        Path("guest-artifacts"),
+    ),
+    Option(
+        "pcap",
+        "write the frames of a test's network: on-failure (default), always, never",
+        _one_of("on-failure", "always", "never"),
+        None,
+        "on-failure",
+    ),
+    Option("keep", "keep the evidence of tests that passed as well", _yes, None, False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The session's choices."""
+
+    kernel: Path | None
+    modules: Path | None
+    image: Path | None
+    accel: Literal["auto", "kvm", "tcg"]
+    timeout_scale: float
+    artifacts: Path
+    pcap: Pcap
+    keep: bool
+    given: tuple[str, ...]  #: what differs from the defaults, as options, to repeat the run with
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("guest", "guests (guestwire)")
+    for option in OPTIONS:
+        where = f"{option.help}; also {option.variable}, ini {option.ini}"
+        if option.parse is _yes:
+            group.addoption(f"--guest-{option.name}", dest=option.dest, action="store_const", const="yes", help=where)
+        else:
+            group.addoption(f"--guest-{option.name}", dest=option.dest, metavar=option.metavar, help=where)
+        parser.addini(option.ini, option.help, default=None)
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """Raises pytest.UsageError naming the place of a value that cannot be."""
+    values: dict[str, Any] = {}
+    given: list[str] = []
+    for option in OPTIONS:
+        value = option.default
+        text, where, base = _text(config, option)
+        if text is not None:
+            try:
+                value = option.parse(text, base)
+            except ValueError as error:
+                raise pytest.UsageError(f"{where}: {error}") from None
+            if value != option.default and option.name != "artifacts":
+                given.append(f"--guest-{option.name}" + ("" if value is True else f"={value}"))
+        values[option.name.replace("-", "_")] = value
+    values["artifacts"] = Path(config.rootpath) / values["artifacts"]
+    return Settings(**values, given=tuple(given))
+
+
+def _text(config: pytest.Config, option: Option) -> tuple[str | None, str, Path]:
+    """What was said, where, and what a relative path in it is relative to."""
+    said = config.getoption(option.dest)
+    if said is not None:
+        return said, f"--guest-{option.name}", Path(config.invocation_params.dir)
+    if option.variable in os.environ:
+        return os.environ[option.variable], option.variable, Path(config.invocation_params.dir)
+    ini = config.getini(option.ini)
+    if ini:
+        return str(ini), f"{config.inipath or 'ini'}: {option.ini}", Path(config.rootpath)
+    return None, "", Path()
