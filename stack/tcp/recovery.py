@@ -1,4 +1,5 @@
-"""Loss recovery without SACK: fast retransmit, NewReno (RFC 5681 section 3.2, RFC 6582), limited transmit (RFC 3042).
+"""Loss recovery without SACK: fast retransmit, NewReno (RFC 5681 section 3.2, RFC 6582), limited transmit (RFC 3042),
+F-RTO (RFC 5682 section 2).
 
 Theory of operation
 -------------------
@@ -9,6 +10,10 @@ the plain cwnd; the window inflation of RFC 6582 lives here, so that an algorith
 
 Phases: OPEN (with up to two duplicate ACKs counted), RECOVERY after the third until everything outstanding at that
 time is acknowledged, LOSS after a time-out until the same. ``recover`` keeps one loss event from being answered twice.
+
+A time-out sends the first segment again and waits (F-RTO): the first ACK to advance lets two new segments out, and if
+the next one advances too, it can only be for data that was never lost. Then the reduction is taken back. In every other
+case SND.NXT goes back and everything in doubt goes again.
 """
 
 from __future__ import annotations
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
     from stack.tcp.sender import Sender
 
 DUPLICATE_THRESHOLD: Final = 3  # DupThresh of RFC 5681 section 3.2
+FRTO_SEGMENTS: Final = 2  # new segments after the first ACK; RFC 5682 section 2.1 step 2b
+FRTO_WINDOW: Final = 3  # segments, when the time-out was right after all; step 3a
 
 
 class RecoveryPhase(IntEnum):
@@ -32,7 +39,18 @@ class RecoveryPhase(IntEnum):
 
 
 class LossRecovery:
-    __slots__ = ("board", "duplicates", "engaged", "extra", "phase", "recover", "retransmit_due", "sender")
+    __slots__ = (
+        "board",
+        "duplicates",
+        "engaged",
+        "extra",
+        "frto",
+        "phase",
+        "recover",
+        "resent",
+        "retransmit_due",
+        "sender",
+    )
 
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
@@ -42,6 +60,8 @@ class LossRecovery:
         self.recover = sender.iss  #: RFC 6582: SND.MAX when the last loss event began
         self.extra = 0  #: bytes allowed in flight beyond cwnd
         self.retransmit_due = False
+        self.resent = 0  #: end of what the last time-out sent again
+        self.frto = 0  #: 1: waiting for the first ACK after a time-out, 2: for the second
         self.engaged = False  #: OPEN without duplicates: nothing to be told about ACKs
 
     def on_duplicate_ack(self) -> None:
@@ -49,6 +69,8 @@ class LossRecovery:
         self.duplicates += 1
         self.engaged = True
         mss = sender.mss
+        if self.frto:
+            self._convict()
         if self.phase is RecoveryPhase.RECOVERY:
             # RFC 5681 section 3.2 (4): each further one means that another segment has left the network.
             self.extra += mss
@@ -114,13 +136,49 @@ class LossRecovery:
         self.extra = 0
         if self.phase is RecoveryPhase.LOSS and sender.snd_una >= self.recover:
             self.phase = RecoveryPhase.OPEN
+            self.frto = 0
+        elif self.frto == 1:
+            self._first_ack(acked)
+        elif self.frto:
+            self._spurious()
+
+    def _first_ack(self, acked: int) -> None:
+        """RFC 5682 section 2.1 step 2: it advances, but not to the end."""
+        sender = self.sender
+        fresh = min(sender.unsent, sender.snd_una + sender.snd_wnd - sender.snd_max)
+        if fresh < min(sender.mss, sender.unsent) or fresh <= 0:
+            self._convict()  # nothing new can be sent: no telling
+            return
+        self.frto = 2
+        # cwnd is about to grow by what was acknowledged; two segments may leave, no more and no less.
+        self.extra = sender.flight + FRTO_SEGMENTS * sender.mss - sender.congestion.cwnd - acked
+
+    def _spurious(self) -> None:
+        """Step 3b: this ACK is for what was sent before the time-out, and once only."""
+        sender = self.sender
+        self.frto = 0
+        self.phase = RecoveryPhase.OPEN
+        sender.congestion.undo()
+        sender.connection.layer.stats.spurious += 1
+
+    def _convict(self) -> None:
+        """The time-out was right: everything again, in slow start (steps 2a and 3a)."""
+        sender = self.sender
+        if self.frto == 2:
+            sender.congestion.cwnd = min(sender.congestion.cwnd, FRTO_WINDOW * sender.mss)
+        self.frto = 0
+        self.extra = 0
+        self.resend_everything()
+        sender.snd_nxt = max(sender.snd_una, self.resent)
 
     def on_timer(self, _now: int) -> bool:
         """The timer has one meaning here: RTO."""
         return False
 
     def resend_first(self, _now: int) -> None:
-        self.sender.retransmit_first()
+        sender = self.sender
+        sender.retransmit_first()
+        self.resent = min(sender.snd_una + sender.mss, sender.snd_max)
 
     def resend_everything(self) -> None:
         """What is in flight has to go again, without congestion. SND.NXT goes back, nobody knows what arrived."""
@@ -131,7 +189,11 @@ class LossRecovery:
 
     def on_timeout(self) -> None:
         """RFC 6582 section 4: remember how far had been sent, leave fast recovery."""
-        self.resend_everything()
+        if self.phase is RecoveryPhase.LOSS or self.sender.snd_nxt < self.sender.snd_max:
+            self.frto = 0  # not the first for this data
+            self.resend_everything()
+        else:
+            self.frto = 1
         self.engaged = True
         self.phase = RecoveryPhase.LOSS
         self.recover = self.sender.snd_max

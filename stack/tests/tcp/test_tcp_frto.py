@@ -1,9 +1,11 @@
-"""F-RTO (RFC 5682 section 3, with SACK): was the time-out spurious?"""
+"""F-RTO (RFC 5682): was the time-out spurious? Section 3 with SACK, section 2 without."""
 
 from __future__ import annotations
 
 from stack.tcp.recovery import RecoveryPhase
-from stack.tests.tcp.sacking import SackScript
+from stack.tests.tcp.sacking import MSS, SackScript
+from stack.tests.tcp.script import Script
+from stack.wire.tcp import ACK
 
 
 def timed_out(segments: int = 10, queued: int = 100) -> SackScript:
@@ -86,3 +88,82 @@ def test_slow_start_sends_what_is_lost_again() -> None:
         s.sack(acked)
         again += [n for first, count in s.segments() for n in range(first, first + count)]
     assert again == list(range(10))
+
+
+# -- without SACK (section 2) -----------------------------------------------------------------------------------------
+
+
+def plain(segments: int = 10, queued: int = 30) -> Script:
+    """Without SACK the RTO has expired, and the first segment went again."""
+    s = Script(congestion="reno", initial_window=segments).established(ws=7)
+    s.connection.write(bytes(queued * MSS))
+    s.turn()
+    assert sum(len(one.data) for one in s.drain()) == segments * MSS
+    s.wait(250)
+    assert places(s) == [(0, 1)]
+    assert s.connection.sender.congestion.ssthresh == segments * MSS // 2
+    return s
+
+
+def places(s: Script) -> list[tuple[int, int]]:
+    return [((one.header.seq - s.iss - 1) // MSS, len(one.data) // MSS) for one in s.drain()]
+
+
+def ack(s: Script, segments: int) -> None:
+    s.send(ACK, seq=1, ack=1 + segments * MSS)
+
+
+def test_basic_two_new_segments_then_spurious() -> None:
+    """Steps 2b and 3b: both ACKs advance, so nothing was lost, and the window is what it was."""
+    s = plain()
+    ack(s, 1)
+    assert places(s) == [(10, 2)]
+    ack(s, 2)
+    assert s.tcp.stats.spurious == 1
+    assert s.connection.sender.congestion.cwnd >= 10 * MSS
+    assert s.connection.sender.congestion.ssthresh > 10 * MSS
+    assert all(first >= 12 for first, _ in places(s))
+
+
+def test_basic_a_duplicate_after_the_first_ack_means_loss() -> None:
+    """Step 3a: no more than three segments, and everything in doubt again."""
+    s = plain()
+    ack(s, 1)
+    places(s)
+    ack(s, 1)
+    assert s.tcp.stats.spurious == 0
+    assert s.connection.sender.congestion.cwnd <= 3 * MSS
+    assert places(s) == [(1, 2)]
+
+
+def test_basic_a_duplicate_at_once_means_loss() -> None:
+    """Step 2a."""
+    s = plain()
+    ack(s, 0)
+    ack(s, 1)
+    assert places(s) == [(1, 2)]
+    assert s.tcp.stats.spurious == 0
+
+
+def test_basic_without_new_data_there_is_no_telling() -> None:
+    s = plain(queued=10)
+    ack(s, 1)
+    assert places(s) == [(1, 2)]
+    ack(s, 2)
+    assert s.tcp.stats.spurious == 0
+
+
+def test_basic_everything_acknowledged_is_simply_over() -> None:
+    s = plain()
+    ack(s, 10)
+    assert places(s)[0][0] == 10
+    ack(s, 12)
+    assert s.tcp.stats.spurious == 0
+
+
+def test_basic_a_second_timeout_is_not_questioned() -> None:
+    s = plain()
+    s.wait(450)
+    assert places(s) == [(0, 1)]
+    ack(s, 1)
+    assert places(s) == [(1, 2)]

@@ -88,6 +88,7 @@ def test_timeout_goes_back_and_slow_starts() -> None:
     assert seqs(s, s.drain()) == [(1, MSS)]
     assert s.connection.sender.congestion.cwnd == MSS
     assert s.connection.sender.congestion.ssthresh == 5 * MSS
+    s.send(ACK, seq=1, ack=1)  # a duplicate: it was right
     s.send(ACK, seq=1, ack=1 + MSS)
     assert seqs(s, s.drain()) == [(1 + MSS, 2 * MSS)]
 
