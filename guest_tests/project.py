@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -39,7 +40,7 @@ class Run:
         raise AssertionError(f"no test {test} in the JUnit file")
 
 
-def run_project(place: Path, source: str, *arguments: str, timeout: float = 3 * SECONDS, **environment: str) -> Run:
+def run_project(place: Path, source: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Run:
     """Write `source` as ``test_it.py`` into `place` and run it."""
     (place / "test_it.py").write_text(textwrap.dedent(source))
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", "--junitxml=junit.xml"]
@@ -50,13 +51,13 @@ def run_project(place: Path, source: str, *arguments: str, timeout: float = 3 * 
     done = subprocess.run(
         [*command, *arguments, "test_it.py"],
         cwd=place,
-        env={**kept, "PYTHONPATH": path, "COLUMNS": "150", **environment},
+        env={**kept, "PYTHONPATH": path, "COLUMNS": "150", **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=timeout,
+        timeout=3 * SECONDS,
         check=False,
     )
     return Run(done.returncode, done.stdout, place)

@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The project, run once; what the tests below look at."""
     place = tmp_path_factory.mktemp("project")
     environment = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(place / "summary.md")}
-    return run_project(place, PROJECT, **environment)
+    return run_project(place, PROJECT, environment=environment)
 
 
 def test_what_should_pass_passes_and_nothing_else(run: Run) -> None:
