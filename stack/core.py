@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stack.link.device import LinkDevice
     from stack.netns import NetNamespace
     from stack.scheduler import Scheduler
+    from stack.services.names import NameSource
     from stack.socket.descriptors import Descriptors
     from stack.socket.module import SocketModule
     from stack.task import Task
@@ -81,6 +82,8 @@ class Stack:
         self.waiting = network
         #: Names this node can resolve besides its own, "localhost" and those of the Network's other stacks.
         self.hosts: dict[str, list[str]] = {}
+        #: Where names of guests are found: DHCP services of this node add themselves, its DNS services look here.
+        self.clients: list[NameSource] = []
         self.namespaces: list[NetNamespace] = []  #: network namespaces, the first being the node's own
         from stack.kobjects import Events
         from stack.task import Task
@@ -325,11 +328,22 @@ class Stack:
         known: dict[str, list[str]] = {}
         for stack in tuple(self.network.stacks.values()):
             known[stack.name.lower()] = known[stack.uts.nodename.lower()] = stack.addresses()
-        known.update((name.lower(), addresses) for name, addresses in self.hosts.items())
+        known.update((name.lower(), addresses) for name, addresses in tuple(self.hosts.items()))
+        return known
+
+    def public_names(self) -> dict[str, list[str]]:
+        """What a DNS service of this node tells others: host names of the Network's stacks as they are, and `hosts`."""
+        stacks = tuple(self.network.stacks.values())
+        known = {stack.uts.nodename.lower(): stack.outer_addresses() for stack in stacks if stack is not self}
+        known.update((name.lower(), addresses) for name, addresses in tuple(self.hosts.items()))
         return known
 
     def addresses(self) -> list[str]:
         """This node's addresses as text, IPv4 first, without loopback and link-local ones; of lo if there are none."""
+        return self.outer_addresses() or ["127.0.0.1"]
+
+    def outer_addresses(self) -> list[str]:
+        """As `addresses`, but none if there are none."""
         interfaces = self.netns.interfaces.values()
         texts = [
             str(IPv4Address(each.address) if len(each.address) == 4 else IPv6Address(each.address))
@@ -338,7 +352,7 @@ class Stack:
             for each in interface.addresses
             if each.scope != SCOPE_LINK
         ]
-        return sorted(texts, key=lambda text: ":" in text) or ["127.0.0.1"]
+        return sorted(texts, key=lambda text: ":" in text)
 
     @property
     def privileged(self) -> bool:

@@ -38,6 +38,7 @@ from qemu.guest.result import Result
 if TYPE_CHECKING:
     from qemu.guest.control import ControlSocket
     from qemu.guest.hotplug import Plugged, Slots
+    from qemu.guest.link_services import LinkServices
     from qemu.guest.qmp_client import Qmp
     from qemu.guest.saved import Saved
     from qemu.guest.systemd import SystemdReports
@@ -273,6 +274,11 @@ class GuestCore:
     def stack(self) -> Stack:
         """The node at the other end of the guest's cable: its gateway, and CID 2 on its vsock."""
         return self._wired().stack
+
+    @property
+    def services(self) -> LinkServices | None:
+        """What the gateway serves on the guest's own link: names, leases; None on a switch or a LAN."""
+        return self._wired().services
 
     @property
     def net(self) -> NetDevice:

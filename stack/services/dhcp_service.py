@@ -49,6 +49,7 @@ class DhcpService:
     ) -> None:
         self.interface = netns.interface(interface) if isinstance(interface, str) else interface
         self.server = DhcpServer(self._completed(config or DhcpConfig()), on_lease=on_lease)
+        self.hostname = config.hostname if config is not None else None  #: of clients without a name of their own
         self._uts = uts if config is None or config.domain is None else None
         if self._uts is not None:
             self._uts.observers.append(self._renamed)
