@@ -14,7 +14,6 @@ from stack.tcp.congestion import ALGORITHMS
 from stack.tcp.info import TcpInfo, collect
 from stack.tcp.pcb import Pcb
 from stack.tcp.receiver import QUICK_ACKS
-from stack.tcp.states import STATES
 from stack.tcp.transitions import TcpState
 from stack.tcp.urgent import Urgent, UrgentByte
 
@@ -54,12 +53,12 @@ class Connection(Pcb):
     @property
     def writable(self) -> int:
         """Bytes that write() would take now; 0 unless the state allows sending."""
-        return self.sender.writable if STATES[self.state].takes_writes and not self.sender.fin_queued else 0
+        return self.sender.writable if self.ladder.takes_writes and not self.sender.fin_queued else 0
 
     @property
     def can_write(self) -> bool:
         """Whether write() is allowed at all, with or without room (else: EPIPE)."""
-        return STATES[self.state].takes_writes and not self.sender.fin_queued
+        return self.ladder.takes_writes and not self.sender.fin_queued
 
     @property
     def unacknowledged(self) -> int:
@@ -174,7 +173,7 @@ class Connection(Pcb):
         does not allow sending.
         """
         sender = self.sender
-        if not STATES[self.state].takes_writes or sender.fin_queued:
+        if not self.ladder.takes_writes or sender.fin_queued:
             raise NetError(errno.EPIPE)
         queue = sender.queue
         room = sender.sndbuf - (queue.end - queue.start)
@@ -224,10 +223,10 @@ class Connection(Pcb):
             return
         sender.fin_queued = True
         sender.more = False
-        after = STATES[self.state].after_close
+        after = self.ladder.after_close
         if after is not None:
             self.enter(after)
-            self.schedule()
+        self.schedule()
 
     def close(self, linger: int | None = None) -> None:
         """The user lets go. Unread data or `linger` == 0: RST (RFC 9293 section 3.10.4). Otherwise FIN.

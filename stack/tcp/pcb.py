@@ -30,7 +30,7 @@ from stack.tcp.output import emit, emit_acks, emit_syn
 from stack.tcp.receiver import Receiver, window_shift
 from stack.tcp.sender import Sender
 from stack.tcp.seqnum import HALF, MASK
-from stack.tcp.states import STATES
+from stack.tcp.states import STATES, State
 from stack.tcp.timers import Timers
 from stack.tcp.transitions import MOVES, IllegalTransitionError, TcpState
 from stack.tcp.urgent import UrgentByte
@@ -66,6 +66,7 @@ class Pcb:
         "gso_type",
         "ip_header",
         "key",
+        "ladder",
         "last_heard",
         "layer",
         "listener",
@@ -124,6 +125,7 @@ class Pcb:
         self.error = 0  #: pending errno, 0 for none
         self.soft_error = 0  #: what ICMP said, in case the connection times out
         self.state = TcpState.CLOSED
+        self.ladder: State = STATES[TcpState.CLOSED]  #: what segments meet in this state
         self.fast_state = False  #: header prediction may be tried
         self.orphan = False  #: the user has closed
         self.read_shut = False
@@ -181,6 +183,7 @@ class Pcb:
         if state not in MOVES[self.state]:
             raise IllegalTransitionError(f"{self.state.name} to {state.name}")
         self.state = state
+        self.ladder = STATES[state]
         self.predict()
         self.event = True
         if state is TcpState.CLOSED:
@@ -274,7 +277,7 @@ class Pcb:
         if self.sack and receiver.acks_owed and (receiver.reassembly.length or receiver.dsack):
             # What is out of order or came twice is said by bare ACKs, which have room for it.
             emit_acks(self, self.sender.bare_seq, receiver.acks_owed)
-        if STATES[self.state].sends:
+        if self.ladder.sends:
             sent = self.sender.output()
         if not sent and self.state is not TcpState.CLOSED:
             count = receiver.ack_due()
@@ -294,7 +297,7 @@ class Pcb:
 
     def segment(self, seg: Segment) -> None:
         """A segment for this connection, by the ladder of its state."""
-        STATES[self.state].segment(self, seg)
+        self.ladder.segment(self, seg)
 
     def fast(self, data: memoryview, seq: int, ack: int, window: int, value: int, echo: int, gso_size: int) -> bool:
         """Header prediction for a segment with ACK (and PSH) set and a timestamp option. False: take the ladder.

@@ -127,8 +127,8 @@ class Synchronized(State):
             check_urgent(connection, seg)
         if seg.payload or seg.flags & FIN:
             # The state may have changed on the fifth rung, even to CLOSED.
-            state = SYNCHRONIZED.get(connection.state)
-            if state is not None:
+            state = connection.ladder
+            if isinstance(state, Synchronized):
                 state.text_and_fin(connection, seg)
         connection.schedule()
 
@@ -398,13 +398,10 @@ class LastAck(Synchronized):
         connection.enter(TcpState.CLOSED)
 
 
-SYNCHRONIZED: Final[dict[TcpState, Synchronized]] = {
-    cls.code: cls() for cls in (SynReceived, Established, FinWait1, FinWait2, CloseWait, Closing, LastAck)
-}
 #: In TIME-WAIT segments go to a `timewait.TimeWait`.
 STATES: Final[dict[TcpState, State]] = {
     TcpState.CLOSED: Closed(),
     TcpState.TIME_WAIT: Closed(),
     TcpState.SYN_SENT: SynSent(),
-    **SYNCHRONIZED,
+    **{cls.code: cls() for cls in (SynReceived, Established, FinWait1, FinWait2, CloseWait, Closing, LastAck)},
 }
