@@ -99,6 +99,8 @@ class IpLayer:
         self.output = output.send
         #: Send a packet with its IP header: see `IpOutput.send_whole`.
         self.output_whole = output.send_whole
+        #: An identification for a header somebody else writes.
+        self.ident4 = output.ident
         #: The link-layer side of a Route, see `IpOutput.neighbour`.
         self.neighbour = output.neighbour
         self.igmp = Igmp(self)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from stack.ip.layer import IpLayer
     from stack.scheduler import Scheduler
 
+_MACS: Final = 12  # bytes
 _DESTINATION: Final = struct.Struct("!6s")
 _DOWN: Final = ("down", "closing")
 
@@ -89,6 +90,7 @@ class InterfaceTap:
         self.iface = iface
         self.endpoints: list[PacketEndpoint] = []
         self._everything = False  # somebody wants to see what goes out
+        self._ip = ip
         self._filter = Filter(iface, ip)
 
     def set(self, endpoints: list[PacketEndpoint]) -> None:
@@ -102,7 +104,7 @@ class InterfaceTap:
         kind_of = self._filter.kind
         for frame in burst:
             view = frame[0]
-            if len(view) < ethernet.HEADER_LENGTH:
+            if len(view) < ethernet.HEADER_LENGTH or (iface.loopback and self._is_copy(view)):
                 continue
             kind = kind_of(_DESTINATION.unpack_from(view)[0])
             sighting = incoming(iface, frame, kind) if kind >= 0 else None
@@ -115,9 +117,17 @@ class InterfaceTap:
             return
         for frame in burst:
             sighting = outgoing(self.iface, frame)
-            if sighting is not None:
+            if sighting is not None and not (self.iface.loopback and self._is_copy(sighting.frame)):
                 for endpoint in self.endpoints:
                     endpoint.offer(sighting)
+
+    def _is_copy(self, frame: memoryview) -> bool:
+        """On `lo`: what our own IP gets back of what it sent to a group or to everybody, which no wire ever sees.
+
+        `IpOutput` writes the index of the interface it left through where a source MAC would be.
+        """
+        macs = frame[:_MACS]
+        return bytes(macs[:10]) == bytes(10) and int.from_bytes(macs[10:], "big") in self._ip.interfaces
 
 
 class PacketLayer:

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from stack.packet.endpoint import PacketAddress
 from stack.packet.membership import Memberships
-from stack.socket.base import Socket
 from stack.socket.families import AF_PACKET
 from stack.socket.options import OptionTable
 from stack.socket.packet.open import PacketOpen
 from stack.socket.packet.options import PACKET_OPTIONS
+from stack.socket.record import RecordSocket
 
 if TYPE_CHECKING:
-    from stack.socket.base import Again, Host, Timeout
+    from stack.socket.base import Host
 
 _SOCK_RAW: Final = 3
 _LONGEST_HARDWARE_ADDRESS: Final = 8  # bytes of sll_addr
 
 
-class PacketSocket(Socket):
+class PacketSocket(RecordSocket):
     """socket(AF_PACKET, SOCK_RAW or SOCK_DGRAM, protocol); `protocol` is an ethertype in network byte order."""
 
     family = AF_PACKET
@@ -54,13 +54,6 @@ class PacketSocket(Socket):
         ifindex, *rest = address
         interface = self.host.netns.ip.interfaces.get(ifindex)
         return ("" if interface is None else interface.name, *rest)
-
-    def recv_all(self, size: int, flags: int, timeout: Timeout) -> bytes:
-        """MSG_WAITALL is refused by the phase."""
-        return self.block_on(1, timeout, self._once, size, flags)
-
-    def _once(self, size: int, flags: int) -> bytes | Again:
-        return self.phase.recv(size, flags)
 
 
 def _parsed(*parts: object) -> tuple[str, int, int, int, bytes]:
