@@ -54,14 +54,15 @@ def test_a_datagram_of_the_guest_is_answered(guest: Guest) -> None:
     sockets = guest.stack.socket
     with sockets.socket(sockets.AF_INET, sockets.SOCK_DGRAM) as sock:
         sock.settimeout(10)
-        sock.bind((guest.gateway, 53))
-        lookup = guest.spawn(["nslookup", "-type=a", "nobody.test", guest.gateway])
-        query, client = sock.recvfrom(512)
+        sock.bind((guest.gateway, 69))
+        transfer = guest.spawn(["tftp", "-g", "-l", "-", "-r", "some/file", guest.gateway])
+        request, client = sock.recvfrom(600)
         assert client[0] == guest.address
-        assert b"\x06nobody\x04test\x00" in query
-        sock.sendto(query[:2] + b"\x81\x83" + query[4:], client)  # the same question, NXDOMAIN
-        result = lookup.communicate(timeout=10)
-    assert "NXDOMAIN" in result.stdout
+        assert request.startswith(b"\0\1some/file\0octet\0")  # RFC 1350: a read request
+        sock.sendto(b"\0\3\0\1what is in it\n", client)  # the first block, and as it is short the last
+        acknowledgement, _ = sock.recvfrom(600)
+        assert acknowledgement == b"\0\4\0\1"
+        assert transfer.communicate(timeout=10).stdout == "what is in it\n"
 
 
 def test_the_gateway_hears_of_the_guests_closed_udp_ports(guest: Guest) -> None:

@@ -59,8 +59,9 @@ class GuestConfig:
     dhcp: bool = True  #: the gateway offers leases, and the guest (busybox) takes one before it counts as booted
     dhcp6: bool = False  #: with `dhcp` and `address6`: it gives out IPv6 addresses too, and says so in advertisements
     dns: bool = True  #: the gateway answers DNS: its own name, ``gateway``, those in `Stack.hosts`, those of guests
-    #: Names the gateway does not know are asked of the host's resolvers (True), or of these; False: they do not exist.
-    dns_upstream: bool | tuple[str, ...] = False
+    #: Names the gateway does not know are asked of the host's resolvers (True), or of these, each an address or a pair
+    #: of address and port; False: they do not exist.
+    dns_upstream: bool | tuple[str | tuple[str, int], ...] = False
     mac: bytes | None = None  #: None: one that is new in this process
     mtu: int = 1500
     queues: int = 1  #: queue pairs
