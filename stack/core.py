@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from stack.socket.descriptors import Descriptors
     from stack.socket.module import SocketModule
     from stack.task import Task
+    from stack.unix import UnixSpace
+    from stack.unix.files import Files
     from stack.vsock import VsockEngine
     from stack.vsock.transport import VsockTransport
 
@@ -48,6 +50,7 @@ class World(Protocol):
     scheduler: Scheduler
     stacks: dict[str, Stack]
     marks: list[Pollee]
+    clock: Callable[[], int]
 
     def call(self, attempt: Callable[..., T], args: tuple[Any, ...]) -> T: ...
     def block_on(
@@ -95,6 +98,7 @@ class Stack:
             who = Credentials() if credentials is None else credentials
             netns = self._new_netns(who.user_ns, name)
             self._first = Task(who, netns, UtsNamespace(name, user_ns=who.user_ns))
+            self._tasks: list[Task] = []  # those acting, besides the first
             self._hosts: dict[NetNamespace, SocketHost] = {}
             network.stacks[name] = self
             network.finish()
@@ -131,10 +135,16 @@ class Stack:
 
         task = self.task.fork(credentials)
         token = ACTING.set(MappingProxyType({**ACTING.get(), self: task}))
+        self._tasks.append(task)
         try:
             yield task
         finally:
+            self._tasks.remove(task)
             ACTING.reset(token)
+
+    def has_process(self, pid: int) -> bool:
+        """Has one of the tasks that act now this process id?"""
+        return any(task.credentials.pid == pid for task in (self._first, *self._tasks))
 
     def unshare(self, flags: int) -> Task:
         """unshare(2) for whoever acts: `stack.task.CLONE_NEWNET`, CLONE_NEWUTS, CLONE_NEWUSER, or-ed.
@@ -287,6 +297,20 @@ class Stack:
             self.network.finish()
 
     @cached_property
+    def unix(self) -> UnixSpace:
+        """What this node's Unix sockets share: limits, paths, and files on their way."""
+        from stack.unix import UnixSpace
+
+        return UnixSpace(self.network.scheduler)
+
+    @cached_property
+    def files(self) -> Files:
+        """The paths of this node's Unix sockets, a file tree in memory: mkdir, unlink, stat, chmod..."""
+        from stack.unix.files import Files
+
+        return Files(self._call, lambda: self.unix.tree, lambda: self.credentials)
+
+    @cached_property
     def vsock(self) -> VsockEngine:
         """The host side of every guest's vsock: CID 2."""
         from stack.vsock import VsockEngine
@@ -412,6 +436,8 @@ class Stack:
             self.events.unwatch(self.vsock.changes)
         for netns in reversed(self.namespaces):
             self._end_netns(netns)
+        if "unix" in self.__dict__:
+            self.unix.close()
         if "descriptors" in self.__dict__:
             self.descriptors.forget()
 
@@ -442,6 +468,10 @@ class SocketHost:
         return self.stack.vsock
 
     @property
+    def unix(self) -> UnixSpace:
+        return self.stack.unix
+
+    @property
     def credentials(self) -> Credentials:
         """Of whoever acts now, as the owner of the socket's namespace sees them."""
         return self.stack.credentials.within(self.netns.user_ns)
@@ -449,6 +479,9 @@ class SocketHost:
     @property
     def descriptors(self) -> Descriptors:
         return self.stack.descriptors
+
+    def has_process(self, pid: int) -> bool:
+        return self.stack.has_process(pid)
 
     @property
     def privileged(self) -> bool:

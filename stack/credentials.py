@@ -19,11 +19,18 @@ MAX_LEVEL: Final = 32  # user namespaces below each other, as in Linux
 class Capability(IntEnum):
     """Those the network subsystem asks for; numbers of Linux <linux/capability.h>."""
 
+    CHOWN = 0  #: the owners of paths of Unix sockets
+    DAC_OVERRIDE = 1  #: their permissions (SEC-05)
+    DAC_READ_SEARCH = 2
+    FOWNER = 3
+    SETGID = 6  #: other group ids in SCM_CREDENTIALS (SEC-06)
+    SETUID = 7
     NET_BIND_SERVICE = 10  #: ports below 1024 (SEC-02)
     NET_BROADCAST = 11
     NET_ADMIN = 12  #: links, addresses, routes, privileged options (SEC-04)
     NET_RAW = 13  #: raw and packet sockets (SEC-03)
     SYS_ADMIN = 21  #: the names of the UTS namespace (SEC-01)
+    SYS_RESOURCE = 24  #: more files on their way through Unix sockets than RLIMIT_NOFILE
 
 
 class UserNamespace:

@@ -34,6 +34,7 @@ from stack.link.loopback import Loopback
 from stack.packet import PacketLayer
 from stack.tcp.layer import TcpLayer
 from stack.udp import UdpLayer
+from stack.unix import AbstractNames
 from stack.wire.ipv6 import link_local_from_mac
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class NetNamespace:
         self.changes = ChangeLog()
         #: Tables of netlink sockets, made by the first one; here because they are this namespace's.
         self.netlink: NetlinkTables | None = None
+        self.abstract = AbstractNames(scheduler.rng)  #: names of Unix sockets (UNX-05)
         self._by_name: dict[str, Interface] = {}
         self._next_index = itertools.count(1)
         #: Set by the owner: told of interfaces that links made by kind bring along, so that somebody polls them.

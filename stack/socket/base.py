@@ -28,7 +28,7 @@ from stack.errors import NetError
 from stack.link.device import Buffer
 from stack.socket.cmsg import fit
 from stack.socket.descriptors import forget
-from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_PEEK, MSG_WAITALL, Ancillary, Message
+from stack.socket.message import MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_PEEK, MSG_WAITALL, Ancillary, Message
 from stack.socket.mirror import End, Mirror
 from stack.socket.options import INT_MAX, OptionTable, OptionValues, get_option, set_option
 from stack.socket.phase import AGAIN, CLOSED, Address, Again, Closed, Host, Phase, Timeout, Waiting
@@ -260,14 +260,17 @@ class Socket:
     def receive(self, size: int, flags: int, timeout: Timeout, room: int = 0) -> Message:
         """As `recv`, with address, flags and as much ancillary data as `room` bytes hold (recvfrom, recvmsg)."""
         timeout = _patience(flags, timeout)
-        message = self.block_on(IN, timeout, self._receive, size, flags)
-        if message.ancillary:
-            message.ancillary, cut = fit(message.ancillary, room)
-            message.flags |= cut
-        return message
+        return self.block_on(IN, timeout, self.take_message, size, flags, room)
 
-    def _receive(self, size: int, flags: int) -> Message | Again:
-        return self.phase.receive(size, flags)
+    def take_message(self, size: int, flags: int, room: int) -> Message | Again:
+        """An attempt of `receive`, lock held."""
+        message = self.phase.receive(size, flags)
+        if message is not AGAIN:
+            if message.ancillary:
+                message.ancillary, cut = fit(message.ancillary, room)
+                message.flags |= cut
+            message.flags |= flags & MSG_CMSG_CLOEXEC
+        return message
 
     def shutdown(self, how: int) -> None:
         """`how`: 0 no more receiving, 1 no more sending, 2 both (row CORE-12)."""

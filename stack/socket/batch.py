@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from stack.errors import NetError
-from stack.socket.cmsg import fit
 from stack.socket.message import MSG_DONTWAIT, MSG_WAITFORONE, Ancillary, Message
 from stack.socket.phase import AGAIN, Again, Timeout
 from stack.socket.poll import IN, OUT
@@ -73,7 +72,7 @@ def receive_many(
             begin.append(scheduler.now)
         while len(got) < count:
             try:
-                message = socket.phase.receive(size, flags & ~MSG_WAITFORONE)
+                message = socket.take_message(size, flags & ~MSG_WAITFORONE, room)
             except NetError as error:
                 if not got:
                     raise
@@ -91,10 +90,6 @@ def receive_many(
     except OSError:
         if not got:
             raise
-    for message in got:
-        if message.ancillary:
-            message.ancillary, cut = fit(message.ancillary, room)
-            message.flags |= cut
     return got
 
 

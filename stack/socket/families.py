@@ -46,6 +46,12 @@ def _inet6(host: Host, kind: int, protocol: int) -> Socket:
     return create(host, AF_INET6, kind, protocol)
 
 
+def _unix(host: Host, kind: int, protocol: int) -> Socket:
+    from stack.socket.unix import create
+
+    return create(host, kind, protocol)
+
+
 def _vsock(host: Host, kind: int, protocol: int) -> Socket:
     from stack.socket.vsock import create
 
@@ -65,6 +71,7 @@ def _netlink(host: Host, kind: int, protocol: int) -> Socket:
 
 
 FACTORIES: Final[Mapping[int, Factory]] = {
+    AF_UNIX: _unix,
     AF_INET: _inet,
     AF_INET6: _inet6,
     AF_NETLINK: _netlink,

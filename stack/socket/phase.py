@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stack.netns import NetNamespace
     from stack.socket.base import Socket
     from stack.socket.descriptors import Descriptors
+    from stack.unix import UnixSpace
     from stack.vsock import VsockEngine
 
 #: A family's internal address.
@@ -44,6 +45,7 @@ class Waiting(Protocol):
     """What sockets need of the Network they live in."""
 
     marks: list[Pollee]  #: pollees to settle at the end of the turn
+    clock: Callable[[], int]  #: monotonic nanoseconds
 
     def call(self, attempt: Callable[..., T], args: tuple[Any, ...]) -> T:
         """Run `attempt` under the lock at the present time, then send what it deferred and wake whom it concerns.
@@ -80,6 +82,8 @@ class Host(Protocol):
     @property
     def vsock(self) -> VsockEngine: ...
     @property
+    def unix(self) -> UnixSpace: ...
+    @property
     def credentials(self) -> Credentials:
         """Who the sockets act for."""
         ...
@@ -92,6 +96,10 @@ class Host(Protocol):
     @property
     def privileged(self) -> bool:
         """May take ports below 1024 (CAP_NET_BIND_SERVICE, row SEC-02)."""
+        ...
+
+    def has_process(self, pid: int) -> bool:
+        """Does anybody with this process id act for the Stack?"""
         ...
 
     def names(self) -> dict[str, list[str]]:
@@ -167,6 +175,10 @@ class Phase:
     def take_error(self) -> int:
         """SO_ERROR: the pending errno, cleared by asking."""
         return 0
+
+    def memory(self) -> tuple[int, int, int]:
+        """SO_MEMINFO: bytes charged for what waits to be received, and to be sent; messages dropped."""
+        return 0, 0, 0
 
     def put_error(self, error: int) -> None:
         """Remember `error` (an errno) for `take_error` or the next call; for families that can."""
