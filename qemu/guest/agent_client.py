@@ -12,6 +12,7 @@ When the stream ends or turns to garbage, every wait there is ends with GuestDie
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -29,13 +30,15 @@ _READ_BYTES: Final = 1 << 18
 #: The agent always reads, so a send that takes this long means the guest has stopped.
 _SEND_SECONDS: Final = 30.0
 _SESSION: Final = 0
+#: Numbers of commands are used once in this process: what goes on in a restored guest is not taken for a new one.
+_numbers = itertools.count(1)
 
 
 class AgentClient:
     """One session with an agent. Thread-safe. `report` is what it said in HELLO."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        """Owns `connection`, the stream to the agent's port."""
+    def __init__(self, connection: socket.socket, *, resume: bool = False) -> None:
+        """Owns `connection`, the stream to the agent's port. `resume`: the agent may be in the middle of a frame."""
         self.report: list[tuple[str, str]] = []
         self._connection = connection
         connection.settimeout(None)
@@ -48,7 +51,7 @@ class AgentClient:
         self._changed = threading.Condition()
         self._commands: dict[int, Command] = {}
         self._answers: dict[int, Frame] = {}
-        self._next = 0
+        self._decoder = protocol.Decoder(resume=resume)
         self._failure: GuestError | None = None
         self._reader = threading.Thread(target=self._read, name="guest-agent", daemon=True)
         self._reader.start()
@@ -70,8 +73,7 @@ class AgentClient:
         """Start a command; returns at once. `stdin` false: it reads end of file."""
         with self._changed:
             self._check()
-            self._next += 1
-            number = self._next
+            number = next(_numbers)
             command = Command(number, tuple(argv), self.send, self._forget)
             self._commands[number] = command
         try:
@@ -83,11 +85,11 @@ class AgentClient:
 
     def seed(self, entropy: bytes, timeout: float) -> None:
         """Mix `entropy` into the guest's random pool and credit it: a fresh guest has next to none."""
-        number = self._number()
+        number = next(_numbers)
         self._succeed(number, protocol.encode(Type.SEED, number, entropy), timeout, "the guest to take entropy")
 
     def set_time(self, nanoseconds: int, timeout: float) -> None:
-        number = self._number()
+        number = next(_numbers)
         self._succeed(number, protocol.set_time(number, nanoseconds), timeout, "the guest to set its clock")
 
     def power_off(self) -> None:
@@ -101,6 +103,19 @@ class AgentClient:
         if self._reader is not threading.current_thread():
             self._reader.join()
         self._connection.close()
+
+    def restart(self, error: GuestError) -> None:
+        """At the other end is a new agent, or an old one in another state: commands end with `error`.
+
+        `hello` is next; what comes before its answer is of the old session, perhaps of the middle of a frame.
+        """
+        with self._changed:
+            commands = list(self._commands.values())
+            self._commands.clear()
+            self._answers.clear()
+            self._decoder = protocol.Decoder(resume=True)
+        for command in commands:
+            command.fail(error)
 
     def fail(self, error: GuestError) -> None:
         """End every wait there is, and every one to come, with `error`. The first failure counts."""
@@ -127,11 +142,6 @@ class AgentClient:
         self.fail(failure)
         with self._changed:
             self._check()
-
-    def _number(self) -> int:
-        with self._changed:
-            self._next += 1
-            return self._next
 
     def _ask(self, number: int, request: bytes, timeout: float, what: str) -> Frame:
         deadline = time.monotonic() + timeout
@@ -166,10 +176,9 @@ class AgentClient:
             self._commands.pop(number, None)
 
     def _read(self) -> None:
-        decoder = protocol.Decoder()
         try:
             while data := self._connection.recv(_READ_BYTES):
-                for frame in decoder.feed(data):
+                for frame in self._decoder.feed(data):
                     self._handle(frame)
         except AgentError as error:
             self.fail(error)

@@ -47,6 +47,11 @@ class Type(IntEnum):
     ERROR = 21
 
 
+#: How an agent's HELLO looks behind its length: type, zero, id 0, our version, zero. No command's output begins so by
+#: chance, and who sends it on purpose harms only his own test.
+_HELLO_LENGTH_BYTES: Final = 4
+_HELLO_MARK: Final = struct.pack("<HHIII", Type.HELLO, 0, 0, VERSION, 0)
+
 #: What an agent may send; everything else from it is garbage.
 _FROM_AGENT: Final = frozenset(
     (Type.HELLO, Type.CREDIT, Type.STARTED, Type.STDOUT, Type.STDERR, Type.EXIT, Type.DONE, Type.ERROR)
@@ -70,15 +75,21 @@ class Exit:
 
 
 class Decoder:
-    """Cuts a byte stream into frames. After it raised once, the stream is worthless."""
+    """Cuts a byte stream into frames. After it raised once, the stream is worthless.
 
-    def __init__(self) -> None:
+    With `resume` everything up to the first HELLO is passed over: the stream may begin anywhere.
+    """
+
+    def __init__(self, *, resume: bool = False) -> None:
         self._pending = bytearray()
+        self._seeking = resume
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames completed by `data`. Raises AgentError for bytes that no agent sends."""
         pending = self._pending
         pending += data
+        if self._seeking and not self._found_hello():
+            return []
         frames: list[Frame] = []
         at = 0
         while len(pending) - at >= _HEADER.size:
@@ -95,6 +106,20 @@ class Decoder:
             at = end
         del pending[:at]
         return frames
+
+    def _found_hello(self) -> bool:
+        """Drop what is before the first HELLO that an agent of our version sends."""
+        pending = self._pending
+        at = pending.find(_HELLO_MARK)
+        while at >= 0:
+            start = at - _HELLO_LENGTH_BYTES
+            if start >= 0 and int.from_bytes(pending[start:at], "little") <= MAX_PAYLOAD:
+                del pending[:start]
+                self._seeking = False
+                return True
+            at = pending.find(_HELLO_MARK, at + 1)
+        del pending[: -(_HELLO_LENGTH_BYTES + len(_HELLO_MARK))]
+        return False
 
 
 def encode(kind: Type, number: int, payload: bytes = b"") -> bytes:

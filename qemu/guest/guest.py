@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from qemu.guest.guest_core import GuestCore
+from qemu.guest.guest_machine import GuestMachine
 
 
-class Guest(GuestCore):
+class Guest(GuestMachine):
     """One guest. `start` boots it, `close` ends it and leaves nothing behind; a ``with`` block does both.
 
     Takes the fields of `GuestConfig` as keywords, or a `GuestConfig` and keywords that change it.

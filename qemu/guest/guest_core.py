@@ -69,6 +69,7 @@ class GuestCore:
         self._address = ""
         self._launch: Launch | None = None
         self._wiring: Wiring | None = None
+        self._saved: Saved | None = None
         self._slots: Slots | None = None
         self._net_card: Plugged | None = None
         self._vsock_card: Plugged | None = None
@@ -367,6 +368,7 @@ class GuestCore:
         from qemu.guest.saved import restore
 
         self._launch = restore(saved, timeout=timeout, tee=self._console_tee)
+        self._saved = saved
         self._net_card = self._vsock_card = None
         self._slots = Slots(self._launch.qmp, self._launch.config)
 

@@ -54,14 +54,17 @@ class Launch:
         *,
         tee: Callable[[bytes], object] | None = None,
         inherit: Sequence[int] = (),
+        resume: bool = False,
     ) -> None:
         """`configure(console_fd, qmp_fd, agent_fd)` makes the configuration; `directory` goes away with QEMU.
 
-        QEMU gets the descriptors `inherit` as well, under their numbers; they stay the caller's.
+        QEMU gets the descriptors `inherit` as well, under their numbers; they stay the caller's. `resume` says that
+        the agent runs already, perhaps in the middle of something.
         """
         self.directory = directory
         self.console = Log(tee=tee)
         self.stderr = Log()
+        self.ram = -1  #: the guest's memory file, if it was started on one of ours; closed with it
         self._qmp: Qmp | None = None
         self._qmp_lock = threading.Lock()
         self._closed = False
@@ -94,7 +97,7 @@ class Launch:
             os.close(stderr_write)
             self._reader.add(console.detach(), self.console)
             self._reader.start()
-            self._agent = AgentClient(agent)
+            self._agent = AgentClient(agent, resume=resume)
             if self._ended:
                 self._on_exit()
             undo.pop_all()
@@ -177,6 +180,8 @@ class Launch:
         self._qmp_socket.close()
         self._reader.settle(_LAST_WORDS_SECONDS)
         self._reader.close()
+        if self.ram >= 0:
+            os.close(self.ram)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _on_exit(self) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from stack.iface.interface import Interface
     from stack.link import Capture, LinkDevice, Switch
     from vhost_user import NetDevice, Server
+    from vhost_user.device import Device
+    from vhost_user.server import Listening
 
 #: QEMU's own vendor prefix; the rest counts up.
 _MAC_PREFIX: Final = bytes.fromhex("525400677700")
@@ -54,7 +56,9 @@ class Wiring:
         self.services: LinkServices | None = None  #: what the gateway serves on the guest's link
         self.gateway = ""  #: the gateway's address on this guest's link, without prefix
         self.name = config.lan.guest_name() if config.lan is not None else "guest"  #: the guest's, on its LAN
+        self.mac = config.mac or new_mac()  #: the guest's card's, the same whenever it is plugged in
         self._config = config
+        self._listening: dict[Device, Listening] = {}
         with ExitStack() as undo:
             lan = config.lan
             if lan is not None and (config.network or config.stack or config.switch):
@@ -85,18 +89,25 @@ class Wiring:
     def offer_net(self, directory: Path) -> NetCard:
         """Wait for QEMU in the private `directory`; the card it is to have."""
         assert self.net is not None
-        self.server.listen(self.net, path=directory / "net", unlink_when_connected=True)
+        self._listen(self.net, directory / "net")
         return self.card(SocketName(str(directory / "net")))
 
     def offer_vsock(self, directory: Path) -> VsockCard:
         assert self.vsock is not None
-        self.server.listen(self.vsock.device, path=directory / "vsock", unlink_when_connected=True)
+        self._listen(self.vsock.device, directory / "vsock")
         return VsockCard(SocketName(str(directory / "vsock")))
+
+    def _listen(self, device: Device, path: Path) -> None:
+        """A device is waited for in one place at a time: a guest that is plugged in again has another directory."""
+        before = self._listening.pop(device, None)
+        if before is not None:
+            before.close()
+        self._listening[device] = self.server.listen(device, path=path, unlink_when_connected=True)
 
     def card(self, socket: SocketName, *, reconnect: bool = False) -> NetCard:
         """The network card as QEMU is to be told of it."""
         config = self._config
-        return NetCard(socket, config.mac or new_mac(), config.queues, config.mtu, reconnect)
+        return NetCard(socket, self.mac, config.queues, config.mtu, reconnect)
 
     def close(self) -> None:
         """Idempotent."""

@@ -83,3 +83,15 @@ def test_hello_of_another_version_is_told_with_the_remedy() -> None:
 def test_hello_keeps_every_problem() -> None:
     report = protocol.parse_hello(struct.pack("<II", 1, 0) + b"kernel=6.1\nproblem=a=b\nproblem=c\n")
     assert report == [("kernel", "6.1"), ("problem", "a=b"), ("problem", "c")]
+
+
+def test_a_session_that_is_taken_up_again_begins_with_hello() -> None:
+    """What is left of the old one, perhaps of the middle of a frame, is passed over, however it is cut."""
+    hello = protocol.encode(Type.HELLO, 0, (1).to_bytes(4, "little") + bytes(4) + b"kernel=6.1\n")
+    rest = b"\x07\0\0\0" + b"output" * 5000 + protocol.encode(Type.EXIT, 9, bytes(24))
+    stream = rest + hello + protocol.encode(Type.STARTED, 10, bytes(4))
+    for size in (1, 3, 17, len(stream)):
+        decoder = protocol.Decoder(resume=True)
+        frames = [frame for at in range(0, len(stream), size) for frame in decoder.feed(stream[at : at + size])]
+        assert [(frame.type, frame.id) for frame in frames] == [(Type.HELLO, 0), (Type.STARTED, 10)]
+        assert protocol.parse_hello(frames[0].payload) == [("kernel", "6.1")]
