@@ -32,7 +32,6 @@ from qemu.guest.errors import (
 )
 from qemu.guest.image import UDHCPC_SCRIPT
 from qemu.guest.launch import Launch
-from qemu.guest.load import Load
 from qemu.guest.result import Result
 
 if TYPE_CHECKING:
@@ -181,23 +180,6 @@ class GuestCore:
     ) -> Command:
         """Start a command and leave it running; see `Command`. With `stdin` its input can be written."""
         return self._running().agent.start(_argv(cmd), env=env, cwd=cwd or "", stdin=stdin)
-
-    def put(self, path: str, data: str | bytes, *, mode: int = 0o644, timeout: float = DEFAULT_RUN_SECONDS) -> None:
-        """Make `data` the content of the guest's file `path`, whole or not at all. Parent directories are made."""
-        content = data.encode() if isinstance(data, str) else data
-        self.run(["@put", path, f"{mode:o}"], input=content, timeout=timeout, check=True)
-
-    def get(self, path: str, *, timeout: float = DEFAULT_RUN_SECONDS) -> bytes:
-        """The content of the guest's file `path`."""
-        return self.run(["@get", path], timeout=timeout, check=True).stdout_bytes
-
-    def load(self, mode: str, address: str, port: int, *, family: str = "tcp", **options: float) -> Load:
-        """Start the agent's load generator (agent/load.c: send, recv, rr, crr, echo); see `Load`.
-
-        `address` is where to connect to, or "listen". Options: seconds, bytes, count, size, response, timeout.
-        """
-        words = [f"{key}={value}" for key, value in options.items()]
-        return Load(self.spawn(["@load", mode, family, address, str(port), *words]))
 
     # -- what it is made of ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from qemu.guest.command import Command
 from qemu.guest.errors import GuestError, GuestTimeoutError, SetupError
-from qemu.guest.guest_core import GuestCore
+from qemu.guest.guest_files import GuestFiles
 
 if TYPE_CHECKING:
     from qemu.guest.forward import Forward
@@ -44,7 +44,7 @@ class Listening:
 Ready = Listening | str | Callable[[], object]
 
 
-class GuestNetwork(GuestCore):
+class GuestNetwork(GuestFiles):
     """A guest whose network can be used and changed."""
 
     def listening(self, port: int, protocol: Literal["tcp", "udp"] = "tcp") -> Listening:
