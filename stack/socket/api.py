@@ -111,6 +111,11 @@ class StackSocket:
         if self._end is not None and self._timeout is not None:
             os.set_blocking(self._end.fileno(), False)
 
+    def _take(self, other: StackSocket) -> None:
+        """Be what `other` was, which has nothing any more."""
+        self._sock, self._end, self._timeout = other._sock, other._end, other._timeout
+        other._sock, other._end = self.surface.corpse(other._sock), None
+
     # -- about it -----------------------------------------------------------------------------------------------------
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from stack.socket import lib
+from stack.socket import lib, tls
 from stack.socket.surface import Surface
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class SocketModule(ModuleType):
         #: What our `_socket` does differently from the C module.
         self.surface: Final = Surface(stack)
         lib.run(self.__dict__, self.surface.module())
+        self.surface.tls_class = tls.make_class(self.__dict__["socket"])
+        tls.hook()
 
     def __repr__(self) -> str:
         return f"<module 'socket' of {self.stack.name!r}>"

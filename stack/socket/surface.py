@@ -19,6 +19,7 @@ from stack.socket.api import Arrival, StackSocket
 from stack.socket.arguments import c_int, timeout_ns
 from stack.socket.base import Socket, os_error
 from stack.socket.families import AF_INET, AF_UNIX, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, create_pair
+from stack.socket.options import OptionTable
 
 if TYPE_CHECKING:
     from stack.core import Stack
@@ -36,6 +37,7 @@ class Surface:
         self.default_timeout: int | None = None  #: ns
         self.type = type("socket", (StackSocket,), {"surface": self, "__slots__": (), "__module__": "_socket"})
         self._halves = type("socket", (_Half,), {"surface": self, "__slots__": (), "__module__": "_socket"})
+        self.tls_class: type | None = None  #: what `ssl` wraps sockets of this Stack in (`stack.socket.tls`)
         self._corpses: dict[tuple[object, int, int, int], Socket] = {}
 
     def module(self) -> ModuleType:
@@ -63,8 +65,9 @@ class Surface:
         corpse = self._corpses.get(key)
         if corpse is None:
             corpse = object.__new__(type(sock))
+            plain = {name: value for name, value in vars(sock).items() if isinstance(value, (int, OptionTable))}
+            vars(corpse).update(plain)
             Socket.__init__(corpse, sock.host, sock.type, sock.protocol)
-            corpse.family = sock.family
             self._corpses[key] = corpse
         return corpse
 
