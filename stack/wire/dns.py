@@ -31,7 +31,7 @@ PORT: Final = 53
 HEADER: Final = struct.Struct("!HHHHHH")  # id, flags, counts of questions, answers, authorities, additionals
 #: What fits into a datagram for who does not say how much it takes (RFC 1035 section 4.2.1), bytes.
 MINIMUM_PAYLOAD: Final = 512
-#: What is offered and taken by datagram at most: never fragmented (RFC 9715 section 3.2), bytes.
+#: What is offered and taken by datagram at most, bytes: never fragmented, as agreed on DNS Flag Day 2020 (RFC 9715).
 MAXIMUM_PAYLOAD: Final = 1232
 MAXIMUM_STREAM: Final = 65535  # of a message on a stream, RFC 1035 section 4.2.2
 
