@@ -521,6 +521,8 @@ def make_runner(network: Network, clock: Callable[[], int] | None) -> Runner:
     advance_to = getattr(clock, "advance_to", None)
     if clock is not None and advance_to is not None:
         return VirtualRunner(network, clock, advance_to, threading.get_ident)
+    if clock is None:
+        network.scheduler.epoch = time.time_ns() - time.monotonic_ns()
     return _RealRunner(network, clock if clock is not None else time.monotonic_ns)
 
 

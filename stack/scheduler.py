@@ -6,6 +6,7 @@ Protocol code here is sans-IO: it never reads a clock, draws a random number or 
 in one `stack.network.Network` shares one `Scheduler`, which carries
 
 * ``now``: nanoseconds of a monotonic clock, set once per turn by the Network and constant during it;
+* ``epoch``: what to add to ``now`` for the nanoseconds since 1970 that time stamps tell; 0 in virtual time;
 * ``rng``: the only source of randomness (ports, ISNs, jitter), so that a seed reproduces a run exactly;
 * a heap of `Timer` objects. Re-arming a timer is the commonest operation (an RTO moves with every ACK), so the
   heap is lazy: a timer keeps its true deadline in an attribute and at most one live heap entry. Moving the
@@ -69,10 +70,11 @@ class Timer:
 class Scheduler:
     """One per Network: ``now``, ``rng``, timers, and work deferred to the end of a turn."""
 
-    __slots__ = ("_deferred", "_heap", "_sequence", "now", "rng")
+    __slots__ = ("_deferred", "_heap", "_sequence", "epoch", "now", "rng")
 
     def __init__(self, *, rng: Randomness, now: int = 0) -> None:
         self.now = now
+        self.epoch = 0
         self.rng = rng
         self._heap: list[tuple[int, int, Timer]] = []
         self._sequence = 0

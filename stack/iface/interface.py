@@ -198,6 +198,7 @@ class Interface:
         self._queue: list[TxFrame] = []  # not yet looked at for offloads
         self._ready: list[TxFrame] = []  # good for `offloads`, refused by the device so far
         self._queued_bytes = 0
+        self._drain_callbacks: list[Callable[[], None]] = []
         self._flush_asked = False
         self._suppressed = False
         self._closed = False
@@ -308,6 +309,16 @@ class Interface:
             self.enqueue(_addressed(frame, header), length)
 
     @property
+    def backlog(self) -> int:
+        """Bytes the device has refused so far, and what waits behind them; 0 while it takes everything."""
+        return self._queued_bytes if self._ready else 0
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the device has taken some of the backlog."""
+        if callback not in self._drain_callbacks:
+            self._drain_callbacks.append(callback)
+
+    @property
     def queued(self) -> int:
         """Frames waiting for the end of the turn or for the device."""
         return len(self._queue) + len(self._ready)
@@ -356,6 +367,10 @@ class Interface:
         else:
             stats.tx_bytes += self._queued_bytes
             self._queued_bytes = 0
+        if self._drain_callbacks and accepted:
+            callbacks, self._drain_callbacks = self._drain_callbacks, []
+            for callback in callbacks:
+                callback()
         if self.taps and done:
             for tap in self.taps:
                 tap.transmitted(done)

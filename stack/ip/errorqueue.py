@@ -96,6 +96,11 @@ class ErrorQueue:
         """What is pending once the entry before was taken: the errno of the next, if another host reports it."""
         return self._entries[0].errno if self._entries and self._entries[0].icmp else 0
 
+    @property
+    def last(self) -> QueuedError | None:
+        """The youngest entry."""
+        return self._entries[-1] if self._entries else None
+
     def clear(self) -> None:
         self._entries.clear()
         self._charge = 0

@@ -67,6 +67,7 @@ class IpLayer:
         self.scheduler = scheduler
         self.generation = 1  #: bumped by whatever may change a route
         self.drops = Drops()
+        self._cookie = self._cookies = 0
         self.interfaces: dict[int, Interface] = {}  #: by index
         self.loopback: Interface  # the first interface added
         #: Every address a packet may have to be ours, and as what. Broadcasts of IPv4 also stand in `broadcasts`.
@@ -216,6 +217,18 @@ class IpLayer:
         if len(address) == 4 and ipv4.is_loopback(address):
             return True
         return self.local.get(address) is PacketKind.UNICAST
+
+    @property
+    def cookie(self) -> int:
+        """This namespace's own number (SO_NETNS_COOKIE)."""
+        if not self._cookie:
+            self._cookie = self.scheduler.rng.getrandbits(32) | 1
+        return self._cookie
+
+    def new_cookie(self) -> int:
+        """A number for a socket that no other socket has (SO_COOKIE): the upper half is the namespace's."""
+        self._cookies += 1
+        return self.cookie << 32 | self._cookies
 
     def limits(self) -> dict[str, tuple[int, int]]:
         """(in use, most there can be) of everything a flood from outside could fill, by name."""

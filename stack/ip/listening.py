@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stack.ip.layer import IpLayer
     from stack.ip.packet import IpPacket
 
-MAX_MEMBERSHIPS: Final = 20  # Linux: net.ipv4.igmp_max_memberships
+MAX_MEMBERSHIPS: Final = 20  # of IPv4; Linux: net.ipv4.igmp_max_memberships
 
 
 def is_group(address: bytes) -> bool:
@@ -33,7 +33,8 @@ class Listening:
     def __init__(self, ip: IpLayer) -> None:
         self._ip = ip
         self._memberships: dict[tuple[bytes, int], Membership] = {}
-        self.everything = True  #: IP_MULTICAST_ALL: groups that only others joined, too
+        self.everything4 = True  #: IP_MULTICAST_ALL: groups that only others joined, too
+        self.everything6 = True  #: IPV6_MULTICAST_ALL
 
     def join(self, group: bytes, ifindex: int = 0) -> None:
         """Raises NetError: EINVAL (no group), ENODEV, EADDRINUSE (joined already), ENOBUFS."""
@@ -114,7 +115,9 @@ class Listening:
     def hears(self, packet: IpPacket, ifindex: int) -> bool:
         """Does the socket want this packet to a group, which came in, or if it is our own left, through `ifindex`?"""
         membership = self._memberships.get((packet.dst, ifindex))
-        return self.everything if membership is None else membership.filter.allows(packet.src)
+        if membership is None:
+            return self.everything4 if packet.version == 4 else self.everything6
+        return membership.filter.allows(packet.src)
 
     def close(self) -> None:
         """Leave everything. Idempotent."""
@@ -126,7 +129,7 @@ class Listening:
         return len(self._memberships)
 
     def _add(self, group: bytes, iface: Interface, wanted: SourceFilter) -> None:
-        if len(self._memberships) >= MAX_MEMBERSHIPS:
+        if len(group) == 4 and sum(len(key[0]) == 4 for key in self._memberships) >= MAX_MEMBERSHIPS:
             raise NetError(errno.ENOBUFS)
         self._memberships[group, iface.index] = self._ip.groups.join(group, iface, wanted)
 

@@ -5,7 +5,8 @@ Theory of operation
 An `Option` says everything about one option: level, number, name, kind of value, default, range, the errno outside the
 range, whether it may be read or set, and what setting it does. `OptionTable` is what one family (and type) of sockets
 understands; `OptionValues` is what one socket has been told. get/setsockopt, the tests and the documentation are all
-driven by the same rows.
+driven by the same rows. There is one file of rows per level: `options_socket` (SOL_SOCKET), `ip.options` and
+`ip.options6` (IPPROTO_IP, IPPROTO_IPV6), `ip.memberships` (their multicast groups), `ip.options_udp`, and so on.
 
 The kinds of value are those of the C interface: `INT` and `BOOL` are a C int (any non-zero BOOL reads as 1), `U64`
 eight bytes, `TIMEVAL` two longs, `LINGER` two ints, `NAME` a NUL-padded string. A getter may compute the value
@@ -70,13 +71,17 @@ class Option:
     error: int = errno.EINVAL
     readable: bool = True
     writable: bool = True
-    short_ok: bool = False  #: one byte is enough, and is what a short read of a small value gives (IPPROTO_IP)
+    short_ok: bool = False  #: one byte is enough; on level IPPROTO_IP it is what a short read of a small value gives
     empty_ok: bool = False  #: nothing at all counts as 0
     refusal: int = errno.ENOPROTOOPT  #: for what is not readable or not writable
     adjust: Callable[[Any, int], int] | None = None
     check: Callable[[Any, Value], None] | None = None
     get: Callable[[Any], Value] | None = None
     effect: Callable[[Any, Any], None] | None = None
+    #: Instead of all the above: `act` does what a set asks for (socket, the bytes given), `show` makes the bytes of a
+    #: get (socket, the room there is for them). Both may raise NetError. For what is no value: a membership, a list.
+    act: Callable[[Any, bytes], None] | None = None
+    show: Callable[[Any, int], bytes] | None = None
 
 
 class OptionTable:
@@ -93,6 +98,10 @@ class OptionTable:
         self._levels = {level for level, _ in self._rows}
         self._unknown_level_get = unknown_level_get
         self._unknown_level_set = unknown_level_set
+
+    def __contains__(self, key: tuple[int, int]) -> bool:
+        """Is there a row (level, number)?"""
+        return key in self._rows
 
     def __iter__(self) -> Iterator[Option]:
         return iter(self._rows.values())
@@ -139,10 +148,13 @@ def get_option(socket: Any, values: OptionValues, level: int, number: int, lengt
     row = values.table.row(level, number, setting=False)
     if not row.readable:
         raise NetError(row.refusal)
-    value = row.get(socket) if row.get is not None else values.value(level, number)
+    if row.show is not None:
+        value: Value = row.show(socket, _INT.size if length is None else length)
+    else:
+        value = row.get(socket) if row.get is not None else values.value(level, number)
     packed = _pack(row, value)
     if length is not None:
-        one_byte = row.short_ok and length < _INT.size and isinstance(value, int) and 0 <= value <= 0xFF
+        one_byte = not level and length < _INT.size and isinstance(value, int) and 0 <= value <= 0xFF
         return packed[: 1 if one_byte else length]
     if len(packed) < _INT.size:  # an empty string read into an int leaves what the caller had there: zero
         packed = packed.ljust(_INT.size, b"\0")
@@ -159,6 +171,9 @@ def set_option(
         if level and len(data) < _INT.size:  # checked first everywhere but on level IPPROTO_IP (OPT-00)
             raise NetError(errno.EINVAL)
         raise NetError(row.refusal)
+    if row.act is not None:
+        row.act(socket, data)
+        return data
     value = _unpack(row, data)
     if isinstance(value, tuple) and not value[0]:
         value = (0, values.value(level, number)[1])  # switching SO_LINGER off does not touch the seconds

@@ -434,10 +434,10 @@ def test_each_socket_has_its_own_filter(family: int) -> None:
     one, other, third = (host.udp.bind(bytes(WIDTH[family]), 5000, reuse_addr=True) for _ in range(3))
     one.listening.add_source(GROUP[family], a, host.eth.index)
     other.listening.add_source(GROUP[family], b, host.eth.index)
-    third.listening.everything = False
+    third.listening.everything4 = third.listening.everything6 = False
     send_to_group(host, family, a)
     assert [each.pending for each in (one, other, third)] == [1, 0, 0]
-    third.listening.everything = True
+    third.listening.everything4 = third.listening.everything6 = True
     send_to_group(host, family, b)
     assert [each.pending for each in (one, other, third)] == [1, 1, 1]
 

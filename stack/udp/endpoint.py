@@ -29,6 +29,7 @@ from stack.wire.checksum import checksum, pseudo_sum
 from stack.wire.udp import CHECKSUM_OFFSET, HEADER, HEADER_LENGTH, PROTO
 
 if TYPE_CHECKING:
+    from stack.iface.interface import Interface
     from stack.ip.ports import BoundPort
     from stack.link.device import Buffer
     from stack.udp.layer import UdpLayer
@@ -47,6 +48,13 @@ _WANT: Final = int(Discover.WANT)
 _DO: Final = int(Discover.DO)
 _PROBE: Final = int(Discover.PROBE)
 _INTERFACE: Final = int(Discover.INTERFACE)
+
+
+class CongestedError(NetError):
+    """The link does not take more for now; `UdpEndpoint.on_event` tells when it does."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN)
 
 
 class _Corked:
@@ -73,13 +81,16 @@ class UdpEndpoint:
         self._queue = ReceiveQueue()
         self._route: Route | None = None
         self._corked: _Corked | None = None
+        self._congested: Interface | None = None
         self.errors = ErrorQueue()
         self.connected_from: bytes | None = None  #: local address a connect() chose
         self.remote: tuple[bytes, int] | None = None
+        self.flow = 0  #: IPv6 flow label of what goes to the peer
         self.error = 0  #: pending errno, see `take_error`
         self.on_event: Callable[[], None] | None = None  #: readiness may have changed
         self.on_icmp: Callable[[IcmpError], None] | None = None  #: every error, also unconnected
         self.receive_limit = DEFAULT_RECEIVE_LIMIT  #: bytes
+        self.send_limit = DEFAULT_RECEIVE_LIMIT  #: bytes on their way to the device, see `congested`
         self.v4 = Settings()
         self.v6 = Settings()
         self.broadcast = False  #: SO_BROADCAST
@@ -117,13 +128,22 @@ class UdpEndpoint:
 
     # --- sending ------------------------------------------------------------------------------------------------
 
-    def connect(self, addr: bytes, port: int, *, oif: int = 0) -> None:
-        """Send to and receive from (`addr`, `port`) only; again at will (UDP-02).
+    def connect(self, addr: bytes, port: int, *, oif: int = 0, flow: int = 0) -> None:
+        """Send to and receive from (`addr`, `port`) only; again at will (UDP-02). Packets carry the flow label `flow`.
 
         Raises NetError: what `IpLayer.route` does, EACCES for a broadcast address without ``broadcast``.
-        A failed call leaves the endpoint unconnected.
+        A failed call changes nothing.
         """
-        self.disconnect()
+        before = self.connected_from
+        self.connected_from = None
+        try:
+            self._connect(addr, port, oif)
+        except NetError:
+            self.connected_from = before
+            raise
+        self.flow = flow & 0xFFFFF
+
+    def _connect(self, addr: bytes, port: int, oif: int) -> None:
         route = self._find_route(addr, SendOptions(oif=oif) if oif else PLAIN)
         self._check_broadcast(route)
         self._route = route
@@ -175,9 +195,12 @@ class UdpEndpoint:
                 raise NetError(errno.EINVAL)
             route = self._find_route(address, how)
             address = route.dst
-        if not port:
-            raise NetError(errno.EINVAL)
         self._check_broadcast(route)
+        backlog = route.iface.backlog
+        if backlog and backlog >= self.send_limit:
+            self._congested = route.iface
+            route.iface.when_drained(self._drained)
+            raise CongestedError
         if how.confirm:
             self._ip.confirm(route)
         size = len(data)
@@ -186,6 +209,25 @@ class UdpEndpoint:
             return self._append(corked, data, how)
         self._emit(route, address, port, (data,), size, how)
         return size
+
+    def check(self, dst: tuple[bytes, int] | None, how: SendOptions) -> None:
+        """Find the way, confirm the next hop if asked to, and send nothing. Raises NetError as `send`."""
+        remote = dst or self.remote
+        if remote is None:
+            raise NetError(errno.EDESTADDRREQ)
+        route = self._find_route(remote[0], how)
+        if how.confirm:
+            self._ip.confirm(route)
+
+    @property
+    def congested(self) -> bool:
+        """The link was full when a datagram was sent last, and has not drained since (SO_SNDBUF, UDP-15)."""
+        return self._congested is not None
+
+    def _drained(self) -> None:
+        self._congested = None
+        if self.on_event is not None:
+            self.on_event()
 
     def uncork(self) -> None:
         """Send what was collected. Raises NetError as `send`; it is given up in any case."""
@@ -223,7 +265,9 @@ class UdpEndpoint:
             raise self._too_long(route, address, port, settings)
         discover = settings.discover
         if discover >= _PROBE:
-            route = self._without_path_mtu(route)
+            route = _with_mtu(route, min(route.iface.mtu, 65535) if v4 else self._ip.mtu6(route.iface))
+        if settings.longest and settings.longest < route.mtu:
+            route = _with_mtu(route, settings.longest)
         fits = length + (20 + len(options) if v4 else 40) <= route.mtu
         segment = self.segment if how.segment is None else how.segment
         gso_type = GSO_NONE
@@ -253,7 +297,7 @@ class UdpEndpoint:
             hops = settings.multicast_hops if route.kind is _MULTICAST_ROUTE else settings.hops
         parts: tuple[Buffer, ...] = (header, *data)
         proto = PROTO
-        flow = how.flow
+        flow = how.flow or (self.flow if how is PLAIN else 0)
         if not v4:
             extension = settings.extension if how.extension is None else how.extension
             if extension is not None:
@@ -305,18 +349,9 @@ class UdpEndpoint:
             )
         return NetError(errno.EMSGSIZE)
 
-    def _without_path_mtu(self, route: Route) -> Route:
-        """`route`, taking whatever the link takes."""
-        mtu = min(route.iface.mtu, 65535) if len(route.dst) == 4 else self._ip.mtu6(route.iface)
-        if mtu == route.mtu:
-            return route
-        whole = Route(route.iface, route.src, route.dst, route.next_hop, mtu, route.kind, route.generation)
-        whole.neighbour = route.neighbour
-        return whole
-
     def _find_route(self, address: bytes, how: SendOptions = PLAIN) -> Route:
         settings = self.v4 if len(address) == 4 else self.v6
-        src = how.src
+        src = how.src or settings.source
         oif = how.oif or self.bind_ifindex
         if not oif:
             if address[0] == 0xFF or 224 <= address[0] <= 239:  # an IPv6 address that begins so is no unicast either
@@ -380,6 +415,10 @@ class UdpEndpoint:
         """The pending errno, cleared (SO_ERROR, or the next send or recv; UDP-08)."""
         error, self.error = self.error, 0
         return error
+
+    def error_taken(self) -> None:
+        """An entry of the error queue was read: what is pending is the next one's errno, as on Linux."""
+        self.error = self.errors.next_errno
 
     def put_error(self, entry: QueuedError) -> None:
         """Queue it for those who ask with MSG_ERRQUEUE; it is lost if the receive limit is reached."""
@@ -458,3 +497,12 @@ class UdpEndpoint:
                 self.groups.close()
             self._layer.forget(self)
             self._bound.release()
+
+
+def _with_mtu(route: Route, mtu: int) -> Route:
+    """`route`, taking packets of up to `mtu` bytes."""
+    if mtu == route.mtu:
+        return route
+    other = Route(route.iface, route.src, route.dst, route.next_hop, mtu, route.kind, route.generation)
+    other.neighbour = route.neighbour
+    return other

@@ -23,15 +23,16 @@ class Discover(IntEnum):
 class Settings:
     """What an endpoint sends IPv4, or IPv6, with. Plain attributes, live."""
 
-    __slots__ = ("discover", "dont_fragment", "extension", "flow_label", "hops", "loop", "multicast_hops",
-                 "multicast_ifindex", "multicast_source", "options", "report_errors", "tos",
-                 "unicast_ifindex")  # fmt: skip
+    __slots__ = ("discover", "dont_fragment", "extension", "flow_label", "hops", "longest", "loop",
+                 "multicast_hops", "multicast_ifindex", "multicast_source", "options", "report_errors", "source",
+                 "tos", "unicast_ifindex")  # fmt: skip
 
     def __init__(self) -> None:
         self.discover = int(Discover.WANT)
         self.dont_fragment = False  #: IPV6_DONTFRAG
         self.flow_label = False  #: IPV6_AUTOFLOWLABEL: every flow has one
         self.hops = 64
+        self.longest = 0  #: IPV6_MTU: the longest packet, bytes; 0: what the path takes
         self.loop = True  #: IP_MULTICAST_LOOP: our own sockets get what we send to groups
         self.multicast_hops = 1
         self.multicast_ifindex = 0
@@ -39,6 +40,7 @@ class Settings:
         self.options = b""  #: IPv4 options, padded to whole words
         self.extension: tuple[int, bytes] | None = None  #: IPv6 extension headers, see `SendOptions.extension`
         self.report_errors = False  #: IP_RECVERR
+        self.source: bytes | None = None  #: IPV6_PKTINFO: source address
         self.tos = 0
         self.unicast_ifindex = 0
 

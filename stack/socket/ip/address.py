@@ -52,6 +52,28 @@ def address_out(family: int, address: IpAddress, scope: int = 0) -> tuple[Any, .
     return _kernel.inet_ntop(_kernel.AF_INET6, raw), port, 0, scope
 
 
+def scope_of(host: Host, address: object) -> int:
+    """The interface that an IPv6 address names: its fourth element, or the zone behind "%"; 0 if there is neither."""
+    if not isinstance(address, tuple):
+        return 0
+    if len(address) == 4 and address[3]:
+        scope = _integer(address[3])
+        if not 0 <= scope <= 0xFFFFFFFF:
+            raise OverflowError("Python int too large to convert to C unsigned int")
+        return scope
+    node = address[0]
+    zone = node.partition("%")[2] if isinstance(node, str) else ""
+    if zone.isdigit():
+        return int(zone)
+    interfaces = host.netns.ip.interfaces.values()
+    return next((iface.index for iface in interfaces if iface.name == zone), 0) if zone else 0
+
+
+def flow_of(address: object) -> int:
+    """The flow label of an IPv6 address tuple, in the low 20 bits of its third element."""
+    return _integer(address[2]) if isinstance(address, tuple) and len(address) > 2 else 0
+
+
 def _integer(value: object) -> int:
     if not isinstance(value, int):
         raise TypeError(f"'{type(value).__name__}' object cannot be interpreted as an integer")

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Final, TypedDict
 from stack.errors import NetError
 from stack.socket.families import AF_INET, AF_INET6
 from stack.socket.ip.address import ANY4, ANY6
-from stack.socket.ip.options import IP_FREEBIND, IPPROTO_IP, IPPROTO_IPV6, IPV6_V6ONLY
+from stack.socket.ip.options import (
+    IP_FREEBIND,
+    IP_TRANSPARENT,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    port_range,
+)
+from stack.socket.ip.options6 import IPV6_FREEBIND, IPV6_TRANSPARENT
 from stack.socket.options import SOL_SOCKET
+from stack.socket.options_device import bound_interface
 from stack.socket.options_socket import SO_REUSEADDR, SO_REUSEPORT
 
 if TYPE_CHECKING:
@@ -17,6 +26,12 @@ if TYPE_CHECKING:
     from stack.socket.base import Socket
     from stack.socket.ip.address import IpAddress
 
+_ANY_SOURCE: Final = (
+    (IPPROTO_IP, IP_FREEBIND),
+    (IPPROTO_IP, IP_TRANSPARENT),
+    (IPPROTO_IPV6, IPV6_FREEBIND),
+    (IPPROTO_IPV6, IPV6_TRANSPARENT),
+)
 LOOPBACK4: Final = b"\x7f\0\0\1"
 LOOPBACK6: Final = bytes(15) + b"\1"
 
@@ -29,6 +44,9 @@ class BindArguments(TypedDict):
     v6only: bool
     privileged: bool
     freebind: bool
+    owner: int
+    ifindex: int
+    span: tuple[int, int] | None
 
 
 def bind_arguments(socket: Socket, address: IpAddress) -> BindArguments:
@@ -48,8 +66,17 @@ def bind_arguments(socket: Socket, address: IpAddress) -> BindArguments:
         "reuse_port": bool(options.value(SOL_SOCKET, SO_REUSEPORT)),
         "v6only": v6only,
         "privileged": socket.host.privileged,
-        "freebind": bool(options.value(IPPROTO_IP, IP_FREEBIND)),
+        "freebind": any_source_allowed(socket),
+        "owner": socket.host.credentials.uid,
+        "ifindex": bound_interface(socket),
+        "span": port_range(socket),
     }
+
+
+def any_source_allowed(socket: Socket) -> bool:
+    """May the socket have an address that is not ours: IP_FREEBIND, IP_TRANSPARENT, and their likes of IPv6."""
+    options = socket.options
+    return any(key in options.table and options.value(*key) for key in _ANY_SOURCE)
 
 
 def bind(socket: Socket, ports: PortTable, address: IpAddress) -> BoundPort:

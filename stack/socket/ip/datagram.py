@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from stack.errors import NetError
+from stack.ip.listening import Listening
 from stack.socket.base import Socket
+from stack.socket.families import AF_INET
 from stack.socket.ip import IPPROTO_UDP, SOCK_DGRAM
-from stack.socket.ip.address import IpAddress, address_in, address_out
+from stack.socket.ip.address import address_in, address_out, flow_of, scope_of
 from stack.socket.ip.datagram_bound import DatagramBound
-from stack.socket.ip.datagram_options import DATAGRAM_OPTIONS
+from stack.socket.ip.datagram_options import DATAGRAM6_OPTIONS, DATAGRAM_OPTIONS
 from stack.socket.ip.datagram_unbound import DatagramUnbound
-from stack.socket.options import OptionTable
+from stack.socket.options import OptionTable, OptionValues
+from stack.socket.poll import IN
 
 if TYPE_CHECKING:
-    from stack.socket.base import Host
+    from stack.socket.base import Again, Host, Timeout
+
+#: Address, port, the interface a link-local address is on (0: none is named), flow label.
+DatagramAddress: TypeAlias = tuple[bytes, int, int, int]
 
 
 class DatagramSocket(Socket):
@@ -25,14 +31,30 @@ class DatagramSocket(Socket):
 
     def __init__(self, host: Host, family: int) -> None:
         super().__init__(host, SOCK_DGRAM, IPPROTO_UDP)
+        if family != AF_INET:
+            self.options = OptionValues(DATAGRAM6_OPTIONS)
         self.family = family
+        self.groups: Listening | None = None  #: see `listening`
         self.phase = DatagramUnbound(self)
 
-    def address_in(self, address: object) -> IpAddress:
-        return address_in(self.host, self.family, address)
+    @property
+    def listening(self) -> Listening:
+        """The multicast groups joined, bound or not; they are left with the socket."""
+        if self.groups is None:
+            self.groups = Listening(self.host.netns.ip)
+            if isinstance(self.phase, DatagramBound):
+                self.phase.endpoint.groups = self.groups
+        return self.groups
 
-    def address_out(self, address: IpAddress) -> object:
-        return address_out(self.family, address)
+    def address_in(self, address: object) -> DatagramAddress:
+        target, port = address_in(self.host, self.family, address)
+        if self.family == AF_INET:
+            return target, port, 0, 0
+        return target, port, scope_of(self.host, address), flow_of(address)
+
+    def address_out(self, address: tuple[bytes, int] | tuple[bytes, int, int] | DatagramAddress) -> object:
+        scope = address[2] if len(address) > 2 else 0
+        return address_out(self.family, address[:2], scope)
 
     def is_bound(self) -> bool:
         return isinstance(self.phase, DatagramBound)
@@ -44,3 +66,15 @@ class DatagramSocket(Socket):
             raise NetError(errno.ENOTCONN)
         ip = self.host.netns.ip
         return ip.mtu_for(ip.route(phase.endpoint.remote[0]))
+
+    def uncork(self) -> None:
+        """Send what UDP_CORK or MSG_MORE collected."""
+        if isinstance(self.phase, DatagramBound):
+            self.phase.endpoint.uncork()
+
+    def recv_all(self, size: int, flags: int, timeout: Timeout) -> bytes:
+        """MSG_WAITALL changes nothing for datagrams."""
+        return self.block_on(IN, timeout, self._once, size, flags)
+
+    def _once(self, size: int, flags: int) -> bytes | Again:
+        return self.phase.recv(size, flags)

@@ -1,49 +1,105 @@
-"""A UDP socket with a port, connected or not (rows UDP-02..15)."""
+"""A UDP socket with a port, connected or not (rows UDP-02..15; flags of section 1.3)."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
+from stack.socket.ip.asked import take
 from stack.socket.ip.binding import connect_source
 from stack.socket.ip.datagram_options import apply
-from stack.socket.message import MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
-from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
+from stack.socket.ip.failed import take_failure
+from stack.socket.ip.options_udp import IPPROTO_UDP, UDP_CORK
+from stack.socket.ip.received import report, reporters
+from stack.socket.ip.transmitted import Transmitted
+from stack.socket.message import (
+    MSG_CONFIRM,
+    MSG_DONTROUTE,
+    MSG_ERRQUEUE,
+    MSG_MORE,
+    MSG_OOB,
+    MSG_PEEK,
+    MSG_PROBE,
+    MSG_TRUNC,
+    MSG_ZEROCOPY,
+    Ancillary,
+    Message,
+)
+from stack.socket.options import SOL_SOCKET
+from stack.socket.options_device import SO_TIMESTAMPING, SO_TIMESTAMPING_NEW
+from stack.socket.options_socket import SO_PEEK_OFF, SO_SELECT_ERR_QUEUE
+from stack.socket.poll import ERR, HUP, IN, OUT, PRI, RDHUP, RDNORM, WRNORM
+from stack.udp import SendOptions
+from stack.udp.endpoint import CongestedError
+from stack.wire.ipv6 import is_link_local
 
 if TYPE_CHECKING:
     from stack.link.device import Buffer
-    from stack.socket.ip.address import IpAddress
-    from stack.socket.ip.datagram import DatagramSocket
-    from stack.udp import UdpEndpoint
+    from stack.socket.ip.datagram import DatagramAddress, DatagramSocket
+    from stack.udp import Datagram, UdpEndpoint
 
 _READ: Final = 0
 _WRITE: Final = 1
+#: Flags of a send that change what is sent, or how.
+_SPECIAL: Final = MSG_CONFIRM | MSG_DONTROUTE | MSG_MORE | MSG_OOB | MSG_PROBE | MSG_ZEROCOPY
 
 
 class DatagramBound(Phase):
-    """`by_user`: bind was called, not only implied."""
+    """`scope` is the interface of the link-local address it is bound to."""
 
-    __slots__ = ("by_user", "deaf", "endpoint", "mute", "socket")
+    __slots__ = (
+        "_corking",
+        "_peer_scope",
+        "_reporters",
+        "_scope",
+        "_transmitted",
+        "deaf",
+        "endpoint",
+        "mute",
+        "socket",
+    )
 
-    def __init__(self, socket: DatagramSocket, endpoint: UdpEndpoint, *, by_user: bool) -> None:
+    def __init__(self, socket: DatagramSocket, endpoint: UdpEndpoint, *, scope: int = 0) -> None:
         self.socket = socket
         self.endpoint = endpoint
-        self.by_user = by_user
         self.deaf = False  #: our receiving side is shut down
         self.mute = False  #: our sending side is shut down
-        apply(socket, endpoint)
+        self._scope = scope
+        self._peer_scope = 0
+        self._transmitted = Transmitted(socket, endpoint)
+        endpoint.groups = socket.groups
         endpoint.on_event = socket.pollee.notify
+        self._apply()
 
-    def bind(self, address: IpAddress) -> None:
+    def _apply(self) -> None:
+        apply(self.socket, self.endpoint)
+        self._reporters = reporters(self.socket)
+        self._corking = bool(self.socket.options.value(IPPROTO_UDP, UDP_CORK))
+
+    def bind(self, address: DatagramAddress) -> None:
         raise NetError(errno.EINVAL)  # row CORE-19
 
-    def connect(self, address: IpAddress) -> None:
-        _, remote = connect_source(self.socket, None, address)
-        self.endpoint.connect(*remote)
+    def connect(self, address: DatagramAddress) -> None:
+        _, remote = connect_source(self.socket, None, address[:2])
+        scope = address[2]
+        if not scope and len(remote[0]) == 16 and is_link_local(remote[0]):
+            scope = self._scope
+            if not scope and not self.endpoint.bind_ifindex:
+                raise NetError(errno.EINVAL)  # which link?
+        self.endpoint.connect(*remote, oif=scope, flow=address[3])
+        self._peer_scope = scope
 
-    def send(self, data: Buffer, flags: int, address: IpAddress | None) -> int | Again:
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def send(self, data: Buffer, flags: int, address: DatagramAddress | None) -> int | Again:
+        return self.send_message(data, (), flags, address)
+
+    def send_message(
+        self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: DatagramAddress | None
+    ) -> int | Again:
         endpoint = self.endpoint
         if flags & MSG_OOB:
             raise NetError(errno.EOPNOTSUPP)  # row UDP-12
@@ -51,24 +107,103 @@ class DatagramBound(Phase):
             raise NetError(endpoint.take_error())
         if self.mute:
             raise NetError(errno.EPIPE)
+        target = None
         if address is not None:
-            _, address = connect_source(self.socket, None, address)
-        return endpoint.send(data if type(data) is bytes else bytes(data), address)
+            _, target = connect_source(self.socket, None, address[:2])
+        data = data if type(data) is bytes else bytes(data)
+        try:
+            if not ancillary and not flags & _SPECIAL and not self._corking and not self._transmitted.wanted:
+                if target is None:
+                    return endpoint.send(data)
+                assert address is not None
+                if not address[2] and not address[3]:
+                    return endpoint.send(data, target)
+            return self._send_specially(data, ancillary, flags, address, target)
+        except CongestedError:
+            return AGAIN
+
+    def _send_specially(
+        self,
+        data: bytes,
+        ancillary: Sequence[Ancillary],
+        flags: int,
+        address: DatagramAddress | None,
+        target: tuple[bytes, int] | None,
+    ) -> int:
+        endpoint = self.endpoint
+        how = SendOptions(
+            more=bool(flags & MSG_MORE) or self._corking,
+            direct=bool(flags & MSG_DONTROUTE),
+            confirm=bool(flags & MSG_CONFIRM),
+        )
+        if address is not None:
+            how.oif, how.flow = address[2], address[3] & 0xFFFFF
+        else:
+            how.oif, how.flow = self._peer_scope, endpoint.flow
+        remote = target or endpoint.remote
+        stamps = -1
+        if ancillary and not endpoint.corked:
+            version = 4 if remote is not None and len(remote[0]) == 4 else 6
+            stamps = take(self.socket, ancillary, how, version=version)
+        if flags & MSG_CONFIRM and flags & MSG_PROBE and not data:
+            how.more = False
+            endpoint.check(target, how)
+            return 0
+        sent = endpoint.send(data, target, how)
+        if self._transmitted.wanted or stamps > 0 or flags & MSG_ZEROCOPY:
+            self._transmitted.note(data, remote, stamps, zero_copy=bool(flags & MSG_ZEROCOPY), more=how.more)
+        return sent
+
+    # -- receiving ----------------------------------------------------------------------------------------------------
 
     def receive(self, size: int, flags: int) -> Message | Again:
         endpoint = self.endpoint
-        if flags & MSG_OOB:
-            raise NetError(errno.EOPNOTSUPP)
+        if flags & MSG_ERRQUEUE:
+            failure = take_failure(self.socket, endpoint.errors, size, flags)
+            if failure is not AGAIN and not flags & MSG_PEEK:
+                endpoint.error_taken()
+            return failure
         if endpoint.error:
             raise NetError(endpoint.take_error())
-        datagram = endpoint.peek() if flags & MSG_PEEK else endpoint.recv()
+        if flags & MSG_PEEK:
+            return self._peek(size)
+        datagram = endpoint.recv()
         if datagram is None:
             return Message(b"") if self.deaf else AGAIN
+        offset = self._peek_offset()
+        if offset > 0:
+            self.socket.options.store(SOL_SOCKET, SO_PEEK_OFF, max(offset - len(datagram.data), 0))
+        return self._message(datagram, size, 0)
+
+    def _peek(self, size: int) -> Message | Again:
+        offset = self._peek_offset()
+        found = self.endpoint.peek_at(max(offset, 0))
+        if found is None:
+            return Message(b"") if self.deaf else AGAIN
+        message = self._message(*found[:1], size, found[1])
+        if offset >= 0:
+            self.socket.options.store(SOL_SOCKET, SO_PEEK_OFF, offset + len(message.data))
+        return message
+
+    def _peek_offset(self) -> int:
+        return int(self.socket.options.value(SOL_SOCKET, SO_PEEK_OFF))
+
+    def _message(self, datagram: Datagram, size: int, skip: int) -> Message:
         data = datagram.data
         length = len(data)
-        if length <= size:
-            return Message(data, datagram.src, 0, length)
-        return Message(data[:size], datagram.src, MSG_TRUNC, length)
+        flags = 0
+        if skip or length - skip > size:
+            data = data[skip : skip + size]
+            flags = MSG_TRUNC if length - skip > size else 0
+        address: tuple[bytes, int] | tuple[bytes, int, int] = datagram.src
+        if len(address[0]) == 16 and is_link_local(address[0]):
+            address = (*datagram.src, datagram.ifindex)
+        message = Message(data, address, flags, length)
+        if self._reporters:
+            message.ancillary = report(self._reporters, datagram)
+        return message
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
 
     def shutdown(self, how: int) -> None:
         if self.endpoint.remote is None:
@@ -76,23 +211,34 @@ class DatagramBound(Phase):
         self.deaf = self.deaf or how != _WRITE
         self.mute = self.mute or how != _READ
 
-    def local_address(self) -> IpAddress:
-        return self.endpoint.local
+    def local_address(self) -> tuple[bytes, int, int]:
+        return (*self.endpoint.local, self._scope)
 
-    def peer_address(self) -> IpAddress:
-        if self.endpoint.remote is None:
+    def peer_address(self) -> tuple[bytes, int, int]:
+        remote = self.endpoint.remote
+        if remote is None or not remote[1]:  # as Linux: connected to port 0 is connected to nobody
             raise NetError(errno.ENOTCONN)
-        return self.endpoint.remote
+        return (*remote, self._peer_scope)
 
     def take_error(self) -> int:
         return self.endpoint.take_error()
 
+    def put_error(self, error: int) -> None:
+        self.endpoint.error = error
+        self.socket.pollee.notify()
+
+    def memory(self) -> tuple[int, int, int]:
+        endpoint = self.endpoint
+        return endpoint.queued_bytes, 0, endpoint.lost
+
     def option_changed(self, level: int, name: int) -> None:
-        apply(self.socket, self.endpoint)
+        self._apply()
+        if level == SOL_SOCKET and name in (SO_TIMESTAMPING, SO_TIMESTAMPING_NEW):
+            self._transmitted.flags_changed()
 
     def poll(self) -> int:
         endpoint = self.endpoint
-        bits = OUT | WRNORM
+        bits = 0 if endpoint.congested else OUT | WRNORM
         if endpoint.pending or self.deaf:
             bits |= IN | RDNORM
         if self.deaf:
@@ -100,7 +246,11 @@ class DatagramBound(Phase):
             if self.mute:
                 bits |= HUP
         if endpoint.error:
-            bits |= ERR | IN | RDNORM
+            bits |= ERR
+        if endpoint.errors:
+            bits |= ERR
+            if self.socket.options.value(SOL_SOCKET, SO_SELECT_ERR_QUEUE):
+                bits |= PRI
         return bits
 
     def close(self) -> None:

@@ -3,57 +3,93 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind_arguments
 from stack.socket.ip.datagram_bound import DatagramBound
-from stack.socket.message import Message
+from stack.socket.ip.options import IP_BIND_ADDRESS_NO_PORT, IPPROTO_IP
+from stack.socket.message import MSG_ERRQUEUE, Ancillary, Message
 from stack.socket.poll import OUT, WRNORM
 
 if TYPE_CHECKING:
     from stack.link.device import Buffer
-    from stack.socket.ip.address import IpAddress
-    from stack.socket.ip.datagram import DatagramSocket
+    from stack.socket.ip.datagram import DatagramAddress, DatagramSocket
 
 
 class DatagramUnbound(Phase):
-    __slots__ = ("socket",)
+    """`address` is what bind was asked for, if the port is to be chosen later (IP_BIND_ADDRESS_NO_PORT)."""
+
+    __slots__ = ("address", "error", "socket")
 
     def __init__(self, socket: DatagramSocket) -> None:
         self.socket = socket
+        self.address: bytes | None = None
+        self.error = 0  #: pending, see `put_error`
 
-    def bind(self, address: IpAddress) -> None:
-        self._bind(address, by_user=True)
-
-    def _bind(self, address: IpAddress, *, by_user: bool) -> DatagramBound:
+    def bind(self, address: DatagramAddress) -> None:
         socket = self.socket
-        endpoint = socket.host.netns.udp.bind(*address, **bind_arguments(socket, address))
-        phase = socket.phase = DatagramBound(socket, endpoint, by_user=by_user)
+        if self.address is not None:
+            raise NetError(errno.EINVAL)  # row CORE-19
+        if not address[1] and any(address[0]) and socket.options.value(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT):
+            # Claimed and given back: an address that cannot be had is told now.
+            socket.host.netns.udp.ports.bind(address[0], 0, **bind_arguments(socket, address[:2])).release()
+            self.address = address[0]
+            return
+        self._bind(address)
+
+    def _bind(self, address: DatagramAddress) -> DatagramBound:
+        socket = self.socket
+        endpoint = socket.host.netns.udp.bind(*address[:2], **bind_arguments(socket, address[:2]))
+        endpoint.error = self.error
+        phase = socket.phase = DatagramBound(socket, endpoint, scope=address[2])
         return phase
 
-    def connect(self, address: IpAddress) -> None:
-        phase = self._bind((any_address(self.socket), 0), by_user=False)
+    def _bind_somewhere(self) -> DatagramBound:
+        return self._bind((self.address or any_address(self.socket), 0, 0, 0))
+
+    def connect(self, address: DatagramAddress) -> None:
+        phase = self._bind_somewhere()
         try:
             phase.connect(address)
         except NetError:
+            phase.endpoint.groups = None  # they stay
             phase.close()
             self.socket.phase = self
             raise
 
-    def send(self, data: Buffer, flags: int, address: IpAddress | None) -> int | Again:
+    def send(self, data: Buffer, flags: int, address: DatagramAddress | None) -> int | Again:
         # As on Linux, a port is taken even if the send then fails.
-        return self._bind((any_address(self.socket), 0), by_user=False).send(data, flags, address)
+        return self._bind_somewhere().send(data, flags, address)
+
+    def send_message(
+        self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: DatagramAddress | None
+    ) -> int | Again:
+        return self._bind_somewhere().send_message(data, ancillary, flags, address)
 
     def receive(self, size: int, flags: int) -> Message | Again:
+        if self.error and not flags & MSG_ERRQUEUE:
+            raise NetError(self.take_error())
         return AGAIN
 
     def shutdown(self, how: int) -> None:
         raise NetError(errno.ENOTCONN)
 
-    def local_address(self) -> IpAddress:
-        return any_address(self.socket), 0
+    def local_address(self) -> tuple[bytes, int]:
+        return self.address or any_address(self.socket), 0
+
+    def take_error(self) -> int:
+        error, self.error = self.error, 0
+        return error
+
+    def put_error(self, error: int) -> None:
+        self.error = error
 
     def poll(self) -> int:
         return OUT | WRNORM
+
+    def close(self) -> None:
+        if self.socket.groups is not None:
+            self.socket.groups.close()
