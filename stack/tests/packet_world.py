@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import socket as kernel
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
@@ -99,19 +99,22 @@ class World:
 class KernelWorld(World):
     is_kernel = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, ipv6: bool = True) -> None:
         super().__init__()
         self.host = KernelHost()
         run = self.host.run
         self.host.sysctl("net.ipv6.conf.default.accept_dad", "0")
         run("ip", "link", "add", "va", "type", "veth", "peer", "name", "vb")
         for device in ("va", "vb"):
-            # Nothing but what the tests send.
-            self.host.sysctl(f"net.ipv6.conf.{device}.addr_gen_mode", "1")
+            if ipv6:
+                self.host.sysctl(f"net.ipv6.conf.{device}.addr_gen_mode", "1")
+            else:
+                self.host.sysctl(f"net.ipv6.conf.{device}.disable_ipv6", "1")
             run("ip", "link", "set", device, "up")
         run("ip", "address", "add", f"{ME4}/24", "dev", "va")
-        run("ip", "-6", "address", "add", f"{ME6}/64", "dev", "va", "nodad")
-        for peer in (PEER4, PEER6):
+        if ipv6:
+            run("ip", "-6", "address", "add", f"{ME6}/64", "dev", "va", "nodad")
+        for peer in (PEER4, PEER6) if ipv6 else (PEER4,):
             run("ip", "neighbour", "add", peer, "lladdr", PEER_MAC.hex(":"), "dev", "va")
 
     def _make(self, family: int, kind: int, proto: int) -> Any:
@@ -152,7 +155,7 @@ class KernelWorld(World):
 class OurWorld(World):
     is_kernel = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, ipv6: bool = True) -> None:
         super().__init__()
         self.network = Network(clock=ManualClock(), rng=random.Random(11))
         self.stack = self.network.stack("gw")
@@ -162,7 +165,13 @@ class OurWorld(World):
             for device in ("va", "vb"):
                 netns.set_up(netns.interface(device), True)
             netns.add_address(netns.interface("va"), f"{ME4}/24")
-            netns.add_address(netns.interface("va"), f"{ME6}/64")
+            if ipv6:
+                netns.add_address(netns.interface("va"), f"{ME6}/64")
+            else:
+                for device in ("va", "vb"):
+                    interface = netns.interface(device)
+                    for address in [each for each in interface.addresses if len(each.address) == 16]:
+                        netns.remove_address(interface, address.address)
             for family, peer in ((kernel.AF_INET, PEER4), (kernel.AF_INET6, PEER6)):
                 netns.interface("va").neighbours.set_permanent(kernel.inet_pton(family, peer), PEER_MAC)
             self.network.finish()
@@ -202,11 +211,11 @@ def open_socket(sock: Any) -> Any:
     return sock._sock
 
 
-def worlds(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Body of a module-scoped fixture with params "kernel" and "ours"."""
-    made: Callable[[], KernelWorld | OurWorld] = KernelWorld if request.param == "kernel" else OurWorld
+def worlds(request: pytest.FixtureRequest, *, ipv6: bool = True) -> Iterator[World]:
+    """Body of a module-scoped fixture with params "kernel" and "ours". Without IPv6 nothing is sent unasked."""
+    made: type[KernelWorld | OurWorld] = KernelWorld if request.param == "kernel" else OurWorld
     try:
-        world = made()
+        world = made(ipv6=ipv6)
     except NoKernelHostError as error:
         pytest.skip(str(error))
     try:

@@ -33,7 +33,7 @@ AUXDATA: Final = struct.Struct("=IIIHHHH")
 
 @pytest.fixture(params=["kernel", "ours"], scope="module")
 def node(request: pytest.FixtureRequest) -> Iterator[World]:
-    yield from worlds(request)
+    yield from worlds(request, ipv6=False)
 
 
 @pytest.fixture
