@@ -99,7 +99,7 @@ class IpEndpoint:
     def route(self, address: bytes, how: SendOptions) -> Route:
         """Where a packet to `address` goes. Raises NetError: as `IpLayer.route`, EACCES (broadcast)."""
         settings = self.settings
-        src = how.src
+        src = how.src or settings.source
         oif = how.oif or self.bind_ifindex
         if not oif:
             if is_group(address):
@@ -132,7 +132,9 @@ class IpEndpoint:
             raise self.too_long(route)
         discover = settings.discover
         if discover >= _PROBE:
-            route = self._without_path_mtu(route)
+            route = _with_mtu(route, min(route.iface.mtu, 65535) if v4 else self._ip.mtu6(route.iface))
+        if settings.longest and settings.longest < route.mtu:
+            route = _with_mtu(route, settings.longest)
         fits = length + (20 + len(options) if v4 else 40) <= route.mtu
         whole_only = discover in (_DO, _PROBE, _INTERFACE)
         if not v4:
@@ -169,15 +171,6 @@ class IpEndpoint:
             if self.errors.put(entry, self.receive_limit):
                 self.event()
         return NetError(errno.EMSGSIZE)
-
-    def _without_path_mtu(self, route: Route) -> Route:
-        """`route`, taking whatever the link takes."""
-        mtu = min(route.iface.mtu, 65535) if self.version == 4 else self._ip.mtu6(route.iface)
-        if mtu == route.mtu:
-            return route
-        whole = Route(route.iface, route.src, route.dst, route.next_hop, mtu, route.kind, route.generation)
-        whole.neighbour = route.neighbour
-        return whole
 
     # --- receiving ----------------------------------------------------------------------------------------------
 
@@ -314,3 +307,12 @@ class IpEndpoint:
     def left(self) -> None:
         """Take it out of its registry."""
         raise NotImplementedError
+
+
+def _with_mtu(route: Route, mtu: int) -> Route:
+    """`route`, taking packets of up to `mtu` bytes."""
+    if mtu == route.mtu:
+        return route
+    other = Route(route.iface, route.src, route.dst, route.next_hop, mtu, route.kind, route.generation)
+    other.neighbour = route.neighbour
+    return other
