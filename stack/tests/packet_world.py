@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import select
 import socket as kernel
 from collections.abc import Iterator
 from typing import Any, Final
@@ -75,8 +76,8 @@ class World:
         """Poll bits among IN, OUT, RDHUP, ERR, HUP."""
         raise NotImplementedError
 
-    def run(self, command: str) -> None:
-        """`ip` command."""
+    def await_error(self, sock: Any) -> None:
+        """Wait until an error is pending; the kernel's loopback is quick, not instant."""
         raise NotImplementedError
 
     def index(self, device: str) -> int:
@@ -121,11 +122,14 @@ class KernelWorld(World):
         return self.host.socket(family, kind, proto)
 
     def bits(self, sock: Any) -> int:
-        import select
-
         poll = select.poll()
         poll.register(sock, ASKED)
         return sum(bits for _, bits in poll.poll(0))
+
+    def await_error(self, sock: Any) -> None:
+        poll = select.poll()
+        poll.register(sock, 0)
+        assert poll.poll(10_000)
 
     def _link(self, device: str) -> dict[str, Any]:
         shown: dict[str, Any] = json.loads(self.host.run("ip", "-d", "-j", "link", "show", device))[0]
@@ -181,6 +185,13 @@ class OurWorld(World):
 
     def bits(self, sock: Any) -> int:
         return int(open_socket(sock).poll()) & (ASKED | ERR | HUP)
+
+    def await_error(self, sock: Any) -> None:
+        for _ in range(10):
+            if self.bits(sock) & ERR:
+                return
+            self.network.poll(self.network.scheduler.now)
+        raise AssertionError("no error comes")
 
     def _interface(self, device: str) -> Any:
         return self.stack.netns.interface(device)

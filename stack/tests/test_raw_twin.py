@@ -365,6 +365,7 @@ def test_raw_errors_reach_connected_sockets(world: World) -> None:
     connected.connect((LO4, 0))
     port = _closed_port(world)
     connected.send(struct.pack("!HHHH", 1000, port, 8, 0))
+    world.await_error(connected)
     assert code(connected.recv, 100) == errno.ECONNREFUSED
     assert connected.recv(100)[20:22] == struct.pack("!H", 1000)
     assert unconnected.recv(100)[20:22] == struct.pack("!H", 1000)
@@ -576,6 +577,7 @@ def test_raw_error_queue(world: World) -> None:
     port = _closed_port(world)
     packet = struct.pack("!HHHH", 1000, port, 8, 0)
     sock.sendto(packet, (LO4, 0))
+    world.await_error(sock)
     assert code(sock.recv, 100) == errno.ECONNREFUSED
     data, ancillary, flags, address = sock.recvmsg(100, 200, kernel.MSG_ERRQUEUE)
     assert (data, flags, address) == (packet, kernel.MSG_ERRQUEUE, (LO4, 0))
