@@ -15,6 +15,7 @@ OPT_TIMESTAMPS = 1  # TCPI_OPT_*
 OPT_SACK = 2
 OPT_WINDOW_SCALE = 4
 OPT_ECN = 8
+OPT_SYN_DATA = 32
 
 
 class TcpInfo(NamedTuple):
@@ -70,6 +71,7 @@ def collect(connection: Pcb) -> TcpInfo:
     now = connection.scheduler.now
     options = (OPT_TIMESTAMPS if connection.timestamps else 0) | (OPT_WINDOW_SCALE if connection.window_scaling else 0)
     options |= (OPT_SACK if connection.sack else 0) | (OPT_ECN if connection.ecn is not None else 0)
+    options |= OPT_SYN_DATA if connection.fastopen is not None and connection.fastopen.acked else 0
     board = recovery.board
     if isinstance(recovery, SackRecovery):
         lost = board.lost if board is not None else 0

@@ -22,6 +22,7 @@ from stack.scheduler import NS_PER_S
 from stack.tcp.connection import Connection
 from stack.tcp.demux import Demux, Key
 from stack.tcp.ecn import CE, ECN_MASK
+from stack.tcp.fastopen import CLIENT, KEY_LENGTH, FastOpenClient
 from stack.tcp.isn import SequenceSource
 from stack.tcp.listener import Listener
 from stack.tcp.mib import Mib, MibCounters
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from stack.ip.packet import IcmpError, IpPacket
     from stack.ip.ports import BoundPort, PortTable
     from stack.ip.route import Route
+    from stack.link.device import Buffer
     from stack.scheduler import Scheduler
     from stack.tcp.pcb import Pcb
 
@@ -89,9 +91,11 @@ class TcpLayer:
         self.mib = MibCounters()  #: what `stats` has not, under Linux's names
         self.syn_queue = SynQueue(self)
         self.time_waits = TimeWaits(self)
+        self.fastopen = FastOpenClient(self)
         self.proven: dict[bytes, None] = {}  #: peers that are no flood's invention, the latest last
         self._sequence = SequenceSource(scheduler.rng)
         self._cookies: SynCookies | None = None
+        self._fastopen_key = b""
         self._shared: dict[tuple[bytes, int], BoundPort] = {}  # ports connect() chose, by source address
         self._orphans: dict[Pcb, None] = {}  # closed by their users, not in TIME-WAIT
         self._challenge_second = -1
@@ -108,12 +112,14 @@ class TcpLayer:
         *,
         options: TcpOptions | None = None,
         oif: int = 0,
+        fastopen: Buffer | None = None,
     ) -> Connection:
         """A connection in SYN-SENT; the outcome comes through on_event (`connected` or `error`).
 
         Takes over `bound` (released when the connection is CLOSED); without it an ephemeral port is taken. On an
-        error `bound` stays the caller's. Raises NetError: what routing says (ENETUNREACH ...), EADDRNOTAVAIL (4-tuple
-        in use, or no port free).
+        error `bound` stays the caller's. `fastopen`: data for the SYN if Fast Open allows (b"": just get a
+        cookie); how much of it was taken is `unacknowledged`. Raises NetError: what routing says (ENETUNREACH ...),
+        EADDRNOTAVAIL (4-tuple in use, or no port free).
         """
         if src is None and bound is not None and any(bound.addr):
             src = bound.addr
@@ -140,6 +146,8 @@ class TcpLayer:
             connection.receiver.ts_recent = before.ts_recent
         self.connections[key] = connection
         self.stats.active_opens += 1
+        if fastopen is not None and self.config.fastopen & CLIENT:
+            self.fastopen.begin(connection, fastopen)
         connection.enter(TcpState.SYN_SENT)
         connection.send_syn()
         return connection
@@ -331,6 +339,15 @@ class TcpLayer:
         if self._cookies is None:
             self._cookies = SynCookies(self.scheduler.rng.getrandbits(256).to_bytes(32, "big"))
         return self._cookies
+
+    @property
+    def fastopen_key(self) -> bytes:
+        """What Fast Open cookies are made with where a listener has no key of its own; drawn when first needed."""
+        if self.config.fastopen_key:
+            return self.config.fastopen_key
+        if not self._fastopen_key:
+            self._fastopen_key = self.scheduler.rng.getrandbits(8 * KEY_LENGTH).to_bytes(KEY_LENGTH, "big")
+        return self._fastopen_key
 
     def prove(self, address: bytes) -> None:
         """The peer at `address` has completed a handshake: it can receive what we send there."""

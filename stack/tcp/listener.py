@@ -12,7 +12,7 @@ A SYN makes a `Request`, which waits in the SYN queue for the ACK that ends the 
   of TcpConfig.syn_backlog are taken. When it is half full of requests that have timed out, those are given up earlier.
 
 TCP_DEFER_ACCEPT: a bare ACK is ignored until as many time-outs have passed as fit into the period; then the SYN|ACK
-goes out again, and any answer will do.
+goes out again, and any answer will do. What Fast Open changes is in `fastopen`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from stack.ip.packet import PacketKind
 from stack.scheduler import NS_PER_MS
 from stack.tcp import syncookies
+from stack.tcp.fastopen import FastOpenServer
 from stack.tcp.mib import Mib
 from stack.tcp.options import TcpOptions
 from stack.tcp.request import TIMEOUT_INITIAL, TIMEOUT_MAX, Request
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from stack.tcp.connection import Connection
     from stack.tcp.demux import Key
     from stack.tcp.layer import TcpLayer
+    from stack.tcp.pcb import Pcb
     from stack.tcp.segment import Segment
 
 SOMAXCONN: Final = 4096  # Linux net.core.somaxconn
@@ -57,6 +59,7 @@ class Listener:
         self.young = 0  #: those of them that never timed out
         self.overflowed_at: int | None = None  #: when cookies were last sent for this port, ns
         self.closed = False
+        self.fastopen = FastOpenServer(self)
         self._queue: deque[Connection] = deque()
 
     def __repr__(self) -> str:
@@ -86,6 +89,10 @@ class Listener:
     def accept(self) -> Connection | None:
         """The oldest connection waiting (it may have been reset meanwhile), None without one."""
         return self._queue.popleft() if self._queue else None
+
+    def holds(self, connection: Pcb) -> bool:
+        """Whether `connection` still waits for accept()."""
+        return any(one is connection for one in self._queue)
 
     def close(self) -> None:
         """Connections not accepted yet are reset (row TCP-17). The port is released. Idempotent."""
@@ -151,6 +158,10 @@ class Listener:
                 self._drop("syn-queue-full")
                 return
         request.iss = issued if iss is None else iss
+        connection = self.fastopen.take(request, seg)
+        if connection is not None:
+            self._ready(connection)
+            return
         layer.syn_queue.add(request)
         if not request.send_syn_ack():
             layer.syn_queue.fail(request)
@@ -193,6 +204,9 @@ class Listener:
             self.layer.mib.count(Mib.ATTEMPT_FAILS)
             return
         self.layer.prove(connection.remote[0])
+        self._ready(connection)
+
+    def _ready(self, connection: Connection) -> None:
         self._queue.append(connection)
         if self.on_event is not None:
             self.on_event()

@@ -40,6 +40,9 @@ class TcpOptions:
     window_clamp: int = 0  #: TCP_WINDOW_CLAMP, bytes; 0: none
     fin_timeout: int = 60 * NS_PER_S  #: TCP_LINGER2: how long an orphan stays in FIN-WAIT-2, ns; negative: not at all
     defer_accept: int = 0  #: TCP_DEFER_ACCEPT, ns; 0: off
+    fastopen: int = 0  #: TCP_FASTOPEN: connections of a listener that may wait for the end of the handshake; 0: off
+    fastopen_key: bytes = b""  #: TCP_FASTOPEN_KEY: 16 bytes, or 32 with the one before; b"": TcpConfig.fastopen_key
+    fastopen_no_cookie: bool = False  #: TCP_FASTOPEN_NO_COOKIE
     congestion: str = ""  #: TCP_CONGESTION; "": the layer's default
     ttl: int = DEFAULT_TTL  #: IP_TTL or IPV6_UNICAST_HOPS
     tos: int = 0  #: IP_TOS or IPV6_TCLASS
@@ -72,6 +75,9 @@ class TcpConfig:
     orphans_max: int = 16384  #: connections nobody holds, above it the next ends by RST; Linux tcp_max_orphans
     time_wait: int = 60 * NS_PER_S  #: 2 MSL; Linux TCP_TIMEWAIT_LEN
     time_wait_max: int = 16384  #: connections in TIME-WAIT; above it there is none. Linux tcp_max_tw_buckets
+    fastopen: int = 1  #: Linux tcp_fastopen, see `fastopen`: bit 0 for clients, bit 1 for servers
+    fastopen_key: bytes = b""  #: Linux tcp_fastopen_key; b"": a random one
+    fastopen_blackhole_timeout: int = 0  #: how long Fast Open pauses after signs of a broken path, ns; 0: never
     tw_reuse: int = 2  #: Linux tcp_tw_reuse: may connect() end a TIME-WAIT: 0 no, 1 yes, 2 to a loopback address
     rfc1337: bool = False  #: Linux tcp_rfc1337: a reset does not end TIME-WAIT
     mtu_probing: int = 0  #: Linux tcp_mtu_probing: 0 off, 1 when a black hole is suspected, 2 always

@@ -172,7 +172,13 @@ def emit_syn(connection: Pcb) -> None:
         receiver.last_ack_sent = ack
         receiver.acks_owed = 0
     flags |= syn_flags(connection, flags)
-    _emit_with_options(connection, connection.sender.iss, ack, flags, window, options)
+    parts: Sequence[Buffer] = ()
+    length = 0
+    if connection.fastopen is not None:
+        options.fastopen, length = connection.fastopen.dress(connection)
+        if length:
+            parts = connection.sender.queue.slice(connection.sender.iss + 1, length)
+    _emit_with_options(connection, connection.sender.iss, ack, flags, window, options, parts, length)
 
 
 def _emit_with_options(

@@ -39,6 +39,7 @@ from stack.wire.tcp import ACK, RST
 if TYPE_CHECKING:
     from stack.ip.ports import BoundPort
     from stack.ip.route import Route
+    from stack.tcp.fastopen import FastOpen
     from stack.tcp.layer import TcpLayer
     from stack.tcp.listener import Listener
     from stack.tcp.segment import Segment
@@ -63,6 +64,7 @@ class Pcb:
         "error",
         "event",
         "fast_state",
+        "fastopen",
         "gso_type",
         "ip_header",
         "key",
@@ -118,8 +120,9 @@ class Pcb:
         self.options = options  #: live; call options_changed() after setting a field
         self.bound = bound
         self.oif = oif  #: index of the interface this connection is tied to, 0: any
-        self.listener: Listener | None = None  #: in SYN-RECEIVED after LISTEN: whose child this is
+        self.listener: Listener | None = None  #: by Fast Open and in SYN-RECEIVED: whose child this is
         self.on_event: Callable[[], None] | None = None
+        self.fastopen: FastOpen | None = None  #: None: not asked for
         self.ecn: Ecn | None = None  #: None: not agreed on
         self.urgent: Urgent | None = None  #: None: no urgent data yet in either direction
         self.error = 0  #: pending errno, 0 for none
@@ -240,6 +243,9 @@ class Pcb:
         if self.orphan:
             self.receiver.queue.clear()
         self.layer.forget(self)
+        if self.listener is not None:
+            self.listener.fastopen.failed(self)
+            self.listener = None
         if self.bound is not None:
             self.bound.release()
             self.bound = None
@@ -409,6 +415,8 @@ class Pcb:
         sender = self.sender
         if sender.snd_max == sender.iss:
             sender.syn_sent()
+            if self.fastopen is not None:
+                sender.snd_nxt = sender.snd_max = sender.snd_max + self.fastopen.sent
         self.timers.retransmit.arm_in(sender.rtt.backed_off(sender.backoff))
 
     def send_probe(self) -> None:

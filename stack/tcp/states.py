@@ -84,15 +84,19 @@ class SynSent(State):
         if not flags & SYN:
             return
         connection.peer_syn(seg)
+        receiver = connection.receiver
+        receiver.rcv_adv = receiver.rcv_nxt + min(receiver.space, 65535)  # what our SYN has promised
         if acceptable:
             sender.handshake_done(seg)
+            if connection.fastopen is not None:
+                connection.fastopen.answered(connection, seg, ack)
             connection.enter(TcpState.ESTABLISHED)
-            connection.receiver.owe_ack()
+            receiver.owe_ack()
         else:
             # Simultaneous open (figure 8): SYN|ACK.
             connection.enter(TcpState.SYN_RECEIVED)
             connection.send_syn()
-        # Text or FIN on a SYN could be kept for later; like Linux we let the peer send it again.
+        # Text or FIN on a SYN could be kept for later; like Linux we let the peer send it again (but for Fast Open).
         connection.schedule()
 
 
@@ -331,6 +335,40 @@ class SynReceived(Synchronized):
         return True
 
 
+class FastOpened(SynReceived):
+    """After a SYN with data that was taken (RFC 7413 section 4.2.1): the user may write already."""
+
+    sends = True
+    takes_writes = True
+
+    def unacceptable(self, connection: Pcb, seg: Segment) -> None:
+        if seg.is_bare_syn and seg.seq == connection.receiver.irs:
+            # The SYN again, with or without its data: our SYN|ACK was lost.
+            if connection.may_answer(seg):
+                connection.send_syn()
+            return
+        super().unacceptable(connection, seg)
+
+    def reset(self, connection: Pcb) -> None:
+        connection.fail(errno.ECONNRESET)
+
+    def check_ack(self, connection: Pcb, seg: Segment) -> bool:
+        listener, connection.listener = connection.listener, None
+        if not super().check_ack(connection, seg):
+            connection.listener = listener
+            return False
+        if listener is not None:
+            listener.fastopen.completed()
+        sender = connection.sender
+        if seg.ack > sender.snd_una:
+            timestamps = seg.options.timestamps
+            sender.acknowledge(seg.ack, timestamps[1] if timestamps and connection.timestamps else None)
+        ladder = connection.ladder
+        if sender.fin_acked and isinstance(ladder, Synchronized):
+            ladder.fin_acknowledged(connection)
+        return True
+
+
 class Established(Synchronized):
     code = TcpState.ESTABLISHED
     sends = True
@@ -398,6 +436,8 @@ class LastAck(Synchronized):
         connection.enter(TcpState.CLOSED)
 
 
+#: SYN-RECEIVED with data in the SYN.
+FAST_OPENED: Final = FastOpened()
 #: In TIME-WAIT segments go to a `timewait.TimeWait`.
 STATES: Final[dict[TcpState, State]] = {
     TcpState.CLOSED: Closed(),

@@ -60,7 +60,10 @@ class Timers:
     def _on_retransmit(self) -> None:
         connection = self.connection
         sender = connection.sender
-        if self._out_of_patience():
+        over = self._out_of_patience()
+        if connection.fastopen is not None:
+            connection.fastopen.timed_out(connection, over=over)
+        if over:
             connection.fail(connection.soft_error or errno.ETIMEDOUT)
             return
         if connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
@@ -79,7 +82,7 @@ class Timers:
         config = connection.layer.config
         state = connection.state
         if state is TcpState.SYN_RECEIVED and connection.listener is not None:
-            return sender.retries >= config.synack_retries
+            return sender.retries >= (options.synack_retries or config.synack_retries + 1)  # as Linux: one more
         waited = connection.scheduler.now - sender.stalled_at if sender.backoff else 0
         patience = options.user_timeout
         if patience and waited >= patience:

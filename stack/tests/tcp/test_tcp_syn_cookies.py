@@ -13,7 +13,7 @@ from stack.testing import builders
 from stack.tests.tcp.script import Script
 from stack.tests.tcp.test_tcp_syn_queue import last_ack, syn
 from stack.tests.tcp.world import B6, B, World
-from stack.wire.tcp import ACK, CWR, ECE, PSH, RST, SYN, HeaderOptions
+from stack.wire.tcp import ACK, CWR, ECE, RST, SYN, HeaderOptions
 
 KEY4 = (bytes((10, 0, 0, 7)), bytes((10, 0, 0, 1)), 40000 << 16 | 80)
 KEY6 = (b"\xfd" + bytes(14) + b"\x07", b"\xfd" + bytes(14) + b"\x01", 40000 << 16 | 80)
