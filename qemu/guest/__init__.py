@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         GuestTimeoutError,
         KernelTroubleError,
         MissingError,
+        OutputLimitError,
         SetupError,
     )
     from qemu.guest.guest import Guest
@@ -54,6 +55,7 @@ __all__ = [
     "KernelTroubleError",
     "Lan",
     "MissingError",
+    "OutputLimitError",
     "Result",
     "SetupError",
     "Share",

@@ -10,11 +10,14 @@ from typing import Final
 
 from qemu.guest import agent_protocol as protocol
 from qemu.guest.agent_protocol import MAX_PAYLOAD, OUTPUT_WINDOW, STDIN_WINDOW, Exit, Frame, Type
-from qemu.guest.errors import AgentError, CommandTimeoutError, GuestError, GuestTimeoutError
+from qemu.guest.errors import AgentError, CommandTimeoutError, GuestError, GuestTimeoutError, OutputLimitError
 from qemu.guest.result import Result
 
 STDOUT: Final = 1
 STDERR: Final = 2
+#: Bytes of output that `communicate` keeps.
+OUTPUT_LIMIT: Final = 16 << 20
+_SHOWN_BYTES: Final = 60
 
 
 class Command:
@@ -171,10 +174,11 @@ class Command:
                 raise GuestTimeoutError(f"waited {timeout:g} s for {' '.join(self.args)!r} in the guest to end")
             return _shell_code(self.exit)
 
-    def communicate(self, data: bytes | None = None, *, timeout: float) -> Result:
+    def communicate(self, data: bytes | None = None, *, timeout: float, limit: int = OUTPUT_LIMIT) -> Result:
         """Send `data`, close standard input, collect all output until it ends.
 
-        After `timeout` seconds it is killed and CommandTimeoutError raised, with the output so far.
+        After `timeout` seconds it is killed and CommandTimeoutError raised, with the output so far; after `limit`
+        bytes of output OutputLimitError.
         """
         deadline = time.monotonic() + timeout
         collected = {STDOUT: bytearray(), STDERR: bytearray()}
@@ -186,6 +190,13 @@ class Command:
         try:
             for stream, chunk in self.output(deadline):
                 collected[stream] += chunk
+                if len(collected[STDOUT]) + len(collected[STDERR]) > limit:
+                    last = bytes(collected[stream][-_SHOWN_BYTES:])
+                    raise OutputLimitError(
+                        f"{' '.join(self.args)!r} in the guest printed more than {limit} bytes and was killed; last "
+                        f"came {last!r}. Write it to a file there, let `limit` be larger, or read what spawn() gives "
+                        "bit by bit"
+                    )
             self.wait(timeout=max(0.0, deadline - time.monotonic()))
         except GuestTimeoutError:
             if not self.running:

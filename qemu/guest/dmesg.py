@@ -25,6 +25,9 @@ MAX_FINDINGS: Final = 50
 SILENCE_SECONDS: Final = 0.4
 _MAX_LINE_BYTES: Final = 4096
 
+_OUT_OF_MEMORY: Final = "out of memory"
+_OOM_LINE: Final = re.compile(r"oom|Out of memory|Comm:")
+
 #: (what it is called, whether it is fatal, how its first line looks). The first that matches counts.
 _KINDS: Final[tuple[tuple[str, bool, re.Pattern[str]], ...]] = (
     ("panic", True, re.compile(r"Kernel panic - not syncing")),
@@ -45,7 +48,7 @@ _KINDS: Final[tuple[tuple[str, bool, re.Pattern[str]], ...]] = (
         ),
     ),
     ("stall", False, re.compile(r"rcu: INFO: .*detected.* stall|watchdog: BUG: soft lockup|INFO: task .* blocked for")),
-    ("out of memory", False, re.compile(r"invoked oom-killer|Out of memory: Killed process")),
+    (_OUT_OF_MEMORY, False, re.compile(r"invoked oom-killer|Out of memory: Killed process")),
     ("BUG", True, re.compile(r"kernel BUG at |\bBUG: ")),
     ("oops", True, re.compile(r"Oops: |general protection fault|Unable to handle kernel |Internal error: Oops")),
     ("warning", True, re.compile(r"WARNING: CPU: \d+ PID: \d+ at ")),
@@ -127,12 +130,18 @@ class Watcher:
             self._finish(complete)
             expected = self._allow is not None and self._allow.search(text) is not None
             self._current = Finding(kind[0], kind[1] and not expected, [text])
-        elif current is not None and text and not _NOISE.search(text):
+        elif current is not None and text and not self._noise(current, text):
             current.lines.append(text)
             if len(current.lines) >= MAX_LINES:
                 self._finish(complete)
         if self._current is not None and _END.search(text):
             self._finish(complete)
+
+    @staticmethod
+    def _noise(current: Finding, text: str) -> bool:
+        if current.kind == _OUT_OF_MEMORY:
+            return _OOM_LINE.search(text) is None  # a screenful of tables
+        return _NOISE.search(text) is not None
 
     @staticmethod
     def _belongs(current: Finding | None, kind: tuple[str, bool]) -> bool:

@@ -35,6 +35,10 @@ class AgentError(GuestError):
     """The agent refused a request, or what came from it is not its protocol."""
 
 
+class OutputLimitError(GuestError):
+    """A command printed more than is kept, and was killed."""
+
+
 class CommandFailedError(GuestError):
     """A command run with ``check=True`` did not succeed. The message has its output.
 

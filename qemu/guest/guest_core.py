@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from qemu.guest import accel, boot
-from qemu.guest.command import Command
+from qemu.guest.command import OUTPUT_LIMIT, Command
 from qemu.guest.config import GuestConfig
 from qemu.guest.console import Log
 from qemu.guest.dmesg import Finding, Watcher
@@ -145,11 +145,13 @@ class GuestCore:
         input: str | bytes | None = None,  # noqa: A002 - as subprocess.run calls it
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        limit: int = OUTPUT_LIMIT,
     ) -> Result:
         """Run a command to its end. A string goes to the guest's shell, a sequence is executed as it is.
 
-        `env` adds to the environment. Raises CommandTimeoutError (the command is killed then), CommandFailedError
-        with `check` if it did not succeed, GuestDiedError.
+        `env` adds to the environment. Raises CommandTimeoutError (the command is killed then), OutputLimitError (it
+        printed more than `limit` bytes, likewise), CommandFailedError with `check` if it did not succeed,
+        GuestDiedError, KernelTroubleError.
         """
         __tracebackhide__ = True  # pytest shows the test's line, not ours
         data = input.encode() if isinstance(input, str) else input
@@ -157,7 +159,7 @@ class GuestCore:
         launch = self._running()
         try:
             command = launch.agent.start(_argv(cmd), env=env, cwd=cwd or "", stdin=data is not None)
-            result = command.communicate(data, timeout=timeout)
+            result = command.communicate(data, timeout=timeout, limit=limit)
         except CommandTimeoutError as error:
             text = "\n".join(
                 f"--- {name}\n{output.decode(errors='replace').rstrip()[-4000:]}"

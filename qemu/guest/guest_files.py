@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from qemu.guest.guest_core import DEFAULT_RUN_SECONDS, GuestCore
 from qemu.guest.load import Load
+
+#: Files are as large as they are: only what was not asked for has a limit.
+_FILE_LIMIT: Final = 1 << 40
 
 
 class GuestFiles(GuestCore):
@@ -19,7 +22,7 @@ class GuestFiles(GuestCore):
 
     def get(self, path: str, *, timeout: float = DEFAULT_RUN_SECONDS) -> bytes:
         """The content of the guest's file `path`."""
-        return self.run(["@get", path], timeout=timeout, check=True).stdout_bytes
+        return self.run(["@get", path], timeout=timeout, check=True, limit=_FILE_LIMIT).stdout_bytes
 
     def read(self, path: str, *, timeout: float = DEFAULT_RUN_SECONDS) -> str:
         """The text of the guest's file `path`."""
