@@ -65,6 +65,17 @@ class _Lib:
         external: Sequence[CData] | CData,
         external_count: int,
     ) -> int: ...
+    def gw_vring_receive(
+        self,
+        ring: CData,
+        header: bytes,
+        header_size: int,
+        at: int,
+        most: int,
+        socket: int,
+        limit: int,
+        got: CData,
+    ) -> int: ...
     def gw_vring_discard(self, ring: CData, budget: int) -> int: ...
     def gw_vring_suppress(self, ring: CData) -> int: ...
     def gw_vring_arm(self, ring: CData, beyond: int) -> int: ...

@@ -129,6 +129,7 @@ class Virtqueue:
         self._ring = ffi.gc(ring, lib.gw_vring_free)
         small = ffi.new("uint8_t[]", _SMALL_BURST)
         self._small = memoryview(ffi.buffer(small))
+        self._got = ffi.new("int64_t *")
         self._burst = ffi.new("struct gw_burst *", {"small": small, "small_size": _SMALL_BURST})
         self._kick_fd = -1
         self._call_fd = -1
@@ -372,6 +373,26 @@ class Virtqueue:
         or nothing per frame; used.len is header and payload. A chain that holds no payload byte breaks the ring.
         """
         return self._push(frames, lib.GW_PUSH_SPLIT, length_at, header_size)
+
+    def receive_from(self, fd: int, limit: int, header: bytes, *, length_at: int, most: int) -> int:
+        """Receive up to `limit` bytes from the socket `fd`, without waiting, straight into device-writable chains.
+
+        Spread as `push_split` does it, with `header` in front of every at most `most` bytes. Returns how many bytes; 0
+        at the end of the stream. Raises OSError as recv(2) does, BlockingIOError among it when the socket has nothing,
+        and ENOBUFS when the ring has no chain or is not live: then nothing was received.
+        """
+        self._gate.acquire()
+        try:
+            got = self._got
+            got[0] = -errno.ENOBUFS
+            if self._live:
+                self._check(lib.gw_vring_receive(self._ring, header, len(header), length_at, most, fd, limit, got))
+            count = int(got[0])
+        finally:
+            self._gate.release()
+        if count < 0:
+            raise OSError(-count, errno.errorcode.get(-count, "?"))
+        return count
 
     def _push(
         self, frames: Sequence[Sequence[bytes | bytearray | memoryview]], mode: int, at: int, header_size: int

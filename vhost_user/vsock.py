@@ -25,6 +25,7 @@ a ring that is not there stay with their owner. A network card may drop frames t
 
 from __future__ import annotations
 
+import errno
 from itertools import pairwise
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -147,6 +148,7 @@ class VsockDevice(Device):
         self._tx_drops: dict[str, int] = {}
         self._blocked = False
         self._blocked_room = 0
+        self._parched = False  # `receive_from` found no buffer
         self._rest: VsockTx | None = None  # of a packet that left in part
         self._portion = MAX_PAYLOAD
         self.rings[TX].max_chain_bytes = lib.VVSOCK_HEADER + MAX_PAYLOAD
@@ -273,6 +275,37 @@ class VsockDevice(Device):
         self._blocked = False
         return done
 
+    def receive_from(self, packet: VsockTx, fd: int, limit: int) -> int | None:
+        """`packet` (RW, without payload) to the guest, and as payload up to `limit` bytes received from the socket
+        `fd`, which the kernel puts straight into the guest's buffers.
+
+        Returns the bytes moved, 0 at the end of the socket's stream, None when the guest has no buffers: see `roomy`.
+        Raises OSError as recv(2) does; BlockingIOError when the socket has nothing now.
+        """
+        if not self.carrier or (self._rest is not None and not self._send_rest()):
+            self._parched = True
+            return None
+        src, dst, sport, dport, kind, op, flags, alloc, fwd, _ = packet
+        header = _HEADER.pack(src, dst, sport, dport, 0, kind, op, flags, alloc, fwd)
+        ring = self.rings[RX]
+        try:
+            count = ring.receive_from(fd, limit, header, length_at=_LENGTH_AT, most=MAX_PAYLOAD)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            self._parched = True
+            if not ring.live:
+                self.notify_change()
+            return None
+        self._parched = False
+        self.packets_out += 1
+        return count
+
+    @property
+    def roomy(self) -> bool:
+        """`receive_from` may find buffers where it last found none."""
+        return not self._parched or (self.carrier and self._rest is None and self.rings[RX].room() > 0)
+
     def _push(self, frames: list[tuple[Buffer, ...]]) -> int:
         """To the ring; sets `_blocked` if it took less because it ran out of buffers."""
         ring = self.rings[RX]
@@ -333,8 +366,8 @@ class VsockDevice(Device):
         ring = self.rings[TX]
         if self.carrier:
             work |= ring.arm()
-        if self._blocked:
-            work |= self.rings[RX].arm(self._blocked_room)
+        if self._blocked or self._parched:
+            work |= self.rings[RX].arm(self._blocked_room if self._blocked else 0)
         if self.carrier and not (self.rings[RX].live and self.rings[TX].live):
             self.notify_change()  # a ring broke: carrier is about to go
             work = True

@@ -6,8 +6,9 @@ Theory of operation
 of them, and one `sendmsg` takes all of a turn's: no byte is touched in Python. What the socket does not take stays in
 the stream, whose credit shrinks until the guest waits.
 
-**Host to guest.** As much is received as the guest granted, in pieces the ring code scatters into the guest's buffers.
-Without credit nothing is read, and the host's program waits in its own kernel's buffer. So memory is bounded by the
+**Host to guest.** As much is received as the guest granted, by one system call of the ring code straight into the
+guest's buffers (`VsockConnection.receive_from`); where that cannot be, in pieces which the ring code scatters. Without
+credit or room nothing is read, and the host's program waits in its own kernel's buffer. So memory is bounded by the
 stream's receive buffer one way and the guest's credit, which the stream caps, the other.
 
 **Ends.** Each direction ends by itself. The guest's end of stream becomes SHUT_WR behind the last byte, the host's
@@ -25,6 +26,7 @@ from typing import Final
 
 from stack.services.host_sockets import HostSockets
 from stack.vsock import VsockConnection, VsockState
+from stack.vsock.status import NO_ROOM, NOT_DIRECTLY
 
 #: Bytes one stream moves each way before it is the next one's turn.
 SHARE: Final = 512 << 10
@@ -161,13 +163,17 @@ class Pump:
             if moved >= SHARE:
                 return True
             try:
-                data = self._sock.recv(min(room, PIECE))
+                count = connection.receive_from(self._sock.fileno(), SHARE - moved)
+                if count == NOT_DIRECTLY:
+                    data = self._sock.recv(min(room, PIECE))
+                    count = connection.write(data) if data else 0
             except BlockingIOError:
                 self._can_read = False
                 return False
-            if data:
-                moved += connection.write(data)
-            else:
+            if count == NO_ROOM:
+                return False
+            moved += count
+            if not count:
                 self._mute = True
                 connection.shutdown_write()
         return False

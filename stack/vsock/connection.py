@@ -30,9 +30,9 @@ from typing import Final
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
 from stack.vsock.queue import COALESCE
-from stack.vsock.status import ConnectionStatus, VsockState
+from stack.vsock.status import NOT_DIRECTLY, ConnectionStatus, VsockState
 from stack.vsock.transport import Buffer, VsockTx
-from stack.wire.vsock import MAX_PAYLOAD, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, Op
+from stack.wire.vsock import MAX_PAYLOAD, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM, Op
 
 CLOSE_TIMEOUT: Final = 8 * NS_PER_S  # Linux VSOCK_CLOSE_TIMEOUT
 CONNECT_TIMEOUT: Final = 2 * NS_PER_S  # Linux VSOCK_DEFAULT_CONNECT_TIMEOUT
@@ -139,6 +139,26 @@ class VsockConnection(ConnectionStatus):
             self.credit.sent += length
             self._port.mark(self)
         return length
+
+    def receive_from(self, fd: int, limit: int) -> int:
+        """As `write`, of up to `limit` bytes that the socket `fd` has now, straight into the guest's memory.
+
+        Returns the bytes moved; 0 at the end of the socket's stream; NOT_DIRECTLY if they must be written after all
+        (something written before has not left, or the transport cannot); NO_ROOM if the guest has no buffers now:
+        `on_event` is called when it may have. Raises OSError as recv(2) does, and NetError as `write`.
+        """
+        self._check_writable()
+        limit = min(limit, self.credit.free)
+        if self._outgoing or self._greeting or self.kind != TYPE_STREAM or not limit:
+            return NOT_DIRECTLY
+        credit, local, remote = self.credit, self.local, self.remote
+        header = (local[0], remote[0], local[1], remote[1], self.kind, _RW, 0, *credit.numbers, _NO_DATA)
+        count = self._port.receive_from(self, header, fd, limit)
+        if count > 0:
+            credit.sent += count
+            credit.tell()  # only now has the peer been told
+            self._credit_due = False
+        return count
 
     def _check_writable(self) -> None:
         if not self.can_write:

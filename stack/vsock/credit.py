@@ -70,11 +70,16 @@ class Credit:
         self.peer_buffer = buf_alloc
         return True
 
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """What `tell` would answer."""
+        return self.buffer & MASK, self.consumed & MASK
+
     def tell(self) -> tuple[int, int]:
         """(buf_alloc, fwd_cnt) for a packet that is leaving now."""
         self.reported = self.consumed
         self.edge = max(self.edge, self.consumed + self.buffer)
-        return self.buffer & MASK, self.consumed & MASK
+        return self.numbers
 
     def receive(self, length: int) -> bool:
         """Count a payload that arrived. False, and nothing counted: it goes beyond what was granted."""

@@ -34,6 +34,7 @@ from stack.scheduler import Scheduler
 from stack.vsock.connection import VsockConnection
 from stack.vsock.seqpacket import CONNECTIONS, PACKET_COST
 from stack.vsock.sibling import connect_sibling
+from stack.vsock.status import NO_ROOM, NOT_DIRECTLY
 from stack.vsock.transport import VsockRx, VsockTransport, VsockTx
 from stack.wire.vsock import CID_HOST, TYPE_SEQPACKET, TYPE_STREAM, Op
 
@@ -88,6 +89,10 @@ class GuestPort:
         self._held_up = False  # the last flush could not finish
         self._suppressed = False
         self.fed: list[VsockConnection] = []  #: have got large payloads of the last burst
+        #: Forwarded streams that found no room in the guest's ring, who has waited longest first.
+        self._parched: dict[VsockConnection, None] = {}
+        self._receive_from: Callable[[VsockTx, int, int], int | None] | None
+        self._receive_from = getattr(transport, "receive_from", None)
         self._lingering: set[VsockConnection] = set()  # to be told when everything of theirs has left
         transport.on_change = self._changed
 
@@ -134,7 +139,16 @@ class GuestPort:
                 self._refuse(packet, "no-connection")
         if self._held_up:
             self._flush()
+        if self._parched and not self._burst and transport_roomy(self.transport):
+            self._water()
         return len(burst)
+
+    def _water(self) -> None:
+        """The guest has buffers again."""
+        parched = tuple(self._parched)
+        self._parched.clear()
+        for connection in parched:
+            connection.notify()
 
     def _compact(self) -> None:
         """A payload is a view of all that came in its burst. Whoever has not read it by now gets a copy."""
@@ -183,11 +197,28 @@ class GuestPort:
             little.pop(connection, None)
             due[connection] = None
 
+    def receive_from(self, connection: VsockConnection, packet: VsockTx, fd: int, limit: int) -> int:
+        """For `VsockConnection.receive_from`, which says what is returned."""
+        direct = self._receive_from
+        if direct is None:
+            return NOT_DIRECTLY
+        count = None
+        if not self._burst:  # else whoever is held up goes first
+            # One stream at a time has all of the ring; several have a share each.
+            count = direct(packet, fd, min(limit, SHARE_BYTES) if self._parched else limit)
+        if count is not None:
+            return count
+        self._parched[connection] = None
+        if not self._suppressed and self.transport.arm() and self.on_ready is not None:
+            self.on_ready()  # there was nobody about to arm it, and room came meanwhile
+        return NO_ROOM
+
     def forget(self, connection: VsockConnection) -> None:
         """It ended."""
         self._due.pop(connection, None)
         self._little.pop(connection, None)
         self._lingering.discard(connection)
+        self._parched.pop(connection, None)
         if self._find(connection) is connection:
             (cid, port), (_, guest_port) = connection.local, connection.remote
             if cid in self._host_cids:
@@ -398,6 +429,11 @@ class GuestPort:
             for connection in self._all():
                 connection.fail(errno.ECONNRESET)
             self.transport.on_change = None
+
+
+def transport_roomy(transport: VsockTransport) -> bool:
+    """Whether a transport that offers `receive_from` may have room."""
+    return bool(transport.carrier and getattr(transport, "roomy", True))
 
 
 def _route(connection: VsockConnection) -> tuple[int, ...]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 _REQUEST: Final = int(Op.REQUEST)
 
+#: What `VsockConnection.receive_from` answers instead of a number of bytes.
+NOT_DIRECTLY: Final = -1
+NO_ROOM: Final = -2
+
 
 class VsockState(Enum):
     CONNECTING = "connecting"

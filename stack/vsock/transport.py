@@ -40,6 +40,12 @@ class VsockTransport(Protocol):
         """Hand packets over in order; returns how many were accepted whole. The rest stays the caller's to retry."""
         ...
 
+    # A transport may offer more, for streams that are forwarded without a program of ours:
+    #   def receive_from(self, packet: VsockTx, fd: int, limit: int) -> int | None
+    #       `packet` without payload, and up to `limit` bytes straight from the socket `fd` as payload: bytes, 0 at the
+    #       end of that stream, None for lack of room. Raises OSError as recv(2) does.
+    #   roomy: bool - whether `receive_from` may find room where it last found none.
+
     def suppress(self) -> None: ...
 
     def arm(self) -> bool: ...

@@ -6,7 +6,10 @@
  */
 #include "ring.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 
 struct push {
     int mode;
@@ -219,4 +222,127 @@ int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_
     if (at > UINT16_MAX || header_size > GW_SPLIT_HEADER_MAX || (mode == GW_PUSH_SPLIT && at + 4 > header_size))
         return GW_BAD_ARGUMENT;
     return gw_run(ring, push, &asked);
+}
+
+/* -- from a socket straight into guest memory ------------------------------------------------------------------------
+ *
+ * As GW_PUSH_SPLIT, but the payload is what one recvmsg puts there: no byte of it passes through memory of ours. The
+ * chains are walked first and only as many as were filled are taken, so a socket with less than there is room for, or
+ * with nothing, leaves the rest as it was. The kernel writes while we hold the ring; it does not wait (MSG_DONTWAIT).
+ * A page that is gone (a truncated file) is EFAULT for a system call, not a SIGBUS.
+ */
+
+enum { FILL_VECTORS = 256 };
+
+struct fill {
+    const uint8_t *header;
+    uint32_t header_size, at, most;
+    int socket;
+    uint64_t limit;
+    int64_t *got;
+};
+
+/* The places of up to `bytes` of payload in one chain, behind its header, in as many vectors as `*left` allows, which are
+ * counted down; how many bytes that is. */
+static uint64_t places(struct gw_vring *ring, const struct gw_chain *chain, uint32_t header_size, uint64_t bytes,
+                       struct iovec *vectors, int *left) {
+    struct sink sink = {&ring->pieces[chain->first], 0};
+    skip(&sink, header_size);
+    uint64_t placed = 0;
+    while (placed < bytes && *left > 0) {
+        if (sink.offset == sink.piece->length) {
+            sink.piece++;
+            sink.offset = 0;
+        }
+        uint32_t some = (uint32_t)gw_least(bytes - placed, sink.piece->length - sink.offset);
+        *vectors++ = (struct iovec){sink.piece->host + sink.offset, some};
+        (*left)--;
+        sink.offset += some;
+        placed += some;
+    }
+    return placed;
+}
+
+/* The kernel wrote `bytes` of payload there. */
+static void log_payload(struct gw_vring *ring, struct sink sink, uint64_t bytes) {
+    if (!ring->log_all || ring->log == NULL)
+        return;
+    while (bytes > 0) {
+        if (sink.offset == sink.piece->length) {
+            sink.piece++;
+            sink.offset = 0;
+        }
+        uint32_t some = (uint32_t)gw_least(bytes, sink.piece->length - sink.offset);
+        gw_log_mark(ring->log, sink.piece->gpa + sink.offset, some);
+        sink.offset += some;
+        bytes -= some;
+    }
+}
+
+static int receive(struct gw_vring *ring, void *arguments) {
+    const struct fill *asked = arguments;
+    struct iovec vectors[FILL_VECTORS];
+    int waiting = gw_available(ring);
+    if (waiting < 0)
+        return waiting;
+    uint32_t count = 0;
+    int left_over = FILL_VECTORS;
+    uint64_t room = 0;
+    gw_scratch_reset(ring);
+    while (room < asked->limit && left_over > 0 && count < (uint32_t)waiting && gw_scratch_left(ring)) {
+        struct gw_chain *chain = &ring->chains[count];
+        int result = gw_chain_walk(ring, gw_head_at(ring, count), true, chain);
+        if (result == 0 && chain->bytes <= asked->header_size)
+            result = gw_fail(ring, GW_BROKEN_SMALL, chain->bytes);
+        if (result < 0 && count == 0)
+            return result;
+        if (result < 0)
+            break; /* as in pop: what came before is good */
+        uint64_t part = gw_least(gw_least(chain->bytes - asked->header_size, asked->most), asked->limit - room);
+        part = places(ring, chain, asked->header_size, part, vectors + FILL_VECTORS - left_over, &left_over);
+        chain->bytes = asked->header_size + part; /* what we use of it */
+        room += part;
+        count++;
+    }
+    if (room == 0) {
+        if (asked->limit > 0)
+            ring->counters.shortages++;
+        *asked->got = -ENOBUFS;
+        return 0;
+    }
+    struct msghdr message = {.msg_iov = vectors, .msg_iovlen = (size_t)(FILL_VECTORS - left_over)};
+    ssize_t got = recvmsg(asked->socket, &message, MSG_DONTWAIT);
+    if (got <= 0) {
+        *asked->got = got < 0 ? -errno : 0;
+        return 0;
+    }
+    *asked->got = got;
+    uint64_t left = (uint64_t)got;
+    uint8_t header[GW_SPLIT_HEADER_MAX];
+    memcpy(header, asked->header, asked->header_size);
+    uint32_t taken = 0;
+    for (; left > 0; taken++) {
+        const struct gw_chain *chain = &ring->chains[taken];
+        uint32_t part = (uint32_t)gw_least(left, chain->bytes - asked->header_size);
+        for (uint32_t b = 0; b < 4; b++)
+            header[asked->at + b] = (uint8_t)(part >> (8 * b));
+        struct source patched = {.bytes = header, .left = asked->header_size};
+        struct sink sink = {&ring->pieces[chain->first], 0};
+        copy(ring, &sink, &patched, asked->header_size);
+        log_payload(ring, sink, part);
+        gw_put_used(ring, taken, chain->head, asked->header_size + part);
+        left -= part;
+    }
+    ring->counters.bytes += (uint64_t)got;
+    gw_publish(ring, taken);
+    return (int)taken;
+}
+
+int gw_vring_receive(struct gw_vring *ring, const uint8_t *header, uint32_t header_size, uint32_t at, uint32_t most,
+                     int socket, uint64_t limit, int64_t *got) {
+    struct fill asked = {header, header_size, at, most, socket, limit, got};
+    *got = -ENOBUFS;
+    if (header_size > GW_SPLIT_HEADER_MAX || at + 4 > header_size || at > UINT16_MAX || most == 0)
+        return GW_BAD_ARGUMENT;
+    return gw_run(ring, receive, &asked);
 }

@@ -104,6 +104,12 @@ int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_
                   uint32_t frames, uint32_t parts, const uint8_t *blob, uint64_t blob_size,
                   const void *const *external, uint32_t external_count);
 
+/* Receive up to `limit` bytes from a socket, without waiting, straight into a device-writable queue: as GW_PUSH_SPLIT
+ * spreads a packet, with at most `most` bytes of payload behind each copy of the header. How many chains were used, or a
+ * gw_result; *got is the number of bytes, 0 at the end of the stream, or a negative errno: -ENOBUFS without room. */
+int gw_vring_receive(struct gw_vring *ring, const uint8_t *header, uint32_t header_size, uint32_t at, uint32_t most,
+                     int socket, uint64_t limit, int64_t *got);
+
 /* Return up to budget chains without looking at them; how many, or a gw_result. */
 int gw_vring_discard(struct gw_vring *ring, uint32_t budget);
 

@@ -206,6 +206,18 @@ class VsockDriver(Driver):
             packets.append(VsockPacket(src, dst, sport, dport, op, payload, kind, flags, alloc, fwd, length))
         return packets
 
+    def recv_headers(self, limit: int = 64, *, timeout: float | None = 0.0) -> list[VsockPacket]:
+        """As `recv`, but payloads are only copied out of the ring: packets come with their `length` and no payload."""
+        packets = []
+        for head, whole in self._inbox.heads(self.rx, limit, VSOCK_HEADER.size, timeout=timeout):
+            if len(head) < VSOCK_HEADER.size:
+                raise DriverError(f"a packet of {len(head)} bytes has no whole header")
+            src, dst, sport, dport, length, kind, op, flags, alloc, fwd = VSOCK_HEADER.unpack(head)
+            if length != whole - VSOCK_HEADER.size:
+                raise DriverError(f"a packet says {length} bytes of payload and brings {whole - VSOCK_HEADER.size}")
+            packets.append(VsockPacket(src, dst, sport, dport, op, b"", kind, flags, alloc, fwd, length))
+        return packets
+
     def drain(self, limit: int = 256, *, timeout: float | None = 0.0) -> tuple[int, int]:
         """As `recv`, but packets are only copied out and counted: (packets, payload bytes). For benches."""
         count, size = self._inbox.drain(self.rx, limit, timeout=timeout, merge=-1)

@@ -89,7 +89,7 @@ class Peer:
 
     def hear(self, timeout: float) -> int:
         """Take in what came, consume it, give credit back; packets."""
-        packets = self.driver.recv(256, timeout=timeout)
+        packets = self.driver.recv_headers(256, timeout=timeout)
         answers = []
         for packet in packets:
             stream = self.streams.get(packet.dst_port)
@@ -99,7 +99,7 @@ class Peer:
             consumed = stream.sent - (stream.sent - packet.fwd_cnt & _U32)
             stream.allowed = consumed + packet.buf_alloc
             if packet.op == OP_RW:
-                stream.received += len(packet.payload)
+                stream.received += packet.length or 0
                 if stream.received - stream.reported >= _UPDATE:
                     answers.append(self.packet(stream, OP_CREDIT_UPDATE))
             elif packet.op == OP_CREDIT_REQUEST:

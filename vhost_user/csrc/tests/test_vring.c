@@ -2,6 +2,7 @@
 /* Every path of the rings without Python: built with ASan and UBSan, and for branch coverage. Allocation is made to fail
  * by wrapping malloc and calloc at link time. */
 #include <errno.h>
+#include <sys/socket.h>
 
 #include "../checksum.h"
 #include "guest.h"
@@ -347,6 +348,95 @@ static void test_push_split(void) {
     close_guest(&guest);
 }
 
+/* Straight from a socket: each chain begins with the header, its length patched, and the rest stays available. */
+static void test_receive(void) {
+    struct guest guest;
+    open_guest(&guest, 8);
+    start(&guest, INDIRECT_AND_EVENT, 0);
+    int pair[2];
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    const uint8_t header[12] = {1, 2, 3, 4, 0, 0, 0, 0, 9, 10, 11, 12};
+    int64_t got;
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, 1000, pair[0], 100, &got), 0); /* no chain */
+    CHECK_INT(got, -ENOBUFS);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 9, 1000, pair[0], 100, &got), GW_BAD_ARGUMENT);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 65, 4, 1000, pair[0], 100, &got), GW_BAD_ARGUMENT);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, 0, pair[0], 100, &got), GW_BAD_ARGUMENT);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, UINT32_MAX, 1000, pair[0], 100, &got), GW_BAD_ARGUMENT);
+    /* Three chains: 8 + 20 bytes in two pieces, the header across them; 12 + 50; 12 + 100, of which `most` takes 60. */
+    desc(&guest, 0, BUFFERS, 8, D_WRITE | D_NEXT, 1);
+    desc(&guest, 1, BUFFERS + 100, 24, D_WRITE, 0);
+    desc(&guest, 2, BUFFERS + 200, 62, D_WRITE, 0);
+    desc(&guest, 3, BUFFERS + 300, 112, D_WRITE, 0);
+    offer(&guest, 0);
+    offer(&guest, 2);
+    offer(&guest, 3);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, 60, pair[0], MANY, &got), 0); /* nothing there */
+    CHECK_INT(got, -EAGAIN);
+    CHECK_INT(gw_vring_room(guest.ring), 3);
+    uint8_t text[256];
+    for (int i = 0; i < 256; i++)
+        text[i] = (uint8_t)i;
+    CHECK_INT(write(pair[1], text, 30), 30);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, 60, pair[0], MANY, &got), 2);
+    CHECK_INT(got, 30);
+    CHECK(memcmp(at(&guest, BUFFERS), header, 4) == 0 && at(&guest, BUFFERS + 4)[0] == 20);
+    CHECK(memcmp(at(&guest, BUFFERS + 100), header + 8, 4) == 0);
+    CHECK(memcmp(at(&guest, BUFFERS + 104), text, 20) == 0);
+    CHECK_INT(at(&guest, BUFFERS + 204)[0], 10);
+    CHECK(memcmp(at(&guest, BUFFERS + 212), text + 20, 10) == 0);
+    CHECK_INT(gw_vring_room(guest.ring), 1);
+    CHECK_INT(write(pair[1], text, 100), 100);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, 60, pair[0], 0, &got), 0); /* nothing wanted */
+    CHECK_INT(got, -ENOBUFS);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, 60, pair[0], MANY, &got), 1);
+    CHECK_INT(got, 60);
+    CHECK_INT(at(&guest, BUFFERS + 304)[0], 60);
+    CHECK(memcmp(at(&guest, BUFFERS + 312), text, 60) == 0);
+    /* A chain of two, the second broken: the first is used, then the ring is. */
+    desc(&guest, 4, BUFFERS + 500, 20, D_WRITE, 0);
+    desc(&guest, 5, BUFFERS + 600, 12, D_WRITE, 0);
+    offer(&guest, 4);
+    offer(&guest, 5);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, 60, pair[0], MANY, &got), 1);
+    CHECK_INT(got, 8);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, 60, pair[0], MANY, &got), GW_BROKEN_SMALL);
+    close(pair[1]);
+    close(pair[0]);
+    close_guest(&guest);
+
+    open_guest(&guest, 8);
+    start(&guest, INDIRECT_AND_EVENT, 0);
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    close(pair[1]);
+    desc(&guest, 0, BUFFERS, 100, D_WRITE, 0);
+    offer(&guest, 0);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, 60, pair[0], MANY, &got), 0);
+    CHECK_INT(got, 0); /* the end */
+    CHECK_INT(gw_vring_room(guest.ring), 1);
+    close(pair[0]);
+    gw_store16(at(&guest, AVAIL + RING_IDX), 100, memory_order_release); /* a lie */
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, 60, pair[0], MANY, &got), GW_BROKEN_AVAIL_INDEX);
+    close_guest(&guest);
+
+    /* One chain in more pieces than one call takes: what fits is asked for, nothing beyond. */
+    open_guest(&guest, 1024);
+    start(&guest, INDIRECT_AND_EVENT, 0);
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    for (uint16_t i = 0; i < 300; i++)
+        desc(&guest, i, BUFFERS + 16u * i, 16, (uint16_t)(D_WRITE | (i < 299 ? D_NEXT : 0)), (uint16_t)(i + 1));
+    offer(&guest, 0);
+    static uint8_t plenty[8000];
+    CHECK_INT(write(pair[1], plenty, sizeof plenty), sizeof plenty);
+    offer(&guest, 0);
+    CHECK_INT(gw_vring_receive(guest.ring, header, 12, 4, MANY, pair[0], MANY, &got), 1);
+    CHECK_INT(got, 256 * 16 - 12);
+    CHECK_INT(at(&guest, BUFFERS + 4)[0] | at(&guest, BUFFERS + 5)[0] << 8, 256 * 16 - 12);
+    close(pair[0]);
+    close(pair[1]);
+    close_guest(&guest);
+}
+
 static void test_notifications(void) {
     struct guest guest;
     open_guest(&guest, 8);
@@ -412,9 +502,26 @@ static void test_dirty_log(void) {
     offer(&guest, 0);
     CHECK_INT(push_one(&guest, GW_PUSH_ONE, 0, 0, "0123456789abcdef0", 17), 1);
     CHECK_INT(bits[1], 1 << 0 | 1 << 1);
+    /* what a socket put there too, over two pieces and a page's border */
+    memset(bits, 0, sizeof bits);
+    int pair[2];
+    int64_t got;
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    CHECK_INT(write(pair[1], "0123456789abcdef0123456789", 26), 26);
+    desc(&guest, 1, BUFFERS, 8, D_WRITE | D_NEXT, 2);
+    desc(&guest, 2, BUFFERS + 0xff0, 0x20, D_WRITE, 0);
+    offer(&guest, 1);
+    CHECK_INT(gw_vring_receive(guest.ring, (const uint8_t *)"header..", 8, 4, 100, pair[0], 100, &got), 1);
+    CHECK_INT(got, 26);
+    CHECK_INT(bits[1], 1 << 0 | 1 << 1);
     gw_vring_set_log(guest.ring, NULL);
     offer(&guest, 0);
     CHECK_INT(push_one(&guest, GW_PUSH_ONE, 0, 0, "x", 1), 1);
+    CHECK_INT(write(pair[1], "x", 1), 1);
+    offer(&guest, 1);
+    CHECK_INT(gw_vring_receive(guest.ring, (const uint8_t *)"header..", 8, 4, 100, pair[0], 100, &got), 1);
+    close(pair[0]);
+    close(pair[1]);
     /* bounds: CVE-2020-10722 */
     memset(bits, 0, sizeof bits);
     gw_log_mark(&log, 63 << 12, 0x100000);
@@ -472,6 +579,7 @@ int main(void) {
     test_push_parts();
     test_push_merge();
     test_push_split();
+    test_receive();
     test_notifications();
     test_dirty_log();
     test_mapping();
