@@ -12,8 +12,8 @@ from stack.errors import NetError
 from stack.link.device import Buffer
 from stack.tcp.congestion import ALGORITHMS
 from stack.tcp.info import TcpInfo, collect
+from stack.tcp.limits import notsent_room
 from stack.tcp.pcb import Pcb
-from stack.tcp.receiver import QUICK_ACKS
 from stack.tcp.transitions import TcpState
 from stack.tcp.urgent import Urgent, UrgentByte
 
@@ -51,9 +51,43 @@ class Connection(Pcb):
         return (fin_seq is not None and receiver.rcv_nxt > fin_seq) or self.read_shut or (self.state is TcpState.CLOSED)
 
     @property
+    def finished(self) -> bool:
+        """The peer's FIN is there."""
+        receiver = self.receiver
+        return receiver.fin_seq is not None and receiver.rcv_nxt > receiver.fin_seq
+
+    @property
     def writable(self) -> int:
         """Bytes that write() would take now; 0 unless the state allows sending."""
+        if self.options.notsent_lowat and notsent_room(self.sender) <= 0:
+            return 0
         return self.sender.writable if self.ladder.takes_writes and not self.sender.fin_queued else 0
+
+    @property
+    def roomy(self) -> bool:
+        """Whether a writer should be told (POLLOUT): a third of the buffer is free, so not for every byte, and less
+        than half of TCP_NOTSENT_LOWAT waits to be sent.
+        """
+        sender = self.sender
+        room = self.writable
+        low = self.options.notsent_lowat
+        return room > 0 and 3 * room >= sender.sndbuf and (not low or 2 * sender.unsent < low)
+
+    @property
+    def quickack(self) -> bool:
+        """Whether ACKs hurry (TCP_QUICKACK as read)."""
+        return self.receiver.quick >= 0
+
+    @quickack.setter
+    def quickack(self, on: bool) -> None:
+        self.options.quickack = on
+        self.receiver.hurry(on)
+        self.schedule()
+
+    def push(self) -> None:
+        """What is queued leaves, whatever Nagle or a cork says (setting TCP_NODELAY)."""
+        self.sender.push = True
+        self.schedule()
 
     @property
     def can_write(self) -> bool:
@@ -177,9 +211,13 @@ class Connection(Pcb):
             raise NetError(errno.EPIPE)
         queue = sender.queue
         room = sender.sndbuf - (queue.end - queue.start)
+        if self.options.notsent_lowat:
+            room = min(room, notsent_room(sender))
         if room <= 0:
+            sender.starved = True
             return 0
         taken = queue.append(data, room)
+        sender.starved = taken == room
         sender.more = more
         if urgent and taken:
             if self.urgent is None:
@@ -198,13 +236,14 @@ class Connection(Pcb):
             receiver.resize(receiver.rcvbuf, options.window_clamp)
         if options.sndbuf:
             self.sender.sndbuf = options.sndbuf
-        receiver.quick = QUICK_ACKS if options.quickack else 0
         name = options.congestion or self.layer.config.congestion
         congestion = self.sender.congestion
         if congestion.name != name:
             fresh = ALGORITHMS[name](self.sender.mss, self.layer.config.initial_window)
             fresh.cwnd, fresh.ssthresh = congestion.cwnd, congestion.ssthresh
             self.sender.use(fresh)
+        self.sender.pace(options.max_pacing_rate)
+        receiver.make_room(options.rcvlowat)
         if self.connected:
             self.resegment()
         self.sender.rtt.limit(options.rto_min, options.rto_max)

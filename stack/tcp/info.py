@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stack.scheduler import NS_PER_MS, NS_PER_US
+from stack.tcp.limits import Limit
+from stack.tcp.recovery import DUPLICATE_THRESHOLD
 from stack.tcp.sack_recovery import SackRecovery
 from stack.tcp.transitions import TcpState
 
@@ -60,6 +62,25 @@ class TcpInfo(NamedTuple):
     delivered_ce: int  #: segments acknowledged with ECE
     pacing_rate: int  #: bytes/s, 0 without pacing
     delivery_rate: int  #: bytes/s, the last sample of a model-based algorithm, 0 without one
+    max_pacing_rate: int  #: bytes/s, 0 without a limit
+    last_ack_sent: int  #: always 0, as on Linux
+    reordering: int  #: segments; what arrives so much later counts as lost (without SACK and RACK)
+    segs_out: int
+    segs_in: int
+    data_segs_in: int
+    data_segs_out: int
+    busy_time: int  #: with data outstanding
+    rwnd_limited: int  #: ... and held back by the peer's window
+    sndbuf_limited: int  #: ... by our send buffer
+    delivered: int  #: segments acknowledged or sacked
+    bytes_sent: int  #: with retransmissions
+    bytes_retrans: int
+    rcv_ooopack: int  #: segments that came ahead of a gap
+    rcv_wnd: int
+    total_rto: int  #: retransmission time-outs
+    total_rto_recoveries: int  #: ... spells of them
+    total_rto_time: int  #: ... how long those were, milliseconds
+    received_ce: int  #: segments received with a congestion mark
 
 
 def collect(connection: Pcb) -> TcpInfo:
@@ -73,6 +94,12 @@ def collect(connection: Pcb) -> TcpInfo:
     options |= (OPT_SACK if connection.sack else 0) | (OPT_ECN if connection.ecn is not None else 0)
     options |= OPT_SYN_DATA if connection.fastopen is not None and connection.fastopen.acked else 0
     board = recovery.board
+    limited = list(sender.limited_times)
+    if sender.limited:
+        limited[sender.limited] += now - sender.limit_at
+    busy = sender.busy_time + (now - sender.busy_at if sender.busy_at else 0)
+    delivered = sender.bytes_acked + (board.sacked if board is not None else 0)
+    bytes_sent = min(sender.snd_max, sender.queue.end) - min(sender.iss + 1, sender.snd_max)
     if isinstance(recovery, SackRecovery):
         lost = board.lost if board is not None else 0
         again = sum(run.end - run.start for run in board.runs if run.again) if board is not None else 0
@@ -106,8 +133,27 @@ def collect(connection: Pcb) -> TcpInfo:
         snd_ssthresh=min(sender.congestion.ssthresh // mss, 0x7FFFFFFF),
         snd_cwnd=sender.congestion.cwnd // mss,
         advmss=connection.advmss,
-        rcv_rtt=0,
+        rcv_rtt=receiver.round_trip // NS_PER_US,
         rcv_space=receiver.space,
+        reordering=DUPLICATE_THRESHOLD,
+        max_pacing_rate=connection.options.max_pacing_rate,
+        last_ack_sent=0,
+        segs_out=sender.segments,
+        segs_in=receiver.segments + receiver.data_segments,
+        data_segs_in=receiver.data_segments,
+        data_segs_out=sender.data_segments,
+        busy_time=busy // NS_PER_US,
+        rwnd_limited=limited[Limit.PEER] // NS_PER_US,
+        sndbuf_limited=limited[Limit.BUFFER] // NS_PER_US,
+        delivered=-(-delivered // mss),
+        bytes_sent=bytes_sent + sender.bytes_resent,
+        bytes_retrans=sender.bytes_resent,
+        rcv_ooopack=receiver.out_of_order,
+        rcv_wnd=receiver.window,
+        total_rto=sender.rtos,
+        total_rto_recoveries=sender.rto_recoveries,
+        total_rto_time=sender.rto_time // NS_PER_MS,
+        received_ce=connection.ecn.marked if connection.ecn is not None else 0,
         total_retrans=sender.retransmitted,
         bytes_acked=sender.bytes_acked,
         bytes_received=receiver.received,

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from stack.tcp.singles import send_mtu_probe
+
 if TYPE_CHECKING:
     from stack.tcp.scoreboard import Scoreboard
     from stack.tcp.sender import Sender
@@ -78,7 +80,7 @@ class MtuProber:
             return flight > 0  # there will be room when what is in flight is acknowledged
         self.size = size
         self.start = nxt
-        sender.send_mtu_probe(payload, now)
+        send_mtu_probe(sender, payload, now)
         return False
 
     def _rest(self, now: int) -> None:

@@ -44,6 +44,11 @@ class TcpOptions:
     fastopen_key: bytes = b""  #: TCP_FASTOPEN_KEY: 16 bytes, or 32 with the one before; b"": TcpConfig.fastopen_key
     fastopen_no_cookie: bool = False  #: TCP_FASTOPEN_NO_COOKIE
     congestion: str = ""  #: TCP_CONGESTION; "": the layer's default
+    max_pacing_rate: int = 0  #: SO_MAX_PACING_RATE, bytes per second; 0: none
+    notsent_lowat: int = 0  #: TCP_NOTSENT_LOWAT: bytes waiting to be sent above which no more is taken; 0: none
+    rcvlowat: int = 1  #: SO_RCVLOWAT, bytes
+    thin_linear: bool = False  #: TCP_THIN_LINEAR_TIMEOUTS: the first RTOs of a thin stream are not doubled
+    inq: bool = False  #: TCP_INQ
     ttl: int = DEFAULT_TTL  #: IP_TTL or IPV6_UNICAST_HOPS
     tos: int = 0  #: IP_TOS or IPV6_TCLASS
 
@@ -56,6 +61,7 @@ class TcpConfig:
     """Per TcpLayer (network namespace): what Linux has under /proc/sys/net/ipv4/tcp_*. Bytes and nanoseconds."""
 
     rcvbuf: int = 128 * 1024  #: initial receive buffer; Linux tcp_rmem[1]
+    moderate_rcvbuf: bool = True  #: grow it; Linux tcp_moderate_rcvbuf
     rcvbuf_max: int = 4 << 20  #: largest auto-tuned receive buffer; decides the window scale
     sndbuf: int = 256 * 1024  #: initial send buffer
     sndbuf_max: int = 4 << 20  #: largest auto-tuned send buffer; Linux tcp_wmem[2]
@@ -63,6 +69,7 @@ class TcpConfig:
     timestamps: bool = True
     sack: bool = True  #: tell the peer what arrived out of order (RFC 2018)
     congestion: str = "cubic"
+    allowed_congestion: frozenset[str] = frozenset({"reno", "cubic"})  #: to users; Linux of that name
     ecn: int = 2  #: Linux tcp_ecn: 0 off, 1 ask for it, 2 only agree when asked
     initial_window: int = 10  #: segments; RFC 6928
     syncookies: int = 1  #: Linux tcp_syncookies: 0 off, 1 when a SYN queue is full, 2 always

@@ -45,7 +45,7 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
     receiver = connection.receiver
     slice_ = connection.sender.queue.slice
     if plan[0][1] and receiver.rcv_nxt != receiver.last_ack_sent:
-        receiver.quick = 0  # our data carries the ACKs: an interactive exchange, no need to hurry them
+        receiver.quick = -1  # our data carries the ACKs: an interactive exchange, no need to hurry them
     window = receiver.advertise()
     ack = receiver.rcv_nxt & MASK
     stamped = connection.timestamps
@@ -56,7 +56,7 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
     pseudo = connection.pseudo
     src, dst = connection.local[0], connection.remote[0]
     ttl, tos = connection.options.ttl, connection.options.tos
-    segments = 0
+    segments = bare = 0
     try:
         route = connection.route
         if route.generation != ip.generation:
@@ -97,6 +97,8 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
                 )
             else:
                 segments += 1
+                if not length:
+                    bare += 1
                 ip.output(
                     route,
                     src,
@@ -113,6 +115,9 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
         connection.soft_error = failure.errno
         layer.drops.count("output-failed")
     layer.stats.segments_out += segments
+    sender = connection.sender
+    sender.segments += segments
+    sender.data_segments += segments - bare
 
 
 def emit_acks(connection: Pcb, seq: int, count: int) -> None:
@@ -227,3 +232,6 @@ def _emit_with_options(
         connection.soft_error = failure.errno
         layer.drops.count("output-failed")
     layer.stats.segments_out += 1
+    connection.sender.segments += 1
+    if length:
+        connection.sender.data_segments += 1

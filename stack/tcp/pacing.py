@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stack.scheduler import Scheduler
+    from stack.tcp.sender import Sender
 
 QUANTUM: Final = NS_PER_MS  # ns of data at a time
 
@@ -45,3 +46,36 @@ class Pacer:
     def more(self) -> None:
         """There is more to send as soon as the rate allows."""
         self._timer.arm(self.next_at)
+
+
+def set_pace(sender: Sender, pacer: Pacer, now: int) -> None:
+    """Bytes per second now. Without a model as Linux: twice the window per round trip, 1.2 times above ssthresh."""
+    srtt = sender.rtt.srtt
+    connection = sender.connection
+    most = connection.options.max_pacing_rate
+    model = sender.model
+    if model is not None:
+        model.update(sender, now, pacer.quantum(sender.mss, sender.superframe))
+        rate = model.pacing_rate(srtt)
+        # Room for a window in flight, one delivered behind a hole, and the next; Linux: bbr_sndbuf_expand.
+        want = min(3 * model.cwnd, connection.layer.config.sndbuf_max)
+        if want > sender.sndbuf and not connection.options.sndbuf:
+            sender.sndbuf = want
+    elif srtt:
+        congestion = sender.congestion
+        rate = congestion.cwnd * NS_PER_S // srtt
+        rate = 2 * rate if congestion.cwnd < congestion.ssthresh // 2 else rate * 6 // 5
+    else:
+        rate = pacer.rate
+    pacer.rate = max(min(rate, most) if most else rate, 1)
+
+
+def sent_paced(sender: Sender, pacer: Pacer, start: int, end: int, limit: int, now: int) -> None:
+    """[start, end) is about to leave at a rate; `limit` is how far the windows go."""
+    pacer.sent(end - start, now)
+    if end < sender.queue.end and end + sender.mss <= limit:
+        pacer.more()
+    if sender.model is not None and end > sender.snd_max:
+        board = sender.recovery.board
+        flight = sender.flight - (board.sacked + board.lost if board is not None else 0)
+        sender.model.sent(end, end - start, flight, end < sender.queue.end, now)

@@ -159,7 +159,8 @@ class Pcb:
             receiver.shift = window_shift(options.rcvbuf or config.rcvbuf_max)
         receiver.resize(receiver.rcvbuf, options.window_clamp)
         if not options.quickack:
-            receiver.quick = 0
+            receiver.quick = -1
+        receiver.make_room(options.rcvlowat)
         self.sender.rtt.limit(options.rto_min, options.rto_max)
         self.timers = Timers(self)
 
@@ -285,6 +286,8 @@ class Pcb:
             emit_acks(self, self.sender.bare_seq, receiver.acks_owed)
         if self.ladder.sends:
             sent = self.sender.output()
+            if sent and self.options.notsent_lowat:
+                self.event = True  # less waits to be sent: perhaps more is taken now
         if not sent and self.state is not TcpState.CLOSED:
             count = receiver.ack_due()
             if count:
@@ -336,6 +339,8 @@ class Pcb:
             sender.update_window(window, nxt, una + acked)
         if size:
             receiver.accept(data[32:], size, gso_size)
+        else:
+            receiver.segments += 1
         self.event = True
         if not self.scheduled:
             self.scheduled = True

@@ -47,13 +47,16 @@ class Receiver:
     __slots__ = (
         "acks_owed",
         "connection",
+        "data_segments",
         "drained",
         "dsack",
         "fin_seq",
         "irs",
         "last_ack_sent",
         "mark",
+        "mark_at",
         "mss",
+        "out_of_order",
         "pin_limit",
         "pressed",
         "queue",
@@ -62,6 +65,8 @@ class Receiver:
         "rcv_nxt",
         "rcvbuf",
         "reassembly",
+        "round_trip",
+        "segments",
         "shift",
         "space",
         "ts_recent",
@@ -87,17 +92,24 @@ class Receiver:
         self.acks_owed = 0  #: ACKs to send whatever the policy says
         self.update_due = False  #: the window opened enough to tell the peer
         self.dsack: tuple[int, int] | None = None  #: what arrived twice, for the next ACK (RFC 2883)
-        self.quick = QUICK_ACKS
+        self.quick = QUICK_ACKS  #: ACKs to send at once; -1: data is sent to carry them ("ping-pong")
         self.irs = 0  #: initial receive sequence number
+        self.segments = 0  #: segments received, as far as the wire knows
+        self.data_segments = 0  #: those with payload
+        self.out_of_order = 0  #: those ahead of a gap
+        self.round_trip = 0  #: the peer's, by how long it took to fill a window, ns; 0: not measured
+        self.mark_at = 0  #: when that window began, ns
         self.mark = 0  #: auto-tuning: RCV.NXT at which the current round ends
         self.drained = False  #: ... the queue was read empty in this round
         self.pressed = False  #: ... the peer used more than half the window in this round
 
     def begin(self, irs: int) -> None:
         """The peer's SYN with sequence number `irs`."""
+        self.segments += 1
         self.irs = irs
         self.rcv_nxt = self.last_ack_sent = self.rcv_adv = irs + 1
         self.mark = self.rcv_nxt + self.space
+        self.mark_at = self.connection.scheduler.now
 
     @property
     def received(self) -> int:
@@ -122,13 +134,30 @@ class Receiver:
         space = min(rcvbuf, MAX_WINDOW_FIELD << self.shift)
         self.space = min(space, clamp) if clamp else space
 
+    def hurry(self, on: bool) -> None:
+        """TCP_QUICKACK: acknowledge at once from now on, until data carries the ACKs; or not, until told again."""
+        self.quick = QUICK_ACKS if on else -1
+        if on and self.rcv_nxt > self.last_ack_sent:
+            self.owe_ack()
+
+    def make_room(self, low_water: int) -> None:
+        """SO_RCVLOWAT: so much must fit, or it would never be reached."""
+        options = self.connection.options
+        if low_water > self.rcvbuf and not options.rcvbuf:
+            self.resize(min(2 * low_water, self.connection.layer.config.rcvbuf_max), options.window_clamp)
+
     # --- segments coming in -------------------------------------------------------------------------------------
 
     def accept(self, view: memoryview, size: int, gso_size: int) -> None:
         """`size` bytes of payload that begin at RCV.NXT and lie inside the window."""
         self.rcv_nxt += size
-        if (gso_size or size) > self.mss:
-            self.mss = min(gso_size or size, self.connection.advmss)
+        if gso_size:
+            self.data_segments += -(-size // gso_size)
+        else:
+            self.data_segments += 1
+            gso_size = size
+        if gso_size > self.mss:
+            self.mss = min(gso_size, self.connection.advmss)
         queue = self.queue
         queue.append(view)
         if queue.charge > self.pin_limit:
@@ -138,6 +167,9 @@ class Receiver:
         """Seventh step of RFC 9293 section 3.10.7.4 for payload trimmed to the window. True if RCV.NXT advanced."""
         if seq > self.rcv_nxt:
             # RFC 5681 section 4.2: an immediate duplicate ACK for every segment out of order.
+            segments = -(-len(view) // gso_size) if gso_size else 1
+            self.out_of_order += segments
+            self.data_segments += segments
             if not self.reassembly.insert(seq, view):
                 self.dsack = (seq, seq + len(view))
             self.reassembly.limit(self.pin_limit)
@@ -150,8 +182,10 @@ class Receiver:
             return False
         self.accept(view, len(view), gso_size)
         if self.reassembly.length:
+            counted = self.data_segments  # they were, when they came
             for piece in self.reassembly.take(self.rcv_nxt):
                 self.accept(piece, len(piece), self.mss)
+            self.data_segments = counted
             # ... and one for a segment that fills all or part of a gap.
             self.owe_ack()
         return True
@@ -178,10 +212,10 @@ class Receiver:
         if waiting <= 0:
             return 0
         if waiting > self.mss:  # as Linux: a small segment before a full one counts as well
-            if self.quick:
+            if self.quick > 0:
                 self.quick -= 1
             return 1
-        if self.quick:
+        if self.quick > 0:
             self.quick -= 1
             return 1
         timer = self.connection.timers.delayed_ack
@@ -240,7 +274,12 @@ class Receiver:
     def _end_round(self) -> None:
         """A window's worth of data has arrived since the last round: grow if the buffer was what limited the peer."""
         connection = self.connection
-        if self.drained and self.pressed and not connection.options.rcvbuf:
+        now = connection.scheduler.now
+        took = max(now - self.mark_at, 1)
+        if self.pressed and (took < self.round_trip or not self.round_trip):
+            self.round_trip = took
+        self.mark_at = now
+        if self.drained and self.pressed and not connection.options.rcvbuf and connection.layer.config.moderate_rcvbuf:
             grown = min(2 * self.rcvbuf, connection.layer.config.rcvbuf_max)
             if grown > self.rcvbuf:
                 self.resize(grown, connection.options.window_clamp)

@@ -21,13 +21,14 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from stack.tcp.frto import FRTO_SEGMENTS, FRTO_WINDOW
+from stack.tcp.singles import retransmit_first
+
 if TYPE_CHECKING:
     from stack.tcp.scoreboard import Scoreboard
     from stack.tcp.sender import Sender
 
 DUPLICATE_THRESHOLD: Final = 3  # DupThresh of RFC 5681 section 3.2
-FRTO_SEGMENTS: Final = 2  # new segments after the first ACK; RFC 5682 section 2.1 step 2b
-FRTO_WINDOW: Final = 3  # segments, when the time-out was right after all; step 3a
 
 
 class RecoveryPhase(IntEnum):
@@ -103,7 +104,7 @@ class LossRecovery:
         if not self.retransmit_due:
             return False
         self.retransmit_due = False
-        return self.sender.retransmit_first()
+        return retransmit_first(self.sender)
 
     def on_marked(self) -> None:
         """cwnd was reduced for an ECN echo."""
@@ -177,7 +178,7 @@ class LossRecovery:
 
     def resend_first(self, _now: int) -> None:
         sender = self.sender
-        sender.retransmit_first()
+        retransmit_first(sender)
         self.resent = min(sender.snd_una + sender.mss, sender.snd_max)
 
     def resend_everything(self) -> None:

@@ -25,31 +25,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stack.scheduler import NS_PER_MS
+from stack.tcp.frto import judge
 from stack.tcp.output import emit_burst
 from stack.tcp.prr import RateReduction
 from stack.tcp.rack import Rack
 from stack.tcp.recovery import RecoveryPhase
 from stack.tcp.scoreboard import Run, Scoreboard
 from stack.tcp.seqnum import HALF, MASK, older, unwrap
+from stack.tcp.singles import send_one_new
 from stack.wire.tcp import ACK, FIN
 
 if TYPE_CHECKING:
     from stack.tcp.sender import Sender
 
 DELAYED_ACK_MAX: Final = 200 * NS_PER_MS  # ns; WCDelAckT of RFC 8985 section 7.2
-FRTO_SEGMENTS: Final = 2  # new segments after the first ACK; RFC 5682 section 3.1 step 2b
-FRTO_WINDOW: Final = 3  # segments, when the time-out was right after all; step 3a
 MOST_BLOCKS: Final = 4  # an option has no room for more
 
 
 class SackRecovery:
     __slots__ = (
-        "_advanced",
         "_delivered",
         "_dsack",
         "_echo",
-        "_original",
-        "_reported",
+        "advanced",
         "beyond",
         "board",
         "delivered",
@@ -60,6 +58,7 @@ class SackRecovery:
         "extra",
         "frto",
         "frto_end",
+        "original",
         "phase",
         "probe_again",
         "probe_end",
@@ -67,6 +66,7 @@ class SackRecovery:
         "rack",
         "recover",
         "reorder_at",
+        "reported",
         "sender",
         "undo_bytes",
         "undo_from",
@@ -99,9 +99,9 @@ class SackRecovery:
         self.delivered = 0  #: bytes sacked or acknowledged while engaged (the open case is counted by SND.UNA)
         # What this turn's ACKs brought:
         self._delivered = 0  # bytes newly sacked or acknowledged
-        self._advanced = False  # SND.UNA moved
-        self._reported = False  # a block told something new
-        self._original = False  # data sent before the time-out, and once only, arrived
+        self.advanced = False  # SND.UNA moved
+        self.reported = False  # a block told something new
+        self.original = False  # data sent before the time-out, and once only, arrived
         self._dsack = False
         self._echo: int | None = None  # TSecr of the first ACK that advanced
 
@@ -111,9 +111,9 @@ class SackRecovery:
         """SND.UNA has moved by `acked`. Returns the bytes of it that were not reported before."""
         sender = self.sender
         una = sender.snd_una
-        if not self._advanced:
+        if not self.advanced:
             self._echo = echo
-        self._advanced = True
+        self.advanced = True
         self.duplicates = 0
         fresh = acked
         if self.board is not None:
@@ -147,7 +147,7 @@ class SackRecovery:
         for left, right in edges:
             for run in board.sack(max(left, una), right, sender.mss):
                 self._delivered += run.end - run.start
-                self._reported = True
+                self.reported = True
                 self._arrived(run, echo)
         self._watch_tail()
 
@@ -164,7 +164,7 @@ class SackRecovery:
                 age = (connection.timestamp() - echo) & MASK
                 original = age < HALF and age * NS_PER_MS > now - run.sent_at + NS_PER_MS
         elif run.start < self.recover:
-            self._original = True
+            self.original = True
         self.rack.delivered(run, now, self.sender.rtt.minimum, original)
 
     def _duplicate(self, left: int, right: int) -> None:
@@ -205,9 +205,9 @@ class SackRecovery:
                 # reduction, so its loss is another event.
                 self._enter(now)
             if self.phase is RecoveryPhase.RECOVERY and (self._delivered or lost):
-                self._reduce(board, safe=self._advanced and not lost)
+                self._reduce(board, safe=self.advanced and not lost)
             if self.frto:
-                self._frto(board)
+                judge(self, board)
             if board.lost and not self.frto:
                 sent = self._resend(board, now)
             self._await_reordering(now, timeout)
@@ -215,7 +215,7 @@ class SackRecovery:
             self.reorder_at = None
         self.delivered += self._delivered
         self._delivered = 0
-        self._advanced = self._reported = self._original = self._dsack = False
+        self.advanced = self.reported = self.original = self._dsack = False
         self._echo = None
         self._settle()
         return sent
@@ -328,17 +328,17 @@ class SackRecovery:
         if self.undo_from is None:
             return
         stamp = self.undo_stamp
-        if self._advanced and stamp is not None and self.sender.snd_una > self.undo_from:
+        if self.advanced and stamp is not None and self.sender.snd_una > self.undo_from:
             # RFC 3522: the first ACK for new data tells which transmission it answers.
             self.undo_stamp = None
             self.eifel = False
             if self._echo and older(self._echo, stamp):
-                self._undo()
+                self.undo()
                 return
         if self._dsack and self.undo_bytes <= 0 < self.undo_resent:
-            self._undo()
+            self.undo()
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
         """What was believed lost was late."""
         sender = self.sender
         sender.congestion.undo()
@@ -353,30 +353,6 @@ class SackRecovery:
         self.beyond = False
         self.rack.reordering_seen = True
         self._watch_tail()
-
-    def _frto(self, board: Scoreboard) -> None:
-        """RFC 5682 section 3.1."""
-        sender = self.sender
-        congestion = sender.congestion
-        if self.frto == 1:
-            if not self._advanced:
-                return  # step 2: only the ACK of the retransmission itself counts
-            self.frto_end = sender.snd_max
-            edge = sender.snd_una + sender.snd_wnd
-            if sender.queue.end > sender.snd_max and edge >= sender.snd_max + sender.mss:
-                # (2b) new data instead of retransmissions; the sender will find room for it
-                pipe = sender.flight - board.sacked - board.lost
-                congestion.cwnd = pipe + FRTO_SEGMENTS * sender.mss
-                self.frto = 2
-            else:
-                self.frto = 0
-        elif self._advanced or self._reported:
-            self.frto = 0
-            if max(sender.snd_una, board.highest_sacked) > self.frto_end:
-                # (3a) the new data overtook the old: that is lost
-                congestion.cwnd = min(congestion.cwnd, FRTO_WINDOW * sender.mss)
-            elif self._original:
-                self._undo()  # (3b)
 
     # --- timers --------------------------------------------------------------------------------------------------
 
@@ -424,7 +400,7 @@ class SackRecovery:
         """RFC 8985 section 7.3: one segment, new if possible, else the last one again."""
         sender = self.sender
         self.engaged = True
-        self.probe_again = not sender.send_one_new()
+        self.probe_again = not send_one_new(sender)
         if self.probe_again:
             if self.board is None:
                 self._engage()

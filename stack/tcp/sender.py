@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Final
 from stack.scheduler import NS_PER_MS
 from stack.tcp.buffers import SendQueue
 from stack.tcp.congestion import Bbr, CongestionControl
-from stack.tcp.output import emit_burst, emit_whole
-from stack.tcp.pacing import Pacer
+from stack.tcp.limits import NEVER_LIMITED, Limit, account
+from stack.tcp.output import emit_burst
+from stack.tcp.pacing import Pacer, sent_paced, set_pace
 from stack.tcp.recovery import LossRecovery, RecoveryPhase
 from stack.tcp.rtt import RTO_MIN, RttEstimator
 from stack.tcp.sack_recovery import SackRecovery
@@ -38,20 +39,29 @@ if TYPE_CHECKING:
     from stack.tcp.segment import Segment
 
 CORK_CEILING: Final = 200 * NS_PER_MS  # ns; tcp(7), TCP_CORK
+THIN_SEGMENTS: Final = 4  # in flight; a stream with fewer is thin (Linux tcp_stream_is_thin)
+THIN_RETRIES: Final = 6  # Linux TCP_THIN_LINEAR_RETRIES
 
 
 class Sender:
     __slots__ = (
         "backoff",
+        "busy_at",
+        "busy_time",
         "bytes_acked",
+        "bytes_resent",
         "congestion",
         "connection",
         "cwnd_limited",
+        "data_segments",
         "fin_queued",
         "flights",
         "iss",
         "karn",
         "last_sent",
+        "limit_at",
+        "limited",
+        "limited_times",
         "max_window",
         "model",
         "more",
@@ -65,7 +75,11 @@ class Sender:
         "recovery",
         "retransmitted",
         "retries",
+        "rto_recoveries",
+        "rto_time",
+        "rtos",
         "rtt",
+        "segments",
         "shift",
         "small_end",
         "snd_max",
@@ -76,6 +90,7 @@ class Sender:
         "snd_wnd",
         "sndbuf",
         "stalled_at",
+        "starved",
         "superframe",
         "tail_probe",
     )
@@ -117,6 +132,18 @@ class Sender:
         self.last_sent = 0  #: ns
         self.bytes_acked = 0
         self.retransmitted = 0  #: segments, all in all
+        self.bytes_resent = 0
+        self.segments = 0  #: segments sent, as the wire counts them
+        self.data_segments = 0  #: those with payload
+        self.rtos = 0  #: retransmission time-outs, all in all
+        self.rto_recoveries = 0  #: ... in how many spells
+        self.rto_time = 0  #: ... how long the spells took that are over, ns
+        self.busy_at = 0  #: since when there has been data outstanding, ns; 0: there is none
+        self.busy_time = 0  #: ns, without the present spell
+        self.starved = False  #: the user was refused room in the send buffer since it was last empty of unsent data
+        self.limited = Limit.NOTHING  #: what keeps data from leaving, besides cwnd
+        self.limit_at = 0  #: since when, ns
+        self.limited_times = NEVER_LIMITED  #: ns of past spells, by Limit
 
     @property
     def flight(self) -> int:
@@ -188,10 +215,20 @@ class Sender:
         """From now on cwnd is `congestion`'s."""
         self.congestion = congestion
         self.model = self.pacer = None
+        connection = self.connection
         if isinstance(congestion, Bbr):
-            connection = self.connection
             self.model = congestion
             self.pacer = Pacer(connection.scheduler, connection.schedule, congestion.pacing_rate(0))
+        elif connection.options.max_pacing_rate:
+            self.pace(connection.options.max_pacing_rate)
+
+    def pace(self, most: int) -> None:
+        """SO_MAX_PACING_RATE: at most so many bytes per second; 0: as the algorithm says."""
+        connection = self.connection
+        if most and self.pacer is None:
+            self.pacer = Pacer(connection.scheduler, connection.schedule, most)
+        elif not most and self.model is None:
+            self.pacer = None
 
     def use_sack(self) -> None:
         """The handshake agreed on selective acknowledgments."""
@@ -224,7 +261,10 @@ class Sender:
         queue = self.queue
         queue.release(min(ack, queue.end))
         self.bytes_acked += acked
-        self.retries = self.backoff = 0
+        if self.backoff:
+            if self.retries:
+                self.rto_time += now - self.stalled_at
+            self.retries = self.backoff = 0
         self.progress_at = now
         recovery = self.recovery
         congestion = self.congestion
@@ -241,6 +281,9 @@ class Sender:
         timer = connection.timers.retransmit
         if ack >= self.snd_max:
             timer.deadline = None
+            if queue.end <= ack and self.busy_at:
+                self.busy_time += now - self.busy_at
+                self.busy_at = 0
         else:
             timer.arm(now + (self.rtt.pto if self.tail_probe else self.rtt.rto))
 
@@ -268,13 +311,8 @@ class Sender:
         recovery = self.recovery
         self.cwnd_limited = False
         pacer = self.pacer
-        if pacer is not None and self.model is not None:
-            self.model.update(self, now, pacer.quantum(self.mss, self.superframe))
-            pacer.rate = self.model.pacing_rate(self.rtt.srtt)
-            # Room for a window in flight, one delivered behind a hole, and the next; Linux: bbr_sndbuf_expand.
-            want = min(3 * self.model.cwnd, connection.layer.config.sndbuf_max)
-            if want > self.sndbuf and not connection.options.sndbuf:
-                self.sndbuf = want
+        if pacer is not None:
+            set_pace(self, pacer, now)
         if recovery.engaged:
             sent = recovery.transmit(now)
         prober = self.prober
@@ -316,15 +354,17 @@ class Sender:
         if plan:
             fresh_from = self.snd_max
             if pacer is not None:
-                self._paced(pacer, plan[0][0], nxt, min(unpaced_end, window_end), now)
-            self._sending(plan[0][0], nxt, now, idle)
+                sent_paced(self, pacer, plan[0][0], nxt, min(unpaced_end, window_end), now)
+            self.leaving(plan[0][0], nxt, now, idle)
             emit_burst(connection, plan, plan[0][0] >= fresh_from)
             sent = True
         if connection.timers.retransmit.deadline is None:
-            self._arm(now)
+            self.arm(now)
+        if unsent or self.starved or self.limited:
+            account(self, nxt, unsent, window_end, unpaced_end, now)
         return sent
 
-    def _sending(self, start: int, end: int, now: int, idle: bool) -> None:
+    def leaving(self, start: int, end: int, now: int, idle: bool) -> None:
         """[start, end) is about to leave; `idle`: nothing was in flight."""
         if start < self.snd_max:
             self.sent_again(start, min(end, self.snd_max))
@@ -333,21 +373,12 @@ class Sender:
             self.snd_max = end
         if idle:
             self.progress_at = now
+            self.busy_at = self.busy_at or now
             self.connection.timers.retransmit.deadline = None  # it was waiting for a window or a cork
         self.last_sent = now
         self.push = False
         if self.recovery.engaged:
             self.recovery.on_sent(now)
-
-    def _paced(self, pacer: Pacer, start: int, end: int, limit: int, now: int) -> None:
-        """[start, end) is about to leave at a rate; `limit` is how far the windows go."""
-        pacer.sent(end - start, now)
-        if end < self.queue.end and end + self.mss <= limit:
-            pacer.more()
-        if self.model is not None and end > self.snd_max:
-            board = self.recovery.board
-            flight = self.flight - (board.sacked + board.lost if board is not None else 0)
-            self.model.sent(end, end - start, flight, end < self.queue.end, now)
 
     def _fit(self, nxt: int, unsent: int, window_end: int, cwnd_end: int) -> int:
         """How much of the `unsent` bytes from `nxt` on may go now, if it is not a whole superframe."""
@@ -385,73 +416,20 @@ class Sender:
             return False
         return options.nodelay or self.small_end <= self.snd_una
 
-    def retransmit_first(self) -> bool:
-        """Send the first unacknowledged segment again, whatever the windows say."""
-        una = self.snd_una
-        queue = self.queue
-        size = min(self.mss, queue.end - una, self.snd_max - una)
-        flags = ACK
-        end = una + max(size, 0)
-        if end == queue.end and self.fin_sent:
-            flags = ACK | FIN
-            end += 1
-        if end == una:
-            return False
-        self.sent_again(una, end)
-        if self.snd_nxt < end:
-            self.snd_nxt = end
-        self.last_sent = self.connection.scheduler.now
-        emit_burst(self.connection, ((una, max(size, 0), flags),))
-        return True
-
-    def send_one_new(self) -> bool:
-        """One new segment, if there is one and the peer's window has room: a probe, whatever cwnd and Nagle say."""
-        nxt = self.snd_nxt
-        unsent = self.queue.end - nxt
-        size = min(self.mss, unsent, self.snd_una + self.snd_wnd - nxt)
-        if size <= 0 or nxt < self.snd_max:
-            return False
-        now = self.connection.scheduler.now
-        flags = ACK
-        end = nxt + size
-        if size == unsent:
-            flags = ACK | PSH
-            if self.fin_queued:
-                flags = ACK | PSH | FIN
-                end += 1
-        if size < self.mss:
-            self.small_end = end
-        self.flights.append((end, now))
-        self._sending(nxt, end, now, idle=False)
-        emit_burst(self.connection, ((nxt, size, flags),), True)
-        return True
-
-    def send_mtu_probe(self, size: int, now: int) -> None:
-        """`size` bytes of new data in one segment, whatever the MSS. They are there, and the windows allow them."""
-        connection = self.connection
-        nxt = self.snd_nxt
-        end = nxt + size
-        self.flights.append((end, now))
-        if self.pacer is not None:
-            self._paced(self.pacer, nxt, end, end, now)
-        self._sending(nxt, end, now, idle=self.snd_una == self.snd_max)
-        emit_whole(connection, nxt, size)
-        if connection.timers.retransmit.deadline is None:
-            self._arm(now)
-
     def sent_again(self, start: int, end: int) -> None:
         """[start, end) leaves not for the first time."""
         if end > self.karn:
             self.karn = end
+        self.bytes_resent += end - start
         segments = max(1, -(-(end - start) // self.mss))
         self.retransmitted += segments
         self.connection.layer.stats.retransmitted += segments
 
-    def _arm(self, now: int) -> None:
+    def arm(self, now: int) -> None:
         """Something in flight: RTO. Something that may not be sent: probe the window, or uncork in the end."""
         timer = self.connection.timers.retransmit
         if self.snd_una < self.snd_max:
-            delay = self.rtt.pto if self.tail_probe else self.rtt.backed_off(self.backoff)
+            delay = self.rtt.pto if self.tail_probe else self.rtt.backed_off(self.doublings)
             timer.arm(now + self._bounded(delay, now))
         elif self.queue.end > self.snd_nxt:
             if self.snd_wnd >= self.mss or self.snd_wnd >= self.queue.end - self.snd_nxt:
@@ -470,7 +448,15 @@ class Sender:
 
     def rearm(self, now: int) -> None:
         """Back to the RTO, after the timer stood for something else."""
-        self.connection.timers.retransmit.arm(now + self._bounded(self.rtt.backed_off(self.backoff), now))
+        self.connection.timers.retransmit.arm(now + self._bounded(self.rtt.backed_off(self.doublings), now))
+
+    @property
+    def doublings(self) -> int:
+        """Of the RTO: one for each expiry in a row, but see TCP_THIN_LINEAR_TIMEOUTS."""
+        backoff = self.backoff
+        if backoff and self.connection.options.thin_linear and self.flight < THIN_SEGMENTS * self.mss:
+            return max(backoff - THIN_RETRIES, 0)
+        return backoff
 
     # --- the timer ----------------------------------------------------------------------------------------------
 
@@ -482,10 +468,13 @@ class Sender:
             return
         self.congestion.on_timeout(self.flight, now, first=self.backoff == 0)
         self.recovery.on_timeout()
+        self.rtos += 1
+        if not self.backoff:
+            self.rto_recoveries += 1
         self.failed(now)
         self.recovery.resend_first(now)
         self.cwnd_limited = True  # slow start from one segment: every ACK counts
-        self._arm(now)
+        self.arm(now)
 
     def probe(self) -> None:
         """Nothing in flight, something to send: corked data goes, a closed window is probed.
@@ -500,7 +489,7 @@ class Sender:
         now = connection.scheduler.now
         self.failed(now)
         connection.send_probe()
-        self._arm(now)
+        self.arm(now)
 
     def failed(self, now: int) -> None:
         """The timer expired without an answer."""

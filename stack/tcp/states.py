@@ -122,6 +122,8 @@ class Synchronized(State):
         if not seg.flags & ACK:
             return
         connection.heard()
+        if seg.bare:
+            receiver.segments += 1
         if connection.ecn is not None:
             connection.ecn.arrived(seg)
         if not self.check_ack(connection, seg):

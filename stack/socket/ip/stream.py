@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
-from stack.socket.base import AGAIN, CLOSED, Socket
+from stack.socket.base import AGAIN, CLOSED, Again, Socket, Timeout
 from stack.socket.ip import IPPROTO_TCP, SOCK_STREAM
 from stack.socket.ip.address import IpAddress, address_in, address_out
 from stack.socket.ip.stream_init import StreamInit
 from stack.socket.ip.stream_options import NOT_INHERITED, STREAM_OPTIONS, fill
+from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_OOB, Message
 from stack.socket.options import SOL_SOCKET, OptionTable
-from stack.socket.options_socket import SO_LINGER
-from stack.socket.poll import IN, Pollee
+from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
+from stack.socket.poll import ERR, HUP, IN, RDHUP, Pollee
 from stack.tcp import TcpState
 from stack.tcp.options import TcpOptions
 
@@ -82,6 +83,52 @@ class StreamSocket(Socket):
         with suppress(NetError):  # a Network that closes meanwhile ends the wait too
             self.waiting.call(setattr, (connection, "on_event", pollee.notify))
             self.waiting.block_on(pollee, IN, timeout, lambda: None if done() else AGAIN, ())
+
+    # -- receiving ----------------------------------------------------------------------------------------------------
+
+    def recv(self, size: int, flags: int, timeout: Timeout) -> bytes:
+        if self.options.explicit(SOL_SOCKET, SO_RCVLOWAT):
+            self._await_low_water(size, flags, timeout)
+        return super().recv(size, flags, timeout)
+
+    def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:
+        if self.options.explicit(SOL_SOCKET, SO_RCVLOWAT):
+            self._await_low_water(len(target), flags, timeout)
+        return super().recv_into(target, flags, timeout)
+
+    def receive(self, size: int, flags: int, timeout: Timeout, room: int = 0) -> Message:
+        if self.options.explicit(SOL_SOCKET, SO_RCVLOWAT):
+            self._await_low_water(size, flags, timeout)
+        return super().receive(size, flags, timeout, room)
+
+    def _await_low_water(self, size: int, flags: int, timeout: Timeout) -> None:
+        """SO_RCVLOWAT: a call that may wait does so until that much has come, or all that was asked for, or the end."""
+        if timeout == 0 or flags & (MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE):
+            return
+        enough = min(size, self.options.value(SOL_SOCKET, SO_RCVLOWAT))
+
+        def attempt() -> Again | None:
+            connection = self.connection
+            if connection is None or connection.readable >= enough or self.phase.poll() & (RDHUP | ERR | HUP):
+                return None
+            receiver = connection.receiver
+            return None if connection.readable and receiver.window <= receiver.mss else AGAIN
+
+        with suppress(BlockingIOError):  # SO_RCVTIMEO is over: what there is must do
+            self.block_on(IN, timeout, attempt)
+
+    def _recv_all(self, parts: list[bytes], size: int, flags: int) -> Again | None:
+        """MSG_WAITALL ends at the urgent byte, too."""
+        connection = self.connection
+        if connection is None or connection.urgent is None:
+            return super()._recv_all(parts, size, flags)
+        if parts and connection.at_mark:
+            return None
+        data = self.phase.recv(size - sum(map(len, parts)), flags)
+        if data is AGAIN:
+            return AGAIN
+        parts.append(data)
+        return self._recv_all(parts, size, flags) if data and sum(map(len, parts)) < size else None
 
     # -- what ioctl asks ----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
@@ -10,7 +11,7 @@ from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.message import MSG_MORE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
 from stack.socket.options import SOL_SOCKET
-from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
+from stack.socket.options_socket import SO_LINGER
 from stack.socket.poll import ERR, HUP, IN, OUT, PRI, RDHUP, RDNORM, WRNORM
 from stack.tcp import TcpState
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from stack.socket.ip.address import IpAddress
     from stack.socket.ip.stream import StreamSocket
     from stack.tcp import Connection
+
+IPPROTO_TCP: Final = 6
+TCP_CM_INQ: Final = 36  # Linux: of TCP_INQ, an int
 
 _READ: Final = 0
 _WRITE: Final = 1
@@ -83,6 +87,7 @@ class StreamConnected(Phase):
         return AGAIN if self._nothing() is AGAIN else 0
 
     def receive(self, size: int, flags: int) -> Message | Again:
+        connection = self.connection
         data = self.recv(size, flags)
         if data is AGAIN:
             return AGAIN
@@ -90,7 +95,11 @@ class StreamConnected(Phase):
         if flags & MSG_OOB and data:
             out = MSG_OOB if size else MSG_OOB | MSG_TRUNC
             data = data[:size]
-        return Message(data, flags=out, length=len(data))
+        message = Message(data, flags=out, length=len(data))
+        if connection.options.inq and not flags & MSG_OOB:
+            left = connection.readable or int(connection.finished)  # as if there were something, so that one reads on
+            message.ancillary.append((IPPROTO_TCP, TCP_CM_INQ, left.to_bytes(4, sys.byteorder)))
+        return message
 
     def _special(self, size: int, flags: int) -> bytes | Again:
         connection = self.connection
@@ -143,7 +152,9 @@ class StreamConnected(Phase):
         elif readable:
             if connection.at_mark and not connection.options.oob_inline:
                 readable -= 1  # no read gives the urgent byte
-            if readable and readable >= self.socket.options.value(SOL_SOCKET, SO_RCVLOWAT):
+            # Also when the peer cannot send so much (Linux tcp_stream_is_readable).
+            receiver = connection.receiver
+            if readable and (readable >= connection.options.rcvlowat or receiver.window <= receiver.mss):
                 bits = IN | RDNORM
         if connection.urgent_pending:
             bits |= PRI
@@ -152,8 +163,7 @@ class StreamConnected(Phase):
             if eof or closed:
                 bits |= HUP
         else:
-            room = connection.writable
-            if room and 3 * room >= connection.sndbuf:  # a third free, so that a writer is not woken for every byte
+            if connection.roomy:
                 bits |= OUT | WRNORM
         if connection.error:
             bits |= ERR

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from stack.credentials import Capability
 from stack.errors import NetError
-from stack.scheduler import NS_PER_MS, NS_PER_S
+from stack.scheduler import NS_PER_MS, NS_PER_S, NS_PER_US
 from stack.socket.families import AF_INET
 from stack.socket.ip.options import ip_level, tos_of, ttl_of
-from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable
-from stack.socket.options_socket import SO_KEEPALIVE, SO_OOBINLINE, SO_PRIORITY, SO_RCVBUF, SO_SNDBUF, socket_level
+from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
+from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, Value
+from stack.socket.options_socket import (
+    SO_KEEPALIVE,
+    SO_OOBINLINE,
+    SO_PRIORITY,
+    SO_RCVBUF,
+    SO_RCVLOWAT,
+    SO_SNDBUF,
+    socket_level,
+)
 from stack.tcp.options import TcpOptions
 
 if TYPE_CHECKING:
@@ -34,7 +43,19 @@ TCP_WINDOW_CLAMP: Final = 10
 TCP_INFO: Final = 11
 TCP_QUICKACK: Final = 12
 TCP_CONGESTION: Final = 13
+TCP_MD5SIG: Final = 14
+TCP_THIN_LINEAR_TIMEOUTS: Final = 16
+TCP_THIN_DUPACK: Final = 17
 TCP_USER_TIMEOUT: Final = 18
+TCP_TIMESTAMP: Final = 24
+TCP_NOTSENT_LOWAT: Final = 25
+TCP_CC_INFO: Final = 26
+TCP_ULP: Final = 31
+TCP_ZEROCOPY_RECEIVE: Final = 35
+TCP_INQ: Final = 36
+TCP_RTO_MAX_MS: Final = 44
+TCP_RTO_MIN_US: Final = 45
+TCP_DELACK_MAX_US: Final = 46
 
 #: MSS shown while unconnected (RFC 9293 section 3.7.1 default).
 MSS_DEFAULT: Final = 536
@@ -45,6 +66,9 @@ WINDOW_CLAMP_MIN: Final = 1152
 LINGER2_DEFAULT: Final = 60
 LINGER2_MAX: Final = 120
 _CONGESTION_NAME: Final = 16
+TICK_US: Final = 4000
+LEAST_TICKS: Final = 2  # Linux TCP_TIMEOUT_MIN
+MOST_TICKS: Final = 50  # 200 ms: Linux TCP_RTO_MIN, TCP_DELACK_MAX
 
 #: Not taken over by accepted sockets (row TCP-16).
 NOT_INHERITED: Final = ((SOL_SOCKET, SO_PRIORITY), (IPPROTO_TCP, TCP_DEFER_ACCEPT))
@@ -96,13 +120,11 @@ def _window_clamp(socket: StreamSocket, value: int) -> int:
 def _congestion(socket: StreamSocket, value: object) -> None:
     if not value:
         raise NetError(errno.EINVAL)
-    if not isinstance(value, bytes) or value.decode("latin-1") not in congestion_names():
+    name = value.decode("latin-1") if isinstance(value, bytes) else ""
+    if name not in congestion_names():
         raise NetError(errno.ENOENT)
-
-
-def _get_congestion(socket: StreamSocket) -> bytes:
-    chosen = socket.options.value(IPPROTO_TCP, TCP_CONGESTION)
-    return bytes(chosen) or socket.host.netns.tcp.config.congestion.encode()
+    if not _may_choose(socket, name):
+        raise NetError(errno.EPERM)
 
 
 def congestion_names() -> frozenset[str]:
@@ -112,53 +134,76 @@ def congestion_names() -> frozenset[str]:
     return frozenset(ALGORITHMS)
 
 
-#: The head of Linux's struct tcp_info: eight bytes, then 32-bit fields up to tcpi_total_retrans.
-_TCP_INFO: Final = struct.Struct("@8B24I")
+def _may_choose(socket: StreamSocket, name: str) -> bool:
+    """What may be unfair to others is the administrator's to choose (Linux tcp_allowed_congestion_control)."""
+    config = socket.host.netns.tcp.config
+    return name in config.allowed_congestion or socket.host.credentials.may(Capability.NET_ADMIN)
 
 
-def _get_info(socket: StreamSocket) -> bytes:
+def _get_window_clamp(socket: StreamSocket) -> int:
+    """Of a connection without one: what its window can ever be."""
+    clamp = int(socket.options.value(IPPROTO_TCP, TCP_WINDOW_CLAMP))
     connection = socket.connection
-    if connection is None:
-        return bytes((10 if socket.phase.listening else 7,)).ljust(_TCP_INFO.size, b"\0")
-    info = connection.info()
-    return _TCP_INFO.pack(
-        info.state.value,
-        info.ca_state,
-        min(info.retransmits, 255),
-        min(info.probes, 255),
-        min(info.backoff, 255),
-        info.options,
-        info.snd_wscale | info.rcv_wscale << 4,
-        0,
-        info.rto,
-        info.ato,
-        info.snd_mss,
-        info.rcv_mss,
-        info.unacked,
-        info.sacked,
-        info.lost,
-        info.retrans,
-        0,
-        info.last_data_sent,
-        0,
-        info.last_data_recv,
-        info.last_ack_recv,
-        info.pmtu,
-        info.rcv_ssthresh,
-        info.rtt,
-        info.rttvar,
-        min(info.snd_ssthresh, 0x7FFFFFFF),
-        info.snd_cwnd,
-        info.advmss,
-        3,
-        info.rcv_rtt,
-        info.rcv_space,
-        info.total_retrans,
-    )
+    return clamp or (0 if connection is None else 65535 << connection.receiver.shift)
+
+
+def _get_quickack(socket: StreamSocket) -> int:
+    connection = socket.connection
+    return int(socket.options.value(IPPROTO_TCP, TCP_QUICKACK) if connection is None else connection.quickack)
+
+
+def _quickack(socket: StreamSocket, value: int) -> None:
+    if socket.connection is not None:
+        socket.connection.quickack = bool(value)
+
+
+def _nodelay(socket: StreamSocket, value: int) -> None:
+    if value and socket.connection is not None:
+        socket.connection.push()
+
+
+def _ticks(socket: StreamSocket, microseconds: int) -> int:
+    """Linux keeps these in ticks of 4 ms (HZ = 250), at least two, at most 200 ms."""
+    ticks = -(-microseconds // TICK_US)
+    if not LEAST_TICKS <= ticks <= MOST_TICKS:
+        raise NetError(errno.EINVAL)
+    return ticks * TICK_US
+
+
+def _rto_max(socket: StreamSocket, milliseconds: int) -> int:
+    tick = TICK_US // 1000
+    return -(-milliseconds // tick) * tick
+
+
+def _ulp(socket: StreamSocket, value: object) -> None:
+    raise NetError(errno.ENOENT if value else errno.EINVAL)  # there is none, not even "tls"
+
+
+def _timestamp(socket: StreamSocket) -> int:
+    connection = socket.connection
+    if connection is not None:
+        return _signed(connection.timestamp())
+    return _signed(socket.host.netns.tcp.scheduler.now // NS_PER_MS & 0xFFFFFFFF)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 32) if value >> 31 else value
+
+
+def _refused(socket: StreamSocket, value: object) -> None:
+    raise NetError(errno.EPERM)
+
+
+def _invalid(socket: StreamSocket) -> Value:
+    raise NetError(errno.EINVAL)
+
+
+def _unsupported(socket: StreamSocket, value: object) -> None:
+    raise NetError(errno.EINVAL)
 
 
 TCP_ROWS: Final = (
-    _row(TCP_NODELAY, "TCP_NODELAY", Kind.BOOL),
+    _row(TCP_NODELAY, "TCP_NODELAY", Kind.BOOL, effect=_nodelay),
     _row(TCP_MAXSEG, "TCP_MAXSEG", adjust=_maxseg, get=_get_maxseg),
     _row(TCP_CORK, "TCP_CORK", Kind.BOOL),
     _row(TCP_KEEPIDLE, "TCP_KEEPIDLE", default=7200, low=1, high=32767),
@@ -167,9 +212,9 @@ TCP_ROWS: Final = (
     _row(TCP_SYNCNT, "TCP_SYNCNT", default=6, low=1, high=127),
     _row(TCP_LINGER2, "TCP_LINGER2", default=LINGER2_DEFAULT, adjust=_linger2),
     _row(TCP_DEFER_ACCEPT, "TCP_DEFER_ACCEPT", adjust=defer_accept),
-    _row(TCP_WINDOW_CLAMP, "TCP_WINDOW_CLAMP", adjust=_window_clamp),
-    _row(TCP_INFO, "TCP_INFO", Kind.OPAQUE, writable=False, get=_get_info),
-    _row(TCP_QUICKACK, "TCP_QUICKACK", Kind.BOOL, default=1),
+    _row(TCP_WINDOW_CLAMP, "TCP_WINDOW_CLAMP", adjust=_window_clamp, get=_get_window_clamp),
+    _row(TCP_INFO, "TCP_INFO", Kind.OPAQUE, writable=False, get=tcp_info),
+    _row(TCP_QUICKACK, "TCP_QUICKACK", Kind.BOOL, default=1, get=_get_quickack, effect=_quickack),
     _row(
         TCP_CONGESTION,
         "TCP_CONGESTION",
@@ -177,9 +222,21 @@ TCP_ROWS: Final = (
         default=b"",
         high=_CONGESTION_NAME,
         check=_congestion,
-        get=_get_congestion,
+        get=congestion_name,
     ),
+    _row(TCP_MD5SIG, "TCP_MD5SIG", Kind.OPAQUE, readable=False, check=_unsupported),
+    _row(TCP_THIN_LINEAR_TIMEOUTS, "TCP_THIN_LINEAR_TIMEOUTS", low=0, high=1),
+    _row(TCP_THIN_DUPACK, "TCP_THIN_DUPACK", low=0, high=1, get=lambda _: 0),
     _row(TCP_USER_TIMEOUT, "TCP_USER_TIMEOUT", low=0),
+    _row(TCP_TIMESTAMP, "TCP_TIMESTAMP", get=_timestamp, check=_refused),
+    _row(TCP_NOTSENT_LOWAT, "TCP_NOTSENT_LOWAT"),
+    _row(TCP_CC_INFO, "TCP_CC_INFO", Kind.OPAQUE, writable=False, get=cc_info),
+    _row(TCP_ULP, "TCP_ULP", Kind.NAME, default=b"", check=_ulp),
+    _row(TCP_ZEROCOPY_RECEIVE, "TCP_ZEROCOPY_RECEIVE", writable=False, get=_invalid),
+    _row(TCP_INQ, "TCP_INQ", low=0, high=1),
+    _row(TCP_RTO_MAX_MS, "TCP_RTO_MAX_MS", default=120_000, low=1000, high=120_000, adjust=_rto_max),
+    _row(TCP_RTO_MIN_US, "TCP_RTO_MIN_US", default=200_000, adjust=_ticks),
+    _row(TCP_DELACK_MAX_US, "TCP_DELACK_MAX_US", default=200_000, adjust=_ticks),
 )
 
 STREAM_OPTIONS: Final = OptionTable(
@@ -191,6 +248,13 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (IPPROTO_TCP, TCP_NODELAY, "nodelay", bool),
     (IPPROTO_TCP, TCP_CORK, "cork", bool),
     (IPPROTO_TCP, TCP_QUICKACK, "quickack", bool),
+    (IPPROTO_TCP, TCP_INQ, "inq", bool),
+    (IPPROTO_TCP, TCP_NOTSENT_LOWAT, "notsent_lowat", lambda value: value & 0xFFFFFFFF),
+    (IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, "thin_linear", bool),
+    (IPPROTO_TCP, TCP_RTO_MAX_MS, "rto_max", lambda milliseconds: milliseconds * NS_PER_MS),
+    (IPPROTO_TCP, TCP_RTO_MIN_US, "rto_min", lambda microseconds: microseconds * NS_PER_US),
+    (IPPROTO_TCP, TCP_DELACK_MAX_US, "delayed_ack_max", lambda microseconds: microseconds * NS_PER_US),
+    (SOL_SOCKET, SO_RCVLOWAT, "rcvlowat", int),
     (SOL_SOCKET, SO_KEEPALIVE, "keepalive", bool),
     (SOL_SOCKET, SO_OOBINLINE, "oob_inline", bool),
     (IPPROTO_TCP, TCP_KEEPIDLE, "keepalive_idle", lambda seconds: seconds * NS_PER_S),
