@@ -55,6 +55,7 @@ class DropReason(StrEnum):
     DUPLICATE_ADDRESS = "duplicate-address"  # not a packet: an address of ours that another host has
     NO_SOCKET = "no-socket"
     RECEIVE_BUFFER_FULL = "receive-buffer-full"
+    FILTERED = "filtered"  # the socket's own filter refused it
     BAD_MESSAGE = "bad-message"  # an ICMP, ARP or NDP message that breaks its protocol's rules
 
 

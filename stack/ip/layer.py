@@ -118,7 +118,7 @@ class IpLayer:
 
     def register(self, proto: int, handler: Callable[[IpPacket], None], on_error: Callable[[IcmpError], None]) -> None:
         """Hand packets of `proto`, of both families, to `handler`, and errors about packets we sent to `on_error`."""
-        self.handlers4[proto] = self.handlers6[proto] = handler
+        self.raw.place(proto, handler)
         self._error_handlers[proto] = on_error
 
     def route(self, dst: bytes, *, src: bytes | None = None, oif: int = 0, mark: int = 0) -> Route:

@@ -85,6 +85,15 @@ class RawTable:
             else:
                 handlers[proto] = front.handler
 
+    def place(self, proto: int, handler: Callable[[IpPacket], None]) -> None:
+        """`handler` is the one of `proto` from now on, for both versions, behind whoever listens."""
+        for version in (4, 6):
+            front = self._fronts.get((version, proto))
+            if front is None:
+                self._handlers(version)[proto] = handler
+            else:
+                front.handler = handler
+
     def failed(self, error: IcmpError) -> None:
         """An error about a packet of ours."""
         front = self._fronts.get((error.version, error.proto))

@@ -9,18 +9,18 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from stack.bpf import FilterPacket, Program, run
 from stack.errors import DropReason, Drops, NetError
 from stack.ip.errorqueue import ORIGIN_LOCAL, ErrorQueue, QueuedError, of_icmp
+from stack.ip.filtering import verdict
 from stack.ip.listening import Listening, is_group
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.ip.route import Route, RouteKind
 from stack.udp.datagram import Datagram, ReceiveQueue
 from stack.udp.sending import PLAIN, Discover, SendOptions, Settings
-from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
 
 if TYPE_CHECKING:
+    from stack.bpf import Program
     from stack.ip.layer import IpLayer
     from stack.link.device import Buffer
 
@@ -206,7 +206,7 @@ class IpEndpoint:
     def put(self, packet: IpPacket, data: memoryview) -> None:
         """Queue `data`, which begin in `packet`'s frame, unless the filter or the receive limit are against it."""
         if self.filter is not None:
-            keep = run(self.filter, self._for_filter(packet, data))
+            keep = verdict(self.filter, packet, data, self._ip.scheduler.rng)
             if not keep:
                 return
             data = data[: max(keep, self.header)]
@@ -226,19 +226,6 @@ class IpEndpoint:
             self.event()
         else:
             self.drops.count(DropReason.RECEIVE_BUFFER_FULL)
-
-    def _for_filter(self, packet: IpPacket, data: memoryview) -> FilterPacket:
-        iface = packet.iface
-        return FilterPacket(
-            data,
-            frame=packet.frame,
-            network=packet.start,
-            protocol=ETHERTYPE_IPV4 if self.version == 4 else ETHERTYPE_IPV6,
-            kind=int(packet.kind),
-            ifindex=iface.index,
-            hatype=iface.link_type,
-            random=lambda: self._ip.scheduler.rng.getrandbits(32),
-        )
 
     @property
     def pending(self) -> int:

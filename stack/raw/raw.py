@@ -61,14 +61,14 @@ class RawEndpoint(IpEndpoint):
             return True
         if self.version == 4:
             self.put(packet, packet.datagram)
-        elif (self.checksum >= 0 or self.filter is not None) and not self._intact(packet):
+        elif self.checksum >= 0 and not self._intact(packet):
             self.drops.count(DropReason.BAD_CHECKSUM)
         else:
             self.put(packet, payload)
         return True
 
     def _intact(self, packet: IpPacket) -> bool:
-        """With a checksum or a filter in force Linux verifies the payload as if a checksum were in it."""
+        """RFC 3542 3.1: the checksum asked for is verified, too."""
         if packet.proto in _SUMMED_BY_DEVICES and packet.csum_ok:
             return True
         payload = packet.payload

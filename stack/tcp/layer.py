@@ -23,6 +23,7 @@ from stack.tcp.connection import Connection
 from stack.tcp.demux import Demux, Key
 from stack.tcp.ecn import CE, ECN_MASK
 from stack.tcp.fastopen import CLIENT, KEY_LENGTH, FastOpenClient
+from stack.tcp.filtering import Filtering
 from stack.tcp.isn import SequenceSource
 from stack.tcp.listener import Listener
 from stack.tcp.mib import Mib, MibCounters
@@ -100,6 +101,7 @@ class TcpLayer:
         self._orphans: dict[Pcb, None] = {}  # closed by their users, not in TIME-WAIT
         self._challenge_second = -1
         self._challenges = 0
+        self.filtering = Filtering(self)
         ip.register(PROTO, self.input, self.icmp_error)
 
     # --- for users -----------------------------------------------------------------------------------------------

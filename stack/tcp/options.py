@@ -8,10 +8,13 @@ unit the socket option has at the socket edge. After changing a field of a live 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.tcp.rtt import RTO_MAX, RTO_MIN
+
+if TYPE_CHECKING:
+    from stack.bpf import Program
 
 DEFAULT_TTL: Final = 64  # RFC 1700; Linux ip_default_ttl
 
@@ -49,6 +52,7 @@ class TcpOptions:
     rcvlowat: int = 1  #: SO_RCVLOWAT, bytes
     thin_linear: bool = False  #: TCP_THIN_LINEAR_TIMEOUTS: the first RTOs of a thin stream are not doubled
     inq: bool = False  #: TCP_INQ
+    filter: Program | None = None  #: SO_ATTACH_FILTER, see `stack.tcp.filtering`
     ttl: int = DEFAULT_TTL  #: IP_TTL or IPV6_UNICAST_HOPS
     tos: int = 0  #: IP_TOS or IPV6_TCLASS
 

@@ -29,6 +29,7 @@ from stack.wire.checksum import checksum, pseudo_sum
 from stack.wire.udp import CHECKSUM_OFFSET, HEADER, HEADER_LENGTH, PROTO
 
 if TYPE_CHECKING:
+    from stack.bpf import Program
     from stack.iface.interface import Interface
     from stack.ip.ports import BoundPort
     from stack.link.device import Buffer
@@ -102,6 +103,7 @@ class UdpEndpoint:
         self.bind_ifindex = 0  #: SO_BINDTODEVICE: only this interface, 0: any
         self.mark = 0  #: SO_MARK
         self.direct = False  #: SO_DONTROUTE
+        self.filter: Program | None = None  #: SO_ATTACH_FILTER, applied by the layer
         self.groups: Listening | None = None  #: see `listening`
         self.drops = Drops()
         self.closed = False

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import DropReason, Drops
+from stack.ip.filtering import verdict
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.udp.datagram import Datagram
 from stack.udp.endpoint import UdpEndpoint
@@ -22,6 +23,7 @@ from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
 from stack.wire.udp import HEADER, HEADER_LENGTH, PROTO
 
 if TYPE_CHECKING:
+    from stack.bpf import Program
     from stack.ip.layer import IpLayer
     from stack.ip.ports import BoundPort, PortTable
     from stack.scheduler import Scheduler
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 #: Looking a member up in its enum costs more than the comparison.
 _UNICAST: Final = PacketKind.UNICAST
 _PLAIN4: Final = 20  #: bytes of an IPv4 header without options
+_LENGTH_FIELD: Final = 4  #: offset in the UDP header
 
 
 class UdpLayer:
@@ -121,7 +124,11 @@ class UdpLayer:
             delivered = False
             for endpoint in list(endpoints):
                 if endpoint.accepts(packet, src_port, dst, ifindex) and not (bare and not endpoint.zero_checksum6):
-                    endpoint.deliver(datagram.copy(datagram.data, datagram.segment))
+                    copy = datagram.copy(datagram.data, datagram.segment)
+                    if endpoint.filter is None:
+                        endpoint.deliver(copy)
+                    else:
+                        self._deliver_filtered(endpoint, endpoint.filter, packet, copy)
                     delivered = True
             if not delivered:
                 self.drops.count(DropReason.NO_SOCKET)
@@ -131,8 +138,27 @@ class UdpLayer:
             self._nobody(packet)
         elif bare and not chosen.zero_checksum6:
             self.drops.count(DropReason.BAD_CHECKSUM)
+        elif chosen.filter is not None:
+            self._deliver_filtered(chosen, chosen.filter, packet, datagram)
         elif not chosen.deliver(datagram):
             self.drops.count(DropReason.RECEIVE_BUFFER_FULL)
+
+    def _deliver_filtered(self, endpoint: UdpEndpoint, program: Program, packet: IpPacket, datagram: Datagram) -> None:
+        """Through a filter (SO_ATTACH_FILTER), which sees header and data, and may keep less of the data.
+
+        Of a superframe each datagram that it stands for passes by itself.
+        """
+        header = bytes(packet.payload[:_LENGTH_FIELD])
+        for piece in datagram.pieces() if datagram.segment else (datagram,):
+            length = (HEADER_LENGTH + len(piece.data)).to_bytes(2, "big")
+            whole = b"".join((header, length, packet.payload[_LENGTH_FIELD + 2 : HEADER_LENGTH], piece.data))
+            keep = verdict(program, packet, whole, self.scheduler.rng)
+            if not keep:
+                self.drops.count(DropReason.FILTERED)
+                continue
+            piece.data = piece.data[: max(keep - HEADER_LENGTH, 0)]
+            if not endpoint.deliver(piece):
+                self.drops.count(DropReason.RECEIVE_BUFFER_FULL)
 
     def _choose(
         self, endpoints: list[UdpEndpoint], packet: IpPacket, src_port: int, dst_port: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stack.socket.families import AF_INET
+from stack.socket.filter import attached, filter_level
 from stack.socket.ip import memberships
 from stack.socket.ip.options import (
     IP_MTU_DISCOVER,
@@ -66,7 +67,14 @@ if TYPE_CHECKING:
     from stack.socket.ip.datagram import DatagramSocket
     from stack.udp import UdpEndpoint
 
-_ROWS4: Final = [*socket_level(), peer_name_row(), *ip_rows(stream=False), *memberships.rows4(), *udp_rows()]
+_ROWS4: Final = [
+    *socket_level(),
+    *filter_level(),
+    peer_name_row(),
+    *ip_rows(stream=False),
+    *memberships.rows4(),
+    *udp_rows(),
+]
 #: AF_INET sockets do not know IPPROTO_IPV6, AF_INET6 ones know both.
 DATAGRAM_OPTIONS: Final = OptionTable(_ROWS4)
 DATAGRAM6_OPTIONS: Final = OptionTable([*_ROWS4, *datagram_rows6(), *memberships.rows6()])
@@ -81,6 +89,7 @@ def apply(socket: DatagramSocket, endpoint: UdpEndpoint) -> None:
     endpoint.direct = bool(value(SOL_SOCKET, SO_DONTROUTE))
     endpoint.mark = value(SOL_SOCKET, SO_MARK)
     endpoint.bind_ifindex = endpoint.bound.ifindex = bound_interface(socket)
+    endpoint.filter = attached(socket.options)
     endpoint.no_checksum = bool(value(SOL_SOCKET, SO_NO_CHECK))
     endpoint.no_checksum6 = bool(value(IPPROTO_UDP, UDP_NO_CHECK6_TX))
     endpoint.zero_checksum6 = bool(value(IPPROTO_UDP, UDP_NO_CHECK6_RX))

@@ -10,6 +10,7 @@ from stack.credentials import Capability
 from stack.errors import NetError
 from stack.scheduler import NS_PER_MS, NS_PER_S, NS_PER_US
 from stack.socket.families import AF_INET
+from stack.socket.filter import attached, filter_level
 from stack.socket.ip.options import ip_level, tos_of, ttl_of
 from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, Value
@@ -240,7 +241,7 @@ TCP_ROWS: Final = (
 )
 
 STREAM_OPTIONS: Final = OptionTable(
-    [*socket_level(sndbuf=16384, rcvbuf=131072), *ip_level(tos_keeps_ecn=True), *TCP_ROWS]
+    [*socket_level(sndbuf=16384, rcvbuf=131072), *filter_level(), *ip_level(tos_keeps_ecn=True), *TCP_ROWS]
 )
 
 #: (level, number) of what `TcpOptions` takes, the field, and how the value is converted.
@@ -283,4 +284,7 @@ def fill(options: TcpOptions, socket: StreamSocket) -> TcpOptions:
     version = 4 if socket.family == AF_INET else 6
     options.ttl = ttl_of(socket, version=version)
     options.tos = tos_of(socket, version=version)
+    options.filter = attached(values)
+    if options.filter is not None:
+        socket.host.netns.tcp.filtering.install()
     return options
