@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import Drops, NetError
+from stack.iface.address import broadcast_of
 from stack.ip.forward import Forwarding
 from stack.ip.groups import MAX_MEMBERSHIPS, Groups, Membership
 from stack.ip.icmp4 import Icmp4
@@ -316,6 +317,10 @@ class IpLayer:
                     unicasts.append(each.address)
                 if len(each.address) == 16:
                     local[ipv6.solicited_node(each.address)] = PacketKind.MULTICAST
+                elif iface.loopback:
+                    last = broadcast_of(each.address, each.prefix_length)
+                    if last is not None:  # 127.255.255.255 is a broadcast on Linux, though lo's address names none
+                        local[last] = PacketKind.BROADCAST
                 elif each.broadcast is not None:
                     local[each.broadcast] = PacketKind.BROADCAST
                     local[each.network] = PacketKind.BROADCAST  # RFC 1122 3.3.6: the old form, all zeros
@@ -350,7 +355,7 @@ class IpLayer:
         if not any(dst):
             dst = ipv4.LOOPBACK if width == 4 else ipv6.LOOPBACK
         kind = self.local.get(dst)
-        if kind is PacketKind.UNICAST or (width == 4 and ipv4.is_loopback(dst)):
+        if kind is PacketKind.UNICAST or (width == 4 and ipv4.is_loopback(dst) and kind is not PacketKind.BROADCAST):
             if not self.loopback.up:
                 raise NetError(errno.ENETUNREACH)
             return self._make(self.loopback, src or dst, dst, dst, RouteKind.LOCAL)
@@ -389,6 +394,8 @@ class IpLayer:
         """Whose subnet `dst` is the broadcast of; for 255.255.255.255 the source's or the default route's."""
         if oif:
             return self.interfaces[oif]
+        if ipv4.is_loopback(dst):
+            return self.loopback
         for iface in self.interfaces.values():
             for each in iface.addresses:
                 ours = dst in (each.broadcast, each.network) or each.address == src

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 from stack.errors import NetError
 from stack.ip.listening import Listening
-from stack.socket.base import Socket
+from stack.socket.base import AGAIN, Socket
 from stack.socket.families import AF_INET
 from stack.socket.ip import IPPROTO_UDP, SOCK_DGRAM
 from stack.socket.ip.address import address_in, address_out, flow_of, scope_of
 from stack.socket.ip.datagram_bound import DatagramBound
 from stack.socket.ip.datagram_options import DATAGRAM6_OPTIONS, DATAGRAM_OPTIONS
 from stack.socket.ip.datagram_unbound import DatagramUnbound
+from stack.socket.message import MSG_DONTWAIT, MSG_TRUNC, Message
 from stack.socket.options import OptionTable, OptionValues
-from stack.socket.poll import IN
+from stack.socket.poll import HUP, IN, RDHUP, RDNORM
 
 if TYPE_CHECKING:
     from stack.socket.base import Again, Host, Timeout
+
+_READ: Final = 0
+_WRITE: Final = 1
 
 #: Address, port, the interface a link-local address is on (0: none is named), flow label.
 DatagramAddress: TypeAlias = tuple[bytes, int, int, int]
@@ -35,6 +39,8 @@ class DatagramSocket(Socket):
             self.options = OptionValues(DATAGRAM6_OPTIONS)
         self.family = family
         self.groups: Listening | None = None  #: see `listening`
+        self.deaf = False  #: our receiving side is shut down
+        self.mute = False  #: our sending side is shut down
         self.phase = DatagramUnbound(self)
 
     @property
@@ -67,10 +73,40 @@ class DatagramSocket(Socket):
         ip = self.host.netns.ip
         return ip.mtu_for(ip.route(phase.endpoint.remote[0]))
 
+    def shut(self, how: int) -> None:
+        """Shut one side or both; poll shows it."""
+        self.deaf = self.deaf or how != _WRITE
+        self.mute = self.mute or how != _READ
+        self.pollee.notify()
+
+    def shut_bits(self) -> int:
+        """What that means for poll."""
+        if not self.deaf:
+            return 0
+        return IN | RDNORM | RDHUP | (HUP if self.mute else 0)
+
+    def nothing(self, flags: int) -> Message | Again:
+        """What a receive finds when nothing waits."""
+        return Message(b"") if self.deaf and not flags & MSG_DONTWAIT else AGAIN
+
     def uncork(self) -> None:
         """Send what UDP_CORK or MSG_MORE collected."""
         if isinstance(self.phase, DatagramBound):
             self.phase.endpoint.uncork()
+
+    # A call that may not wait does not notice that the receiving side is shut down (UDP-10): the phase is told which
+    # calls those are.
+
+    def recv(self, size: int, flags: int, timeout: Timeout) -> bytes:
+        return super().recv(size, flags | MSG_DONTWAIT if timeout == 0 else flags, timeout)
+
+    def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:
+        message = self.receive(len(target), flags, timeout)
+        target[: len(message.data)] = message.data
+        return message.length if flags & MSG_TRUNC else len(message.data)
+
+    def receive(self, size: int, flags: int, timeout: Timeout, room: int = 0) -> Message:
+        return super().receive(size, flags | MSG_DONTWAIT if timeout == 0 else flags, timeout, room)
 
     def recv_all(self, size: int, flags: int, timeout: Timeout) -> bytes:
         """MSG_WAITALL changes nothing for datagrams."""

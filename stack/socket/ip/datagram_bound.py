@@ -31,7 +31,7 @@ from stack.socket.message import (
 from stack.socket.options import SOL_SOCKET
 from stack.socket.options_device import SO_TIMESTAMPING, SO_TIMESTAMPING_NEW
 from stack.socket.options_socket import SO_PEEK_OFF, SO_SELECT_ERR_QUEUE
-from stack.socket.poll import ERR, HUP, IN, OUT, PRI, RDHUP, RDNORM, WRNORM
+from stack.socket.poll import ERR, IN, OUT, PRI, RDNORM, WRNORM
 from stack.udp import SendOptions
 from stack.udp.endpoint import CongestedError
 from stack.wire.ipv6 import is_link_local
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from stack.socket.ip.datagram import DatagramAddress, DatagramSocket
     from stack.udp import Datagram, UdpEndpoint
 
-_READ: Final = 0
-_WRITE: Final = 1
 #: Flags of a send that change what is sent, or how.
 _SPECIAL: Final = MSG_CONFIRM | MSG_DONTROUTE | MSG_MORE | MSG_OOB | MSG_PROBE | MSG_ZEROCOPY
 
@@ -65,8 +63,6 @@ class DatagramBound(Phase):
     def __init__(self, socket: DatagramSocket, endpoint: UdpEndpoint, *, scope: int = 0) -> None:
         self.socket = socket
         self.endpoint = endpoint
-        self.deaf = False  #: our receiving side is shut down
-        self.mute = False  #: our sending side is shut down
         self._scope = scope
         self._peer_scope = 0
         self._transmitted = Transmitted(socket, endpoint)
@@ -101,11 +97,11 @@ class DatagramBound(Phase):
         self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: DatagramAddress | None
     ) -> int | Again:
         endpoint = self.endpoint
-        if flags & MSG_OOB:
-            raise NetError(errno.EOPNOTSUPP)  # row UDP-12
+        if flags & MSG_OOB and len((address or endpoint.remote or (b"",))[0]) != 16:
+            raise NetError(errno.EOPNOTSUPP)  # row UDP-12; Linux looks at it for IPv4 only
         if endpoint.error:
             raise NetError(endpoint.take_error())
-        if self.mute:
+        if self.socket.mute:
             raise NetError(errno.EPIPE)
         target = None
         if address is not None:
@@ -166,20 +162,20 @@ class DatagramBound(Phase):
         if endpoint.error:
             raise NetError(endpoint.take_error())
         if flags & MSG_PEEK:
-            return self._peek(size)
+            return self._peek(size, flags)
         datagram = endpoint.recv()
         if datagram is None:
-            return Message(b"") if self.deaf else AGAIN
+            return self.socket.nothing(flags)
         offset = self._peek_offset()
         if offset > 0:
             self.socket.options.store(SOL_SOCKET, SO_PEEK_OFF, max(offset - len(datagram.data), 0))
         return self._message(datagram, size, 0)
 
-    def _peek(self, size: int) -> Message | Again:
+    def _peek(self, size: int, flags: int) -> Message | Again:
         offset = self._peek_offset()
         found = self.endpoint.peek_at(max(offset, 0))
         if found is None:
-            return Message(b"") if self.deaf else AGAIN
+            return self.socket.nothing(flags)
         message = self._message(*found[:1], size, found[1])
         if offset >= 0:
             self.socket.options.store(SOL_SOCKET, SO_PEEK_OFF, offset + len(message.data))
@@ -206,10 +202,9 @@ class DatagramBound(Phase):
     # -- the rest -----------------------------------------------------------------------------------------------------
 
     def shutdown(self, how: int) -> None:
+        self.socket.shut(how)
         if self.endpoint.remote is None:
-            raise NetError(errno.ENOTCONN)
-        self.deaf = self.deaf or how != _WRITE
-        self.mute = self.mute or how != _READ
+            raise NetError(errno.ENOTCONN)  # as on Linux, it is done and an error all the same
 
     def local_address(self) -> tuple[bytes, int, int]:
         return (*self.endpoint.local, self._scope)
@@ -238,13 +233,11 @@ class DatagramBound(Phase):
 
     def poll(self) -> int:
         endpoint = self.endpoint
-        bits = 0 if endpoint.congested else OUT | WRNORM
-        if endpoint.pending or self.deaf:
+        bits = self.socket.shut_bits()
+        if not endpoint.congested:
+            bits |= OUT | WRNORM
+        if endpoint.pending:
             bits |= IN | RDNORM
-        if self.deaf:
-            bits |= RDHUP
-            if self.mute:
-                bits |= HUP
         if endpoint.error:
             bits |= ERR
         if endpoint.errors:

@@ -12,7 +12,7 @@ from stack.socket.ip.binding import any_address, bind_arguments
 from stack.socket.ip.datagram_bound import DatagramBound
 from stack.socket.ip.options import IP_BIND_ADDRESS_NO_PORT, IPPROTO_IP
 from stack.socket.message import MSG_ERRQUEUE, Ancillary, Message
-from stack.socket.poll import OUT, WRNORM
+from stack.socket.poll import ERR, OUT, WRNORM
 
 if TYPE_CHECKING:
     from stack.link.device import Buffer
@@ -72,9 +72,10 @@ class DatagramUnbound(Phase):
     def receive(self, size: int, flags: int) -> Message | Again:
         if self.error and not flags & MSG_ERRQUEUE:
             raise NetError(self.take_error())
-        return AGAIN
+        return AGAIN if flags & MSG_ERRQUEUE else self.socket.nothing(flags)
 
     def shutdown(self, how: int) -> None:
+        self.socket.shut(how)  # as on Linux, it is done and an error all the same
         raise NetError(errno.ENOTCONN)
 
     def local_address(self) -> tuple[bytes, int]:
@@ -88,7 +89,7 @@ class DatagramUnbound(Phase):
         self.error = error
 
     def poll(self) -> int:
-        return OUT | WRNORM
+        return OUT | WRNORM | self.socket.shut_bits() | (ERR if self.error else 0)
 
     def close(self) -> None:
         if self.socket.groups is not None:
