@@ -85,6 +85,8 @@ class Stack:
         self.waiting = network
         #: Names this node can resolve besides its own, "localhost" and those of the Network's other stacks.
         self.hosts: dict[str, list[str]] = {}
+        #: Called, in the writer's thread, where Linux would send it SIGPIPE: an EPIPE of a stream, without MSG_NOSIGNAL.
+        self.on_sigpipe: Callable[[], None] | None = None
         #: Where names of guests are found: DHCP services of this node add themselves, its DNS services look here.
         self.clients: list[NameSource] = []
         self.namespaces: list[NetNamespace] = []  #: network namespaces, the first being the node's own
@@ -475,6 +477,10 @@ class SocketHost:
     def credentials(self) -> Credentials:
         """Of whoever acts now, as the owner of the socket's namespace sees them."""
         return self.stack.credentials.within(self.netns.user_ns)
+
+    @property
+    def on_sigpipe(self) -> Callable[[], None] | None:
+        return self.stack.on_sigpipe
 
     @property
     def descriptors(self) -> Descriptors:

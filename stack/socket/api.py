@@ -240,7 +240,10 @@ class StackSocket:
             raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args) + 1} given)")
         view = readable(data)
         flags = c_int(args[0]) if len(args) == 2 else 0
-        return self._sock.send_to(view, flags, args[-1], self._patience())
+        address = args[-1]
+        if address is None:  # which is no address here, and for `sendmsg` means none
+            self._sock.address_in(None)
+        return self._sock.send_to(view, flags, address, self._patience())
 
     def sendmsg(
         self,
@@ -310,6 +313,8 @@ class StackSocket:
     ) -> tuple[int, list[Ancillary], int, Any]:
         expected = "recvmsg_into() argument 1 must be an iterable of single-segment"
         views = [writable(each, expected) for each in _sequence(buffers, "recvmsg_into() argument 1")]
+        if len(views) > IOV_MAX:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         size = sum(map(len, views))
         message = self._sock.receive(size, c_int(flags), self._patience(), _room(ancbufsize, "recvmsg_into"))
         rest = memoryview(message.data)

@@ -22,19 +22,32 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from stack.errors import NetError
 from stack.link.device import Buffer
 from stack.socket.cmsg import fit
 from stack.socket.descriptors import forget
-from stack.socket.message import MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_PEEK, MSG_WAITALL, Ancillary, Message
+from stack.socket.message import (
+    MSG_CMSG_CLOEXEC,
+    MSG_DONTWAIT,
+    MSG_ERRQUEUE,
+    MSG_NOSIGNAL,
+    MSG_PEEK,
+    MSG_TRUNC,
+    MSG_WAITALL,
+    Ancillary,
+    Message,
+)
 from stack.socket.mirror import End, Mirror
 from stack.socket.options import INT_MAX, OptionTable, OptionValues, get_option, set_option
 from stack.socket.phase import AGAIN, CLOSED, Address, Again, Closed, Host, Phase, Timeout, Waiting
 from stack.socket.poll import ERR, HUP, IN, OUT, Pollee
 
 __all__ = ["AGAIN", "CLOSED", "Address", "Again", "Closed", "Host", "Phase", "Socket", "Timeout", "Waiting", "os_error"]
+
+_STREAM: Final = 1  # SOCK_STREAM
+_DATAGRAM_FAMILIES: Final = (2, 10, 17)  # AF_INET, AF_INET6, AF_PACKET: what FIONREAD knows besides streams
 
 T = TypeVar("T")
 
@@ -175,11 +188,19 @@ class Socket:
 
     def send(self, data: Buffer, flags: int, timeout: Timeout) -> int:
         """Send what there is room for; returns the bytes taken."""
-        return self.block_on(OUT, _patience(flags, timeout), self._send, data, flags, None)
+        try:
+            return self.block_on(OUT, _patience(flags, timeout) if flags else timeout, self._send, data, flags, None)
+        except BrokenPipeError:
+            self._broken_pipe(flags)
+            raise
 
     def send_to(self, data: Buffer, flags: int, address: object, timeout: Timeout) -> int:
         inner = None if address is None else self.address_in(address)
-        return self.block_on(OUT, _patience(flags, timeout), self._send, data, flags, inner)
+        try:
+            return self.block_on(OUT, _patience(flags, timeout), self._send, data, flags, inner)
+        except BrokenPipeError:
+            self._broken_pipe(flags)
+            raise
 
     def _send(self, data: Buffer, flags: int, address: Address | None) -> int | Again:
         return self.phase.send(data, flags, address)
@@ -189,7 +210,11 @@ class Socket:
     ) -> int:
         """As `send_to`, with control messages (sendmsg)."""
         inner = None if address is None else self.address_in(address)
-        return self.block_on(OUT, _patience(flags, timeout), self._send_message, data, ancillary, flags, inner)
+        try:
+            return self.block_on(OUT, _patience(flags, timeout), self._send_message, data, ancillary, flags, inner)
+        except BrokenPipeError:
+            self._broken_pipe(flags)
+            raise
 
     def _send_message(
         self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: Address | None
@@ -198,21 +223,28 @@ class Socket:
 
     def send_all(self, data: Buffer, flags: int, timeout: Timeout) -> None:
         """Send everything, or raise. A positive `timeout` is for the whole, not for each part."""
-        timeout = _patience(flags, timeout)
-        taken = self.block_on(OUT, timeout, self._send, data, flags, None)
-        if taken == len(data):
-            return
-        rest = memoryview(data)[taken:]
-        self.block_on(OUT, timeout, self._send_rest, [rest], flags)
+        try:
+            self.block_on(OUT, _patience(flags, timeout) if flags else timeout, self._send_rest, [data], flags)
+        except BrokenPipeError:
+            self._broken_pipe(flags)
+            raise
 
-    def _send_rest(self, rest: list[memoryview], flags: int) -> Again | None:
+    def _send_rest(self, rest: list[Buffer], flags: int) -> Again | None:
         """`rest` is a box with what is not sent yet, so that one deadline covers many attempts."""
-        while rest[0]:
-            taken = self.phase.send(rest[0], flags, None)
+        while True:
+            data = rest[0]
+            taken = self.phase.send(data, flags, None)
             if taken is AGAIN:
                 return AGAIN
-            rest[0] = rest[0][taken:]
-        return None
+            if taken == len(data):
+                return None
+            rest[0] = memoryview(data)[taken:]
+
+    def _broken_pipe(self, flags: int) -> None:
+        """SIGPIPE would be sent now (row CORE-17); Python programs ignore it, who wants to know sets the hook."""
+        hook = self.host.on_sigpipe
+        if hook is not None and not flags & MSG_NOSIGNAL and self.type == _STREAM:
+            hook()
 
     def recv(self, size: int, flags: int, timeout: Timeout) -> bytes:
         if not flags:
@@ -314,12 +346,22 @@ class Socket:
     # What ioctl asks, lock held; families that have an answer say so.
 
     def input_queue(self) -> int:
-        """SIOCINQ, bytes. Raises NetError(ENOTTY)."""
-        raise NetError(errno.ENOTTY)
+        """SIOCINQ: of datagrams the first one's length, bytes. Raises NetError(ENOTTY)."""
+        if not self._counts():
+            raise NetError(errno.ENOTTY)
+        if not self.phase.poll() & IN:
+            return 0
+        message = self.phase.receive(0, MSG_PEEK | MSG_TRUNC)
+        return 0 if message is AGAIN else message.length
 
     def output_queue(self) -> int:
-        """SIOCOUTQ, bytes. Raises NetError(ENOTTY)."""
-        raise NetError(errno.ENOTTY)
+        """SIOCOUTQ, bytes: what datagrams are sent is gone. Raises NetError(ENOTTY)."""
+        if not self._counts():
+            raise NetError(errno.ENOTTY)
+        return 0
+
+    def _counts(self) -> bool:
+        return self.family in _DATAGRAM_FAMILIES and self.type != _STREAM
 
     def unsent_queue(self) -> int:
         """SIOCOUTQNSD, bytes. Raises NetError(ENOTTY)."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.errors import NetError
-from stack.socket.families import AF_INET, AF_INET6, AF_PACKET, AF_VSOCK
+from stack.socket.families import AF_INET, AF_PACKET, AF_VSOCK
 from stack.wire.vsock import CID_HOST
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _ask(sock: Socket, request: int, room: bytearray) -> None:
         _U32.pack_into(room, 0, CID_HOST)
     elif request == SIOCGIFCONF:
         _conf(sock, room)
-    elif request in _ADDRESSES and sock.family in (AF_INET, AF_INET6, AF_PACKET):
+    elif request in _ADDRESSES and sock.family in (AF_INET, AF_PACKET):
         _address(sock, request, room)
     elif request == SIOCGIFNAME:
         iface = sock.host.netns.interface(_INT.unpack_from(room, _NAME)[0])

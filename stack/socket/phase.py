@@ -89,6 +89,11 @@ class Host(Protocol):
         ...
 
     @property
+    def on_sigpipe(self) -> Callable[[], None] | None:
+        """Called where Linux would send SIGPIPE to the writer."""
+        ...
+
+    @property
     def descriptors(self) -> Descriptors:
         """What integers that users have stand for."""
         ...

@@ -292,9 +292,8 @@ class _Beyond(StackSocket):
 def _rebuilt(value: Any, cell: CellType) -> Any:
     """A method of SSLSocket whose `super()` is that of the class in `cell`."""
     if isinstance(value, property):
-        return property(
-            *(each and _rebuilt(each, cell) for each in (value.fget, value.fset, value.fdel)), value.__doc__
-        )
+        fget, fset, fdel = (each and _rebuilt(each, cell) for each in (value.fget, value.fset, value.fdel))
+        return property(fget, fset, fdel)
     if not isinstance(value, FunctionType) or "__class__" not in value.__code__.co_freevars:
         return value
     closure = tuple(

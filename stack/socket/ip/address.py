@@ -34,12 +34,16 @@ def address_in(host: Host, family: int, address: object) -> IpAddress:
     if not (len(address) == 2 or (family != AF_INET and 2 <= len(address) <= 4)):
         shape = "(host, port)" if family == AF_INET else "(host, port[, flowinfo[, scopeid]])"
         raise TypeError(f"{name} address must be a tuple {shape}")
-    node, port = address[0], _integer(address[1])
+    node = _text(address[0])
+    port, flow = _integer(address[1]), _integer(address[2]) if len(address) > 2 else 0
+    if not -0x80000000 <= port <= 0x7FFFFFFF:
+        raise OverflowError("port must be 0-65535.")
+    raw = _node(host, family, node)  # CPython resolves the name before it looks at the numbers
     if not 0 <= port <= 0xFFFF:
         raise OverflowError("port must be 0-65535.")
-    if len(address) > 2 and not 0 <= _integer(address[2]) <= 0xFFFFF:
+    if not 0 <= flow <= 0xFFFFF:
         raise OverflowError("flowinfo must be 0-1048575.")
-    return _node(host, family, node), port
+    return raw, port
 
 
 def address_out(family: int, address: IpAddress, scope: int = 0) -> tuple[Any, ...]:
@@ -57,10 +61,7 @@ def scope_of(host: Host, address: object) -> int:
     if not isinstance(address, tuple):
         return 0
     if len(address) == 4 and address[3]:
-        scope = _integer(address[3])
-        if not 0 <= scope <= 0xFFFFFFFF:
-            raise OverflowError("Python int too large to convert to C unsigned int")
-        return scope
+        return _integer(address[3]) & 0xFFFFFFFF  # a C unsigned int, which CPython cuts
     node = address[0]
     zone = node.partition("%")[2] if isinstance(node, str) else ""
     if zone.isdigit():
@@ -80,13 +81,21 @@ def _integer(value: object) -> int:
     return int(value)
 
 
-def _node(host: Host, family: int, node: object) -> bytes:
+def _text(node: object) -> str:
     if isinstance(node, (bytes, bytearray)):
         node = node.decode("ascii")
     if not isinstance(node, str):
         raise TypeError(f"str, bytes or bytearray expected, not {type(node).__name__}")
+    if "\0" in node:
+        raise TypeError("host name must not contain null character")
+    return node
+
+
+def _node(host: Host, family: int, node: str) -> bytes:
     if not node:
         return ANY4 if family == AF_INET else ANY6
+    if node == "<broadcast>" and family != AF_INET:
+        raise OSError("address family mismatched")
     raw = _numeric(family, node)
     if raw is None:
         from stack.socket.resolve import resolve

@@ -98,6 +98,12 @@ class VsockSocket(Socket):
             return VsockMessages(self, connection)
         return VsockConnected(self, connection)
 
+    def input_queue(self) -> int:
+        """SIOCINQ. Raises NetError(EOPNOTSUPP) while there is no transport."""
+        if not isinstance(self.phase, VsockConnected):
+            raise NetError(errno.EOPNOTSUPP)
+        return int(self.phase.connection.readable)
+
     def recv_all(self, size: int, flags: int, timeout: Timeout) -> bytes:
         """MSG_WAITALL: a message is all there is."""
         if self.type == SOCK_SEQPACKET:
