@@ -108,6 +108,7 @@ import functools, importlib, os, signal
 import pytest
 
 def pytest_configure():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who started us may have it ignored
     name, _, attribute = {moment!r}.rpartition(":")
     module, _, kind = name.partition("/")
     owner = importlib.import_module(module)
