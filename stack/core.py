@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
-from itertools import count
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
@@ -85,12 +84,12 @@ class Stack:
         self.waiting = network
         #: Names this node can resolve besides its own, "localhost" and those of the Network's other stacks.
         self.hosts: dict[str, list[str]] = {}
-        #: Called, in the writer's thread, where Linux would send it SIGPIPE: an EPIPE of a stream, without MSG_NOSIGNAL.
+        #: Called, in the writer's thread, where Linux would send SIGPIPE: an EPIPE of a stream, without MSG_NOSIGNAL.
         self.on_sigpipe: Callable[[], None] | None = None
         #: Where names of guests are found: DHCP services of this node add themselves, its DNS services look here.
         self.clients: list[NameSource] = []
-        self.namespaces: list[NetNamespace] = []  #: network namespaces, the first being the node's own
         from stack.kobjects import Events
+        from stack.namespaces import NetNamespaces
         from stack.task import Task
 
         with network.lock:
@@ -98,7 +97,8 @@ class Stack:
                 raise ValueError(f"this Network has a stack called {name!r} already")
             self.events = Events(network)  #: kernel events: `events.subscribe()`
             who = Credentials() if credentials is None else credentials
-            netns = self._new_netns(who.user_ns, name)
+            self._namespaces = NetNamespaces(network, self.events, self._forget_netns)
+            netns = self._namespaces.make(who.user_ns, name, up=True)
             self._first = Task(who, netns, UtsNamespace(name, user_ns=who.user_ns))
             self._tasks: list[Task] = []  # those acting, besides the first
             self._hosts: dict[NetNamespace, SocketHost] = {}
@@ -119,6 +119,11 @@ class Stack:
     def netns(self) -> NetNamespace:
         """The network namespace of whoever acts."""
         return self.task.netns
+
+    @property
+    def namespaces(self) -> tuple[NetNamespace, ...]:
+        """The network namespaces that live, the node's own first."""
+        return tuple(self._namespaces)
 
     @property
     def uts(self) -> UtsNamespace:
@@ -143,6 +148,7 @@ class Stack:
         finally:
             self._tasks.remove(task)
             ACTING.reset(token)
+            self.network.dispose(task.leave)
 
     def has_process(self, pid: int) -> bool:
         """Has one of the tasks that act now this process id?"""
@@ -151,11 +157,11 @@ class Stack:
     def unshare(self, flags: int) -> Task:
         """unshare(2) for whoever acts: `stack.task.CLONE_NEWNET`, CLONE_NEWUTS, CLONE_NEWUSER, or-ed.
 
-        A new network namespace has only `lo`, which is down, and is in `namespaces` until `remove_netns`. Raises
-        OSError: EINVAL, EPERM, ENOSPC.
+        A new network namespace has only `lo`, which is down, and lives while a task or a socket is in it: see
+        `stack.namespaces`. Raises OSError: EINVAL, EPERM, ENOSPC.
         """
         task = self.task
-        self._call(task.unshare, flags, lambda user_ns: self._new_netns(user_ns, up=False))
+        self._call(task.unshare, flags, self._namespaces.make)
         return task
 
     def setns(self, namespace: NetNamespace | UtsNamespace | UserNamespace, nstype: int = 0) -> None:
@@ -163,78 +169,52 @@ class Stack:
         self._call(self.task.setns, namespace, nstype)
 
     def add_netns(self, name: str) -> NetNamespace:
-        """As `ip netns add`: another network namespace, whoever acts stays where it is. Raises OSError(EPERM)."""
-        from stack.task import CLONE_NEWNET
+        """As `ip netns add`: a network namespace that its name holds; whoever acts stays. Raises OSError(EPERM)."""
+        return self._call(self._add_netns, name)
 
-        task = self.task.fork()
-        self._call(task.unshare, CLONE_NEWNET, lambda user_ns: self._new_netns(user_ns, name, up=False))
-        return task.netns
+    def _add_netns(self, name: str) -> NetNamespace:
+        credentials = self.credentials
+        if not credentials.may(Capability.SYS_ADMIN):
+            raise NetError(errno.EPERM)
+        netns = self._namespaces.make(credentials.user_ns, name)
+        self._namespaces.name(netns)
+        return netns
 
     def remove_netns(self, netns: NetNamespace) -> None:
-        """The namespace ends: its sockets see no network any more, links made by kind go, and with them their peers.
+        """As `ip netns delete`: the name goes, and with it the namespace once no task or socket is in it any more.
 
-        What was plugged in goes back to the node's own namespace, as `dev0`, `dev1`... if its name is taken there, down
-        and without addresses, as on Linux. Raises OSError: EBUSY for the node's own, EPERM without CAP_SYS_ADMIN.
+        Then links made by kind go, and with them their peers; what was plugged in goes back to the node's own
+        namespace, as `dev0`, `dev1`... if its name is taken there, down and without addresses. Raises OSError: EBUSY
+        for the node's own, EINVAL for one without a name, EPERM without CAP_SYS_ADMIN.
         """
-        self._call(self._remove_netns, netns)
+        self._call(self._namespaces.remove, netns, self.credentials)
+
+    @contextmanager
+    def keeping(self, netns: NetNamespace) -> Iterator[NetNamespace]:
+        """Meanwhile the namespace lives, whoever leaves it: an open /proc/PID/ns/net. Raises OSError(EINVAL): gone."""
+        if netns.closed:
+            raise OSError(errno.EINVAL, "the namespace is gone")
+        hold = netns.hold()
+        try:
+            yield netns
+        finally:
+            self.network.dispose(lambda: netns.let_go(hold))
+
+    def _forget_netns(self, netns: NetNamespace) -> None:
+        self._hosts.pop(netns, None)
 
     def move_interface(self, name: str, netns: NetNamespace) -> Interface:
         """As `ip link set NAME netns`: down, without addresses. Raises OSError: ENODEV, EINVAL (`lo`, bridges), EEXIST.
 
         EPERM unless who acts has CAP_NET_ADMIN in the owners of both namespaces.
         """
-        return self._call(self._move_interface, name, netns)
+        return self._call(self._namespaces.move, name, self.netns, netns, self.credentials)
 
     def _call(self, attempt: Callable[..., T], *args: Any) -> T:
         try:
             return self.network.call(attempt, args)
         except NetError as error:
             raise os_error(error) from None
-
-    def _new_netns(self, user_ns: UserNamespace, name: str = "", *, up: bool = True) -> NetNamespace:
-        from stack.netns import NetNamespace
-
-        network = self.network
-        netns = NetNamespace(network.scheduler, name=name, user_ns=user_ns)
-        if not up:
-            netns.set_up(netns.lo, False)
-        for interface in netns.interfaces.values():
-            network.attach_locked(interface)
-        netns.attach = network.attach_locked
-        netns.detach = network.detach_locked
-        self.namespaces.append(netns)
-        self.events.watch(netns)
-        return netns
-
-    def _remove_netns(self, netns: NetNamespace) -> None:
-        own = self._first.netns
-        if netns is own or netns not in self.namespaces:
-            raise NetError(errno.EBUSY, "this namespace is the node's own, or not of this Stack")
-        if not self.credentials.may(Capability.SYS_ADMIN, netns.user_ns):
-            raise NetError(errno.EPERM)
-        for interface in netns.interfaces.values():
-            if not interface.kind and not interface.loopback:
-                free = (f"dev{number}" for number in count())
-                taken = interface.name in own.interfaces
-                own.adopt(interface, next(each for each in free if each not in own.interfaces) if taken else None)
-        self._end_netns(netns)
-
-    def _end_netns(self, netns: NetNamespace) -> None:
-        for interface in netns.interfaces.values():
-            self.network.detach_locked(interface)
-        netns.close()
-        self.events.unwatch(netns.changes)
-        self.namespaces.remove(netns)
-        self._hosts.pop(netns, None)
-
-    def _move_interface(self, name: str, netns: NetNamespace) -> Interface:
-        here = self.netns
-        for each in (here, netns):
-            if not self.credentials.may(Capability.NET_ADMIN, each.user_ns):
-                raise NetError(errno.EPERM)
-        interface = here.interface(name)
-        netns.adopt(interface)
-        return interface
 
     # -- names of the node --------------------------------------------------------------------------------------------
 
@@ -436,8 +416,7 @@ class Stack:
         if "vsock" in self.__dict__:
             self.vsock.close()
             self.events.unwatch(self.vsock.changes)
-        for netns in reversed(self.namespaces):
-            self._end_netns(netns)
+        self._namespaces.close()
         if "unix" in self.__dict__:
             self.unix.close()
         if "descriptors" in self.__dict__:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,13 +32,24 @@ _KNOWN: Final = CLONE_NEWUTS | CLONE_NEWUSER | CLONE_NEWNET
 ACTING: Final[ContextVar[Mapping[Any, Task]]] = ContextVar("acting", default=MappingProxyType({}))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Task:
-    """One actor. Changed by its own `unshare` and `setns` only, with the Network's lock held."""
+    """One actor. Changed by its own `unshare` and `setns` only, with the Network's lock held.
+
+    It holds the network namespace it is in, until `leave`.
+    """
 
     credentials: Credentials
     netns: NetNamespace
     uts: UtsNamespace
+    _hold: object = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._hold = self.netns.hold()
+
+    def leave(self) -> None:
+        """Lock held: the task is no more."""
+        self.netns.let_go(self._hold)
 
     def fork(self, credentials: Credentials | None = None) -> Task:
         """Another in the same namespaces (UTS-07)."""
@@ -55,8 +66,9 @@ class Task:
         if flags & (CLONE_NEWUTS | CLONE_NEWNET) and not credentials.may(Capability.SYS_ADMIN):
             raise NetError(errno.EPERM)
         uts = self.uts.clone(credentials.user_ns) if flags & CLONE_NEWUTS else self.uts
-        netns = new_netns(credentials.user_ns) if flags & CLONE_NEWNET else self.netns
-        self.credentials, self.uts, self.netns = credentials, uts, netns
+        if flags & CLONE_NEWNET:
+            self._enter(new_netns(credentials.user_ns))
+        self.credentials, self.uts = credentials, uts
 
     def setns(self, namespace: NetNamespace | UtsNamespace | UserNamespace, nstype: int = 0) -> None:
         """setns(2); `nstype` is 0 or the CLONE_NEW flag the namespace must be of.
@@ -84,7 +96,12 @@ class Task:
         elif namespace.closed:
             raise NetError(errno.EINVAL, "the namespace is gone")
         else:
-            self.netns = namespace
+            self._enter(namespace)
+
+    def _enter(self, netns: NetNamespace) -> None:
+        there, hold = self.netns, self._hold
+        self.netns, self._hold = netns, netns.hold()
+        there.let_go(hold)
 
 
 def _kind(namespace: object) -> int:

@@ -57,6 +57,9 @@ class NetNamespace(Addresses):
         #: Set by the owner: told of interfaces that links made by kind bring along, so that somebody polls them.
         self.attach: Callable[[Interface], None] | None = None
         self.detach: Callable[[Interface], None] | None = None
+        #: Told when nothing holds this namespace any more.
+        self.on_unheld: Callable[[NetNamespace], None] | None = None
+        self._holds: set[object] = set()  # a set, for who begins to hold it may not have the lock
         self.ip = IpLayer(scheduler)
         self.ip.icmp6.ndp.duplicates.on_done = self._tested
         #: Interfaces that configure themselves from router advertisements.
@@ -68,6 +71,26 @@ class NetNamespace(Addresses):
         self.udp = UdpLayer(scheduler, self.ip)
         self.packet = PacketLayer(scheduler, self.ip, self.changes)  #: sockets that see whole frames
         self.tcp = TcpLayer(scheduler, self.ip, ports=self.ip.ports[6], config=tcp_config)
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> bool:
+        """Whether a task, a socket, a name or a handle holds it: see `stack.namespaces`."""
+        return bool(self._holds)
+
+    def hold(self) -> object:
+        """It is to live until what is returned is passed to `let_go`."""
+        hold = object()
+        self._holds.add(hold)
+        return hold
+
+    def let_go(self, hold: object) -> None:
+        """Lock held: one of those who held it does not any more. Idempotent."""
+        if hold in self._holds:
+            self._holds.discard(hold)
+            if not self._holds and self.on_unheld is not None:
+                self.on_unheld(self)
 
     # --- interfaces -----------------------------------------------------------------------------------------------
 

@@ -61,8 +61,11 @@ class Socket:
     family: int
     options_table: ClassVar[OptionTable]
 
-    def __init__(self, host: Host, kind: int, protocol: int, phase: Phase | None = None) -> None:
-        """`kind` is SOCK_STREAM and so on; without `phase` the subclass sets one before anything else happens."""
+    def __init__(self, host: Host, kind: int, protocol: int, phase: Phase | None = None, *, held: bool = True) -> None:
+        """`kind` is SOCK_STREAM and so on; without `phase` the subclass sets one before anything else happens.
+
+        `held`: its network namespace lives while the socket does.
+        """
         self.host = host
         self.type = kind
         self.protocol = protocol
@@ -75,6 +78,7 @@ class Socket:
         self.low_water_max = INT_MAX  #: largest SO_RCVLOWAT, bytes
         self.mirror: Mirror | None = None  #: what shows this socket's readiness in descriptors, if it has any
         self._holders = 1
+        self._hold = host.netns.hold() if held else None
 
     # -- for the family ---------------------------------------------------------------------------------------------
 
@@ -431,6 +435,7 @@ class Socket:
             self.pollee.notify()
             self.pollee.retire()
             self.drop_mirror()
+            self.host.netns.let_go(self._hold)
 
 
 def _patience(flags: int, timeout: Timeout) -> Timeout:

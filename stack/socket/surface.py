@@ -67,7 +67,7 @@ class Surface:
             corpse = object.__new__(type(sock))
             plain = {name: value for name, value in vars(sock).items() if isinstance(value, (int, OptionTable))}
             vars(corpse).update(plain)
-            Socket.__init__(corpse, sock.host, sock.type, sock.protocol)
+            Socket.__init__(corpse, sock.host, sock.type, sock.protocol, held=False)
             self._corpses[key] = corpse
         return corpse
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -45,6 +46,10 @@ def code(call: Callable[..., object], *args: object) -> str:
     except (OSError, NetError) as error:
         return errno.errorcode[error.errno or 0]
     return "ok"
+
+
+def alive(netns: NetNamespace) -> bool:
+    return not netns.closed
 
 
 def bound(node: Stack, port: int) -> StackSocket:
@@ -151,23 +156,119 @@ def test_acting_is_for_this_context_alone(node: Stack) -> None:
 
 def test_unshare_and_setns_ask_for_sys_admin_and_change_nothing_when_refused(node: Stack) -> None:
     first = node.netns
-    with node.acting(NOBODY):
-        for flags, expected in ((CLONE_NEWNET, "EPERM"), (CLONE_NEWUTS | CLONE_NEWNET, "EPERM"), (1, "EINVAL")):
-            assert code(node.unshare, flags) == expected
-        assert code(node.setns, first) == "EPERM"
-        assert node.netns is first
-        assert len(node.namespaces) == 1
-        assert code(node.unshare, CLONE_NEWUSER | CLONE_NEWNET) == "ok"
-        assert node.netns.user_ns is node.credentials.user_ns
-        assert code(node.setns, first) == "EPERM"
-        assert code(node.setns, node.credentials.user_ns) == "EINVAL"
-    assert code(node.setns, node.namespaces[1], CLONE_NEWUTS) == "EINVAL"
+    with ExitStack() as held:
+        with node.acting(NOBODY):
+            for flags, expected in ((CLONE_NEWNET, "EPERM"), (CLONE_NEWUTS | CLONE_NEWNET, "EPERM"), (1, "EINVAL")):
+                assert code(node.unshare, flags) == expected
+            assert code(node.setns, first) == "EPERM"
+            assert node.netns is first
+            assert list(node.namespaces) == [first]
+            assert code(node.unshare, CLONE_NEWUSER | CLONE_NEWNET) == "ok"
+            inner = held.enter_context(node.keeping(node.netns))
+            assert inner.user_ns is node.credentials.user_ns
+            assert code(node.setns, first) == "EPERM"
+            assert code(node.setns, node.credentials.user_ns) == "EINVAL"
+        assert list(node.namespaces) == [first, inner]
+        assert code(node.setns, inner, CLONE_NEWUTS) == "EINVAL"
+        with node.acting():
+            node.setns(inner, CLONE_NEWNET)
+            assert node.netns is inner
+        with node.acting(NOBODY) as task:
+            node.setns(inner.user_ns)
+            assert task.credentials.may(Capability.SYS_ADMIN), "its maker enters with every capability"
+    assert list(node.namespaces) == [first]
+
+
+# --- what keeps a namespace alive -------------------------------------------------------------------------------------
+
+
+def test_a_namespace_without_a_name_ends_with_the_last_task_in_it(node: Stack) -> None:
+    first = node.netns
     with node.acting():
-        node.setns(node.namespaces[1], CLONE_NEWNET)
-        assert node.netns is not first
-    with node.acting(NOBODY) as task:
-        node.setns(node.namespaces[1].user_ns)
-        assert task.credentials.may(Capability.SYS_ADMIN), "its maker enters with every capability"
+        node.unshare(CLONE_NEWNET)
+        inner = node.netns
+        with node.acting():
+            node.setns(first)
+        with node.acting() as other:
+            assert other.netns is inner
+        assert list(node.namespaces) == [first, inner]
+        node.setns(first)
+        assert list(node.namespaces) == [first]
+    assert not alive(inner)
+    assert code(node.setns, inner) == "EINVAL"
+    with pytest.raises(OSError, match="gone"), node.keeping(inner):
+        """It cannot be held any more."""
+
+
+def test_a_namespace_lives_while_a_socket_of_it_is_open(node: Stack) -> None:
+    """Its cards come home, and its links die, when the last socket is closed, a duplicate's included."""
+    node.add_interface(ScriptedDevice(), name="eth0")
+    with node.acting():
+        node.unshare(CLONE_NEWNET)
+        inner = node.netns
+        tcp, netlink = node.socket.socket(2, 1), node.socket.socket(16, 3, 0)
+        pair = node.socket.socketpair(1, 1)
+    node.move_interface("eth0", inner)
+    duplicate = tcp.dup()
+    for sock in (tcp, netlink, *pair):
+        assert alive(inner)
+        sock.close()
+    assert list(inner.interfaces) == ["lo", "eth0"]
+    duplicate.close()
+    assert not alive(inner)
+    assert "eth0" in node.netns.interfaces
+
+
+def test_an_accepted_connection_keeps_the_namespace_of_its_listener(node: Stack) -> None:
+    with node.acting():
+        node.unshare(CLONE_NEWNET)
+        inner = node.netns
+        with node.network.lock:
+            inner.set_up(inner.lo, True)
+            node.network.finish()
+        with bound(node, 80) as listening:
+            listening.listen()
+            with node.socket.socket(2, 1) as client:
+                client.connect(("127.0.0.1", 80))
+                served, _ = listening.accept()
+    assert alive(inner)
+    served.close()
+    assert not alive(inner)
+
+
+def test_a_socket_nobody_closed_holds_its_namespace_until_it_is_collected(node: Stack) -> None:
+    with node.acting():
+        node.unshare(CLONE_NEWNET)
+        inner = node.netns
+        lost = node.socket.socket(2, 2)
+    assert alive(inner)
+    with pytest.warns(ResourceWarning):
+        del lost
+    node.uname()
+    node.setdomainname("a turn")
+    assert not alive(inner)
+
+
+def test_a_name_holds_a_namespace_and_without_it_others_may_still(node: Stack) -> None:
+    """As `ip netns delete` while something runs there: the name is gone, the namespace is not."""
+    blue = node.add_netns("blue")
+    with node.acting():
+        node.setns(blue)
+        node.remove_netns(blue)
+        assert alive(blue)
+        assert code(node.remove_netns, blue) == "EINVAL"
+        sock = node.socket.socket(2, 2)
+    assert alive(blue)
+    sock.close()
+    assert not alive(blue)
+    with node.acting():
+        node.unshare(CLONE_NEWNET)
+        assert code(node.remove_netns, node.netns) == "EINVAL", "it never had a name"
+    with node.acting(NOBODY):
+        assert code(node.remove_netns, node.netns) == "EBUSY"
+    red = node.add_netns("red")
+    with node.acting(NOBODY):
+        assert code(node.remove_netns, red) == "EPERM"
 
 
 # --- what a network namespace owns ------------------------------------------------------------------------------------
