@@ -79,7 +79,7 @@ def _of_guest(name: str, guest: Guest, shown: str) -> Iterator[tuple[str, str]]:
     if not guest.started:
         return
     tail = guest.console.tail()
-    if tail and tail not in shown:
+    if tail and tail.rpartition("\n")[2] not in shown:  # a command's failure shows it already
         yield f"guest: {name}'s console, last lines", tail
     errors = guest.qemu_stderr
     if errors.strip():
