@@ -141,10 +141,9 @@ class DatagramBound(Phase):
         if ancillary and not endpoint.corked:
             version = 4 if remote is not None and len(remote[0]) == 4 else 6
             stamps = take(self.socket, ancillary, how, version=version)
-        if flags & MSG_CONFIRM and flags & MSG_PROBE and not data:
-            how.more = False
+        if flags & MSG_PROBE:
             endpoint.check(target, how)
-            return 0
+            return len(data)
         sent = endpoint.send(data, target, how)
         if self._transmitted.wanted or stamps > 0 or flags & MSG_ZEROCOPY:
             self._transmitted.note(data, remote, stamps, zero_copy=bool(flags & MSG_ZEROCOPY), more=how.more)
