@@ -115,13 +115,15 @@ class TcpLayer:
         options: TcpOptions | None = None,
         oif: int = 0,
         fastopen: Buffer | None = None,
+        hold: bool = False,
     ) -> Connection:
         """A connection in SYN-SENT; the outcome comes through on_event (`connected` or `error`).
 
         Takes over `bound` (released when the connection is CLOSED); without it an ephemeral port is taken. On an
         error `bound` stays the caller's. `fastopen`: data for the SYN if Fast Open allows (b"": just get a
-        cookie); how much of it was taken is `unacknowledged`. Raises NetError: what routing says (ENETUNREACH ...),
-        EADDRNOTAVAIL (4-tuple in use, or no port free).
+        cookie); how much of it was taken is `unacknowledged`. `hold`: send nothing before `launch`.
+
+        Raises NetError: what routing says (ENETUNREACH ...), EADDRNOTAVAIL (4-tuple in use, or no port free).
         """
         if src is None and bound is not None and any(bound.addr):
             src = bound.addr
@@ -148,11 +150,17 @@ class TcpLayer:
             connection.receiver.ts_recent = before.ts_recent
         self.connections[key] = connection
         self.stats.active_opens += 1
-        if fastopen is not None and self.config.fastopen & CLIENT:
-            self.fastopen.begin(connection, fastopen)
         connection.enter(TcpState.SYN_SENT)
-        connection.send_syn()
+        if not hold:
+            self.launch(connection, fastopen)
         return connection
+
+    def launch(self, connection: Connection, data: Buffer | None) -> int:
+        """Send the SYN, by Fast Open if `data` is not None; returns how much of it went along."""
+        if data is not None and self.config.fastopen & CLIENT:
+            self.fastopen.begin(connection, data)
+        connection.send_syn()
+        return connection.unacknowledged
 
     def listen(self, bound: BoundPort, backlog: int, *, options: TcpOptions | None = None) -> Listener:
         """Accept connections on `bound`, which is taken over. Raises NetError(EADDRINUSE): someone listens there."""
@@ -341,6 +349,11 @@ class TcpLayer:
         if self._cookies is None:
             self._cookies = SynCookies(self.scheduler.rng.getrandbits(256).to_bytes(32, "big"))
         return self._cookies
+
+    @property
+    def fastopen_key_known(self) -> bytes:
+        """`fastopen_key` if there is one already, else b""."""
+        return self.config.fastopen_key or self._fastopen_key
 
     @property
     def fastopen_key(self) -> bytes:

@@ -13,9 +13,11 @@ from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, CLOSED, Again, Socket, Timeout
 from stack.socket.ip import IPPROTO_TCP, SOCK_STREAM
 from stack.socket.ip.address import IpAddress, address_in, address_out
+from stack.socket.ip.fastopen_options import TCP_FASTOPEN_CONNECT
+from stack.socket.ip.stream_fastopen import send_with_syn
 from stack.socket.ip.stream_init import StreamInit
 from stack.socket.ip.stream_options import NOT_INHERITED, STREAM_OPTIONS, fill
-from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_OOB, Message
+from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_OOB, Message
 from stack.socket.options import SOL_SOCKET, OptionTable
 from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
 from stack.socket.poll import ERR, HUP, IN, RDHUP, Pollee
@@ -23,7 +25,8 @@ from stack.tcp import TcpState
 from stack.tcp.options import TcpOptions
 
 if TYPE_CHECKING:
-    from stack.socket.base import Host
+    from stack.link.device import Buffer
+    from stack.socket.base import Host, Timeout
     from stack.socket.mirror import End
     from stack.tcp import Connection
 
@@ -51,6 +54,16 @@ class StreamSocket(Socket):
 
     def address_out(self, address: IpAddress) -> object:
         return address_out(self.family, address)
+
+    @property
+    def fastopen_connect(self) -> bool:
+        """Whether connect() waits for data to send along (TCP_FASTOPEN_CONNECT)."""
+        return bool(self.options.value(IPPROTO_TCP, TCP_FASTOPEN_CONNECT))
+
+    def send_to(self, data: Buffer, flags: int, address: object, timeout: Timeout) -> int:
+        if flags & MSG_FASTOPEN:
+            return send_with_syn(self, data, flags, address, timeout)
+        return super().send_to(data, flags, address, timeout)
 
     @property
     def connection(self) -> Connection | None:

@@ -47,15 +47,25 @@ class StreamInit(Phase):
         self.bound = bind(self.socket, self.socket.host.netns.tcp.ports, address)
         self.socket.chose_port = address[1] != 0
 
-    def connect(self, address: IpAddress) -> Again | None:
+    def connect(self, address: IpAddress, fastopen: Buffer | None = None) -> Again | None:
+        """`fastopen`: data for the SYN, or b"" if only a cookie is wanted."""
         from stack.socket.ip.stream_connecting import StreamConnecting
+        from stack.socket.ip.stream_fastopen import StreamDeferred
 
         if self.refused:  # the failure nobody was told about, or only SO_ERROR was (row TCP-07)
             self.refused = False
             raise NetError(self.take_error() or errno.ECONNABORTED)
         socket = self.socket
         source, remote = connect_source(socket, self.bound.addr if self.bound else None, address)
-        connection = socket.host.netns.tcp.connect(self.bound, source, remote, options=socket.tcp_options())
+        tcp, options = socket.host.netns.tcp, socket.tcp_options()
+        deferred = False
+        if fastopen is None and socket.fastopen_connect:
+            fastopen = b""
+            deferred = tcp.fastopen.ready(remote[0], no_cookie=options.fastopen_no_cookie)
+        connection = tcp.connect(self.bound, source, remote, options=options, fastopen=fastopen, hold=deferred)
+        if deferred:
+            socket.phase = StreamDeferred(socket, connection, self.bound)
+            return None
         socket.phase = StreamConnecting(socket, connection, self.bound)
         return AGAIN
 

@@ -11,6 +11,7 @@ from stack.errors import NetError
 from stack.scheduler import NS_PER_MS, NS_PER_S, NS_PER_US
 from stack.socket.families import AF_INET
 from stack.socket.filter import attached, filter_level
+from stack.socket.ip.fastopen_options import FASTOPEN_ROWS, TCP_FASTOPEN, TCP_FASTOPEN_KEY, TCP_FASTOPEN_NO_COOKIE
 from stack.socket.ip.options import ip_level, tos_of, ttl_of
 from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, Value
@@ -72,7 +73,12 @@ LEAST_TICKS: Final = 2  # Linux TCP_TIMEOUT_MIN
 MOST_TICKS: Final = 50  # 200 ms: Linux TCP_RTO_MIN, TCP_DELACK_MAX
 
 #: Not taken over by accepted sockets (row TCP-16).
-NOT_INHERITED: Final = ((SOL_SOCKET, SO_PRIORITY), (IPPROTO_TCP, TCP_DEFER_ACCEPT))
+NOT_INHERITED: Final = (
+    (SOL_SOCKET, SO_PRIORITY),
+    (IPPROTO_TCP, TCP_DEFER_ACCEPT),
+    (IPPROTO_TCP, TCP_FASTOPEN),
+    (IPPROTO_TCP, TCP_FASTOPEN_KEY),
+)
 
 
 def _row(number: int, name: str, kind: Kind = Kind.INT, **more: Any) -> Option:
@@ -238,6 +244,7 @@ TCP_ROWS: Final = (
     _row(TCP_RTO_MAX_MS, "TCP_RTO_MAX_MS", default=120_000, low=1000, high=120_000, adjust=_rto_max),
     _row(TCP_RTO_MIN_US, "TCP_RTO_MIN_US", default=200_000, adjust=_ticks),
     _row(TCP_DELACK_MAX_US, "TCP_DELACK_MAX_US", default=200_000, adjust=_ticks),
+    *FASTOPEN_ROWS,
 )
 
 STREAM_OPTIONS: Final = OptionTable(
@@ -268,6 +275,9 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (IPPROTO_TCP, TCP_WINDOW_CLAMP, "window_clamp", int),
     (IPPROTO_TCP, TCP_LINGER2, "fin_timeout", lambda seconds: seconds * NS_PER_S),
     (IPPROTO_TCP, TCP_DEFER_ACCEPT, "defer_accept", lambda seconds: seconds * NS_PER_S),
+    (IPPROTO_TCP, TCP_FASTOPEN, "fastopen", int),
+    (IPPROTO_TCP, TCP_FASTOPEN_KEY, "fastopen_key", bytes),
+    (IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, "fastopen_no_cookie", bool),
     (IPPROTO_TCP, TCP_CONGESTION, "congestion", lambda name: name.decode("latin-1")),
     # The stored value is doubled for book-keeping (options_socket), payload gets the half.
     (SOL_SOCKET, SO_RCVBUF, "rcvbuf", lambda doubled: doubled // 2),
