@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket as kernel
 import struct
@@ -390,6 +391,7 @@ def test_raw_sockets_make_a_protocol_known(world: World) -> None:
     assert taker.recv(100)[20:] == b"12345678"
     assert world.nothing(watcher)
     taker.close()
+    world.index("lo")  # the process that made the kernel's socket has let go of it, too
     sender.sendto(header(proto=OTHER) + b"12345678", (LO4, 0))
     assert watcher.recv(100)[20:22] == b"\x03\x02"
 
@@ -525,6 +527,23 @@ def test_raw_receive_memory_is_bounded(world: World) -> None:
         got.append(sock.recv(200)[20])
     assert got == list(range(len(got)))
     assert 1 <= len(got) <= 20
+
+
+def test_raw_and_packet_sockets_tell_what_waits(world: World) -> None:
+    """FIONREAD is the first packet's length, 0 without one; SIOCOUTQ is 0."""
+    sock, packet = raw(world), world.packet(RAW, 0x0800, "lo")
+    assert _asked(world, sock, 0x541B) == _asked(world, packet, 0x541B) == 0
+    sock.sendto(b"abc", (LO4, 0))
+    sock.sendto(b"longer than that", (LO4, 0))
+    assert _asked(world, sock, 0x541B) == 23
+    assert _asked(world, packet, 0x541B) == 37
+    assert _asked(world, sock, 0x5411) == 0
+
+
+def _asked(world: World, sock: Any, question: int) -> int:
+    ask = fcntl.ioctl if world.is_kernel else sock.ioctl
+    answer: int = struct.unpack("@i", ask(sock, question, bytes(4)) if world.is_kernel else ask(question, bytes(4)))[0]
+    return answer
 
 
 def _empty(sock: Any) -> bool:

@@ -54,6 +54,12 @@ class IpMessageSocket(RecordSocket):
     def address_out(self, address: tuple[bytes, int] | ScopedAddress) -> object:
         return address_out(self.family, address[:2], address[2] if len(address) > 2 else 0)
 
+    def input_queue(self) -> int:
+        """SIOCINQ and SIOCOUTQ: ping sockets have none."""
+        raise NetError(errno.ENOTTY)
+
+    output_queue = input_queue
+
     def is_bound(self) -> bool:
         return any(self.endpoint.bound_address)
 
@@ -106,6 +112,15 @@ class RawSocket(IpMessageSocket):
         self.endpoint.on_event = self.pollee.notify
         self.phase = RawOpen(self)
         self.apply()
+
+    def input_queue(self) -> int:
+        """SIOCINQ: the first packet's length, bytes."""
+        packet = self.endpoint.peek()
+        return 0 if packet is None else len(packet.data)
+
+    def output_queue(self) -> int:
+        """SIOCOUTQ: what is sent is gone."""
+        return 0
 
 
 class PingSocket(IpMessageSocket):

@@ -88,6 +88,9 @@ class IpMessagePhase(Phase):
     def put_error(self, error: int) -> None:
         self.endpoint.error = error
 
+    def memory(self) -> tuple[int, int, int]:
+        return self.endpoint.queued_bytes, 0, self.endpoint.lost
+
     def option_changed(self, level: int, name: int) -> None:
         self.socket.apply()
 

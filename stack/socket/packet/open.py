@@ -74,6 +74,9 @@ class PacketOpen(Phase):
     def put_error(self, error: int) -> None:
         self.endpoint.error = error
 
+    def memory(self) -> tuple[int, int, int]:
+        return self.endpoint.charge, 0, self.endpoint.lost
+
     def option_changed(self, level: int, name: int) -> None:
         apply(self.socket, level, name)
 

@@ -50,6 +50,15 @@ class PacketSocket(RecordSocket):
             raise OverflowError("proto must be 0-65535.")
         return interface.index, protocol, kind & 0xFF, hardware & 0xFFFF, link
 
+    def input_queue(self) -> int:
+        """SIOCINQ: the first frame's length, bytes."""
+        queue = self.endpoint.queue
+        return len(queue[0].data) if queue else 0
+
+    def output_queue(self) -> int:
+        """SIOCOUTQ: what is sent is gone."""
+        return 0
+
     def address_out(self, address: PacketAddress) -> object:
         ifindex, *rest = address
         interface = self.host.netns.ip.interfaces.get(ifindex)
