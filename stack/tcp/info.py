@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stack.scheduler import NS_PER_MS, NS_PER_US
+from stack.tcp.algorithm import UNLIMITED
 from stack.tcp.limits import Limit
 from stack.tcp.recovery import DUPLICATE_THRESHOLD
 from stack.tcp.sack_recovery import SackRecovery
@@ -128,9 +129,9 @@ def collect(connection: Pcb) -> TcpInfo:
         last_ack_recv=(now - connection.last_heard) // NS_PER_MS,
         pmtu=connection.path_mtu,
         rcv_ssthresh=receiver.space,
-        rtt=rtt.srtt // NS_PER_US,
+        rtt=-(-rtt.srtt // NS_PER_US),
         rttvar=rtt.variance // NS_PER_US,
-        snd_ssthresh=min(sender.congestion.ssthresh // mss, 0x7FFFFFFF),
+        snd_ssthresh=0x7FFFFFFF if sender.congestion.ssthresh >= UNLIMITED else sender.congestion.ssthresh // mss,
         snd_cwnd=sender.congestion.cwnd // mss,
         advmss=connection.advmss,
         rcv_rtt=receiver.round_trip // NS_PER_US,
@@ -158,7 +159,7 @@ def collect(connection: Pcb) -> TcpInfo:
         bytes_acked=sender.bytes_acked,
         bytes_received=receiver.received,
         notsent_bytes=sender.unsent,
-        min_rtt=rtt.minimum // NS_PER_US,
+        min_rtt=-(-rtt.minimum // NS_PER_US),
         snd_wnd=sender.snd_wnd,
         reordering_seen=isinstance(recovery, SackRecovery) and recovery.rack.reordering_seen,
         dsack_dups=recovery.dsacks if isinstance(recovery, SackRecovery) else 0,

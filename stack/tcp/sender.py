@@ -284,6 +284,7 @@ class Sender:
             if queue.end <= ack and self.busy_at:
                 self.busy_time += now - self.busy_at
                 self.busy_at = 0
+                self.starved = False
         else:
             timer.arm(now + (self.rtt.pto if self.tail_probe else self.rtt.rto))
 
@@ -454,7 +455,7 @@ class Sender:
     def doublings(self) -> int:
         """Of the RTO: one for each expiry in a row, but see TCP_THIN_LINEAR_TIMEOUTS."""
         backoff = self.backoff
-        if backoff and self.connection.options.thin_linear and self.flight < THIN_SEGMENTS * self.mss:
+        if backoff and self.connection.options.thin_linear and self.snd_max - self.snd_una < THIN_SEGMENTS * self.mss:
             return max(backoff - THIN_RETRIES, 0)
         return backoff
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.credentials import Capability
@@ -22,6 +23,8 @@ from stack.socket.options_socket import (
     SO_RCVBUF,
     SO_RCVLOWAT,
     SO_SNDBUF,
+    UNLIMITED,
+    pacing_rate,
     socket_level,
 )
 from stack.tcp.options import TcpOptions
@@ -209,6 +212,24 @@ def _unsupported(socket: StreamSocket, value: object) -> None:
     raise NetError(errno.EINVAL)
 
 
+def _buffer_in_force(number: int, field: str) -> Callable[[StreamSocket], int]:
+    """SO_SNDBUF, SO_RCVBUF: as the user set it (doubled), or what a connection's tuning has come to."""
+
+    def get(socket: StreamSocket) -> int:
+        connection = socket.connection
+        if connection is None or socket.options.explicit(SOL_SOCKET, number):
+            return int(socket.options.value(SOL_SOCKET, number))
+        return int(getattr(connection, field))
+
+    return get
+
+
+def _socket_rows() -> list[Option]:
+    live = {SO_SNDBUF: _buffer_in_force(SO_SNDBUF, "sndbuf"), SO_RCVBUF: _buffer_in_force(SO_RCVBUF, "rcvbuf")}
+    rows = socket_level(sndbuf=16384, rcvbuf=131072)
+    return [replace(row, get=live[row.number]) if row.number in live else row for row in rows]
+
+
 TCP_ROWS: Final = (
     _row(TCP_NODELAY, "TCP_NODELAY", Kind.BOOL, effect=_nodelay),
     _row(TCP_MAXSEG, "TCP_MAXSEG", adjust=_maxseg, get=_get_maxseg),
@@ -247,9 +268,7 @@ TCP_ROWS: Final = (
     *FASTOPEN_ROWS,
 )
 
-STREAM_OPTIONS: Final = OptionTable(
-    [*socket_level(sndbuf=16384, rcvbuf=131072), *filter_level(), *ip_level(tos_keeps_ecn=True), *TCP_ROWS]
-)
+STREAM_OPTIONS: Final = OptionTable([*_socket_rows(), *filter_level(), *ip_level(tos_keeps_ecn=True), *TCP_ROWS])
 
 #: (level, number) of what `TcpOptions` takes, the field, and how the value is converted.
 _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
@@ -292,6 +311,8 @@ def fill(options: TcpOptions, socket: StreamSocket) -> TcpOptions:
         if values.explicit(level, number):
             setattr(options, field, convert(values.value(level, number)))
     version = 4 if socket.family == AF_INET else 6
+    rate = pacing_rate(socket)
+    options.max_pacing_rate = 0 if rate >= UNLIMITED else max(rate, 1)
     options.ttl = ttl_of(socket, version=version)
     options.tos = tos_of(socket, version=version)
     options.filter = attached(values)
