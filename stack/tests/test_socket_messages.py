@@ -383,7 +383,7 @@ def test_mm_04_what_recvmsg_answers(world: World) -> None:
         sender.send(b"hello")
         first, second = bytearray(2), bytearray(9)
         assert receiver.recvmsg_into([first, second]) == (5, [], 0, sender.getsockname())
-            assert (bytes(first), bytes(second[:3])) == (b"he", b"llo")
+        assert (bytes(first), bytes(second[:3])) == (b"he", b"llo")
 
 
 # -- batches: Python has no sendmmsg; the kernel's is called through ctypes -------------------------------------------

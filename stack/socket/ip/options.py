@@ -82,8 +82,10 @@ def ip_rows(*, stream: bool) -> list[Option]:
     """The rows of IPPROTO_IP."""
 
     def tos(socket: Socket, value: int) -> int:
-        byte = value & 0xFF
-        return byte & ~3 if stream else byte
+        byte = value & (0xFC if stream else 0xFF)
+        if byte != socket.options.value(IPPROTO_IP, IP_TOS):
+            socket.options.store(SOL_SOCKET, SO_PRIORITY, _PRIORITY[byte >> 1 & 0x0F])
+        return byte
 
     def row(number: int, name: str, kind: Kind = Kind.INT, **more: Any) -> Option:
         return Option(IPPROTO_IP, number, name, kind, **{"short_ok": True, **more})
@@ -95,7 +97,7 @@ def ip_rows(*, stream: bool) -> list[Option]:
         return row(number, name, writable=False, refusal=refusal)
 
     return [
-        row(IP_TOS, "IP_TOS", empty_ok=True, adjust=tos, effect=_set_priority),
+        row(IP_TOS, "IP_TOS", empty_ok=True, adjust=tos),
         row(IP_TTL, "IP_TTL", default=DEFAULT_TTL, low=-1, high=255, adjust=_ttl),
         raw_only(IP_HDRINCL, "IP_HDRINCL", errno.ENOPROTOOPT),
         row(IP_OPTIONS, "IP_OPTIONS", Kind.OPAQUE, default=b"", act=_set_options),
@@ -155,10 +157,6 @@ def port_range(socket: Socket) -> tuple[int, int] | None:
     first = max(low, table.ephemeral_first) if low else table.ephemeral_first
     last = min(high, table.ephemeral_last) if high else table.ephemeral_last
     return (first, last) if first <= last else None
-
-
-def _set_priority(socket: Socket, tos: int) -> None:
-    socket.options.store(SOL_SOCKET, SO_PRIORITY, _PRIORITY[tos >> 1 & 0x0F])
 
 
 def _ttl(socket: Socket, value: int) -> int:
