@@ -37,7 +37,7 @@ class Addresses(Routes):
         if len(address.address) == 4 and self._primary(iface, address) is not None:
             address.flags |= IFA_F_SECONDARY
         address.created = address.changed = self.scheduler.now
-        iface.addresses.append(address)
+        iface.addresses.insert(_place(iface, address), address)
         if detect_duplicates and not iface.loopback:
             if len(address.address) == 4:
                 iface.arp.conflicts.on_done = self._tested
@@ -140,3 +140,17 @@ class Addresses(Routes):
     def _local_route(self, iface: Interface, address: InterfaceAddress) -> RouteEntry:
         primary = self._primary(iface, address) or address
         return implied(address.address, len(address.address) * 8, iface, RouteKind.LOCAL, primary)
+
+
+def _place(iface: Interface, address: InterfaceAddress) -> int:
+    """Where Linux lists it: an IPv4 address that is first of its subnet after the others of these, and of its scope."""
+    if len(address.address) == 16 or address.secondary:
+        return len(iface.addresses)
+    place = None
+    for number, each in enumerate(iface.addresses):
+        if len(each.address) == 4:
+            if place is None:
+                place = number
+            if not each.secondary and address.scope <= each.scope:
+                place = number + 1
+    return len(iface.addresses) if place is None else place

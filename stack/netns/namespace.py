@@ -17,6 +17,7 @@ from stack.ip.layer import IpLayer
 from stack.link.loopback import Loopback
 from stack.netns.addresses import Addresses
 from stack.netns.implied import broadcast_route, multicast_route
+from stack.netns.lifetimes import Lifetimes
 from stack.netns.marks import ARRIVED, IMPLIED, MOVED, SILENT
 from stack.netns.naming import check_name
 from stack.packet import PacketLayer
@@ -62,6 +63,7 @@ class NetNamespace(Addresses):
         self._holds: set[object] = set()  # a set, for who begins to hold it may not have the lock
         self.ip = IpLayer(scheduler)
         self.ip.icmp6.ndp.duplicates.on_done = self._tested
+        self.lifetimes = Lifetimes(self)  #: of addresses that do not last
         #: Interfaces that configure themselves from router advertisements.
         self.autoconf = Autoconfiguration(self.ip, self)
         self.ip.icmp6.on_advertisement = self.autoconf.receive

@@ -199,6 +199,27 @@ def run(module: Any) -> tuple[dict[str, list[Any]], set[tuple[str, int]]]:
     step("RT-10 IPv6 again", Rtm.NEWADDR, NEW, ADDR.emit(six, {"local": ip6("fd00:0000")[:15] + b"\1"}))
     step("RT-10 IPv6 unknown index", Rtm.NEWADDR, NEW, ADDR.emit({**six, "index": 99}, {"local": ip6("fd00")}))
     step("RT-10 IPv6 none", Rtm.NEWADDR, NEW, ADDR.emit(six))
+
+    def lasting(preferred: int, valid: int) -> dict[str, int]:
+        return {"preferred": preferred, "valid": valid, "cstamp": 0, "tstamp": 0}
+
+    step("RT-10 lifetime", Rtm.NEWADDR, NEW, address(24, "10.9.8.1", cacheinfo=lasting(500, 1000)))
+    step("RT-10 deprecated", Rtm.NEWADDR, NEW, address(24, "10.9.8.2", cacheinfo=lasting(0, 1000)))
+    step("RT-10 preferred after it is valid", Rtm.NEWADDR, NEW, address(24, "10.9.8.3", cacheinfo=lasting(2, 1)))
+    step("RT-10 valid for no time", Rtm.NEWADDR, NEW, address(24, "10.9.8.3", cacheinfo=lasting(0, 0)))
+    step("RT-10 lifetimes", Rtm.GETADDR, NLM_F_DUMP, ADDR.emit({"family": AF_INET}))
+    ever = lasting(0xFFFFFFFF, 0xFFFFFFFF)
+    step("RT-10 for ever", Rtm.NEWADDR, NLM_F_ACK | NLM_F_REPLACE, address(24, "10.9.8.1", cacheinfo=ever))
+    step("RT-10 lifetimes now", Rtm.GETADDR, NLM_F_DUMP, ADDR.emit({"family": AF_INET}))
+    step("RT-11 with its secondary", Rtm.DELADDR, NLM_F_ACK, address(24, "10.9.8.1"))
+    step("RT-11 which is gone", Rtm.DELADDR, NLM_F_ACK, address(24, "10.9.8.2"))
+    lasts = {"local": ip6("fd09")[:15] + b"\1"}
+    step("RT-10 IPv6 lifetime", Rtm.NEWADDR, NEW, ADDR.emit(six, {**lasts, "cacheinfo": lasting(500, 1000)}))
+    step(
+        "RT-09 IPv6 lifetime", Rtm.GETADDR, 0, ADDR.emit({"family": AF_INET6, "index": 3}, {"address": lasts["local"]})
+    )
+    step("RT-11 IPv6", Rtm.DELADDR, NLM_F_ACK, ADDR.emit(six, lasts))
+    step("RT-11 IPv6 again", Rtm.DELADDR, NLM_F_ACK, ADDR.emit(six, lasts))
     step("RT-08 as they are now", Rtm.GETADDR, NLM_F_DUMP, ADDR.emit({"family": AF_INET}))
     step("RT-12 routes that follow", Rtm.GETROUTE, NLM_F_DUMP, ROUTE.emit({"family": AF_INET}))
 
@@ -318,6 +339,8 @@ def run(module: Any) -> tuple[dict[str, list[Any]], set[tuple[str, int]]]:
     step("rule", Rtm.NEWRULE, NEW, rule(src=ip("10.9.9.2"), table=1000, priority=100))
     step("rule again", Rtm.NEWRULE, NEW, rule(src=ip("10.9.9.2"), table=1000, priority=100))
     step("rule without priority", Rtm.NEWRULE, NEW, rule(src=ip("10.9.9.2"), table=1001))
+    step("rule by mark", Rtm.NEWRULE, NEW, rule(fwmark=7, table=1002, priority=90))
+    step("rule by a part of the mark", Rtm.NEWRULE, NEW, rule(fwmark=0x10, fwmask=0xF0, table=1002, priority=91))
     step("rules now", Rtm.GETRULE, NLM_F_DUMP, RULE.emit({"family": AF_INET}))
     step(
         "rule decides",
@@ -325,6 +348,8 @@ def run(module: Any) -> tuple[dict[str, list[Any]], set[tuple[str, int]]]:
         0,
         ROUTE.emit({"family": AF_INET, "dst_len": 32, "src_len": 32}, {"dst": ip("10.11.1.1"), "src": ip("10.9.9.2")}),
     )
+    step("rule by another mark", Rtm.DELRULE, NLM_F_ACK, rule(fwmark=8))
+    step("rule by mark delete", Rtm.DELRULE, NLM_F_ACK, rule(fwmark=7))
     step("rule delete", Rtm.DELRULE, NLM_F_ACK, rule(src=ip("10.9.9.2"), table=1000, priority=100))
     step("rule delete again", Rtm.DELRULE, NLM_F_ACK, rule(src=ip("10.9.9.2"), table=1000, priority=100))
 

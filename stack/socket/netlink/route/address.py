@@ -6,9 +6,16 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from stack.iface.address import SCOPE_HOST, SCOPE_LINK, InterfaceAddress, broadcast_of
+from stack.iface.address import (
+    IFA_DEPRECATED,
+    IFA_PERMANENT,
+    SCOPE_HOST,
+    SCOPE_LINK,
+    InterfaceAddress,
+    broadcast_of,
+)
 from stack.iface.changes import ChangeKind
-from stack.scheduler import NS_PER_MS
+from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.socket.netlink.kernel import Request
 from stack.wire.ipv6 import is_link_local
 from stack.wire.netlink.address import ADDR, FOREVER, IFA_F_PERMANENT, IFAPROT_KERNEL_LO
@@ -33,8 +40,8 @@ _SETTABLE: Final = 0x02 | 0x04 | 0x80 | 0x200  # NODAD, OPTIMISTIC, PERMANENT, N
 def show(iface: Interface, address: InterfaceAddress) -> bytes:
     """A NEWADDR's or DELADDR's body, in Linux's order."""
     cache = {
-        "preferred": FOREVER,
-        "valid": FOREVER,
+        "preferred": _left(iface, address.preferred_until),
+        "valid": _left(iface, address.valid_until),
         "cstamp": address.created // _TICK & _U32,
         "tstamp": address.changed // _TICK & _U32,
     }
@@ -59,6 +66,11 @@ def show(iface: Interface, address: InterfaceAddress) -> bytes:
         "index": iface.index,
     }
     return ADDR.emit(fields, attributes)
+
+
+def _left(iface: Interface, until: int | None) -> int:
+    """Seconds of a lifetime that are left."""
+    return FOREVER if until is None else max(0, until - iface.scheduler.now) // NS_PER_S
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -140,7 +152,7 @@ def _new4(netns: NetNamespace, request: Request, message: Message) -> None:
     peer = _bytes(attributes, "address", 4)
     if peer not in (None, local):
         raise NetlinkError(errno.EOPNOTSUPP, "ipv4: Addresses with a peer are not supported")
-    _check_lifetime(attributes, "ipv4")
+    lifetime = _lifetime(attributes, "ipv4")
     prefixlen, scope = fields["prefixlen"], fields["scope"]
     broadcast = _bytes(attributes, "broadcast", 4)
     address = InterfaceAddress(
@@ -153,6 +165,7 @@ def _new4(netns: NetNamespace, request: Request, message: Message) -> None:
         shows_broadcast=broadcast is not None,
         protocol=attributes.get("proto", 0),
     )
+    netns.lifetimes.set(address, *lifetime)
     same = next((each for each in iface.addresses if each.address == local), None)
     if same is not None and same.prefix_length == prefixlen:
         if request.flags & NLM_F_EXCL or not request.flags & NLM_F_REPLACE:
@@ -165,6 +178,7 @@ def _new4(netns: NetNamespace, request: Request, message: Message) -> None:
         if each.network == address.network and each.prefix_length == prefixlen and each.scope != scope:
             raise NetlinkError(errno.EINVAL, "ipv4: Invalid scope value")
     netns.give_address(iface, address)
+    netns.lifetimes.watch()
 
 
 def _new6(netns: NetNamespace, request: Request, message: Message) -> None:
@@ -177,15 +191,17 @@ def _new6(netns: NetNamespace, request: Request, message: Message) -> None:
     iface = netns.ip.interfaces.get(fields["index"])
     if iface is None:
         raise NetlinkError(errno.ENODEV, "ipv6: Unable to find the interface")
-    _check_lifetime(attributes, "ipv6")
+    lifetime = _lifetime(attributes, "ipv6")
     if local[0] == 0xFF or not any(local):
         raise NetlinkError(errno.EADDRNOTAVAIL, "ipv6: Cannot assign requested address")
     scope = SCOPE_LINK if is_link_local(local) else SCOPE_HOST if local == bytes(15) + b"\1" else 0
     flags = attributes.get("flags", fields["flags"]) & _SETTABLE | IFA_F_PERMANENT
     address = InterfaceAddress(local, fields["prefixlen"], None, scope, flags, protocol=attributes.get("proto", 0))
+    netns.lifetimes.set(address, *lifetime)
     same = next((each for each in iface.addresses if each.address == local), None)
     if same is None:
         netns.give_address(iface, address)
+        netns.lifetimes.watch()
     elif request.flags & NLM_F_EXCL or not request.flags & NLM_F_REPLACE:
         raise NetlinkError(errno.EEXIST, "ipv6: address already assigned")
     else:
@@ -195,6 +211,11 @@ def _new6(netns: NetNamespace, request: Request, message: Message) -> None:
 def _update(netns: NetNamespace, iface: Interface, old: InterfaceAddress, new: InterfaceAddress) -> None:
     """NLM_F_REPLACE changes what is said about an address, never the address."""
     old.protocol = new.protocol
+    kept = IFA_PERMANENT | IFA_DEPRECATED
+    old.flags = old.flags & ~kept | new.flags & kept
+    old.preferred_until, old.valid_until = new.preferred_until, new.valid_until
+    netns.ip.invalidate()
+    netns.lifetimes.watch()
     old.changed = netns.scheduler.now
     netns.changes.append(ChangeKind.NEW_ADDRESS, old, iface.index)
 
@@ -241,14 +262,14 @@ def _bytes(attributes: dict[str, Any], name: str, width: int) -> bytes | None:
     return value[:width]
 
 
-def _check_lifetime(attributes: dict[str, Any], prefix: str) -> None:
-    """Addresses here are for ever, and their routes have the priorities they have."""
+def _lifetime(attributes: dict[str, Any], prefix: str) -> tuple[int | None, int | None]:
+    """Preferred and valid lifetime, seconds; None: for ever. The routes of addresses have the priorities they have."""
     if attributes.get("rt_priority"):
         raise NetlinkError(errno.EOPNOTSUPP, f"{prefix}: the priority of an address's route cannot be set here")
     cache = attributes.get("cacheinfo")
     if cache is None:
-        return
+        return None, None
     if not cache["valid"] or cache["preferred"] > cache["valid"]:
         raise NetlinkError(errno.EINVAL, f"{prefix}: address lifetime invalid")
-    if cache["valid"] != FOREVER or cache["preferred"] != FOREVER:
-        raise NetlinkError(errno.EOPNOTSUPP, f"{prefix}: addresses do not expire here")
+    preferred, valid = (None if cache[name] == FOREVER else cache[name] for name in ("preferred", "valid"))
+    return preferred, valid

@@ -100,6 +100,7 @@ def show(iface: Interface, *, change: int = 0, gone: bool = False) -> bytes:
         "gro_ipv4_max_size": _GSO_MAX_SIZE,
         "tso_max_size": _GSO_MAX_SIZE,
         "tso_max_segs": _GSO_MAX_SEGS,
+        "max_pacing_offload_horizon": 0,
         "num_rx_queues": 1,
         "master": None if iface.master is None else iface.master.index,
         "carrier": int(iface.carrier),
@@ -114,6 +115,7 @@ def show(iface: Interface, *, change: int = 0, gone: bool = False) -> bytes:
         "broadcast": iface.broadcast_mac,
         "stats64": numbers,
         "stats": {name: value & _U32 for name, value in numbers.items()},
+        "xdp": {"attached": 0},
         "qdisc": "noqueue" if iface.loopback or iface.kind else "pfifo_fast",
         "map": {},
     }
@@ -127,6 +129,7 @@ def show(iface: Interface, *, change: int = 0, gone: bool = False) -> bytes:
     if info:
         attributes["linkinfo"] = info
     attributes["link"] = None if peer is None else peer.index
+    attributes["devlink_port"] = attributes["dpll_pin"] = {}
     fields = {
         "family": AF_UNSPEC,
         "type": iface.link_type,

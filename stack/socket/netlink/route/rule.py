@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 _NONE: Final = 0xFFFFFFFF  # FRA_SUPPRESS_PREFIXLEN of a rule that suppresses nothing
 _ACTIONS: Final = frozenset({TO_TABLE, int(RouteKind.BLACKHOLE), int(RouteKind.UNREACHABLE), int(RouteKind.PROHIBIT)})
 #: What a rule may say here.
-_KNOWN: Final = frozenset({"dst", "src", "oifname", "priority", "table", "suppress_prefixlen", "protocol"})
+_KNOWN: Final = frozenset(
+    {"dst", "src", "oifname", "priority", "table", "suppress_prefixlen", "protocol", "fwmark", "fwmask"}
+)
 #: What makes Linux's rules choose by more than we look at, and the values that mean "everything".
-_HARMLESS: Final[dict[str, Any]] = {"fwmark": 0, "fwmask": 0, "suppress_ifgroup": _NONE, "l3mdev": 0}
+_HARMLESS: Final[dict[str, Any]] = {"suppress_ifgroup": _NONE, "l3mdev": 0}
 
 
 def show(rule: Rule) -> bytes:
@@ -37,6 +39,8 @@ def show(rule: Rule) -> bytes:
         "protocol": rule.protocol,
         "oifname": rule.oifname or None,
         "priority": rule.priority or None,
+        "fwmark": rule.fwmark or None,
+        "fwmask": rule.fwmask or None,
         "dst": rule.dst if rule.dst_len else None,
         "src": rule.src if rule.src_len else None,
     }
@@ -90,6 +94,7 @@ def delete(netns: NetNamespace, request: Request) -> None:
             and (rule.src_len, rule.src) == (wanted.src_len, wanted.src)
             and (rule.dst_len, rule.dst) == (wanted.dst_len, wanted.dst)
             and ("oifname" not in named or rule.oifname == wanted.oifname)
+            and ("fwmark" not in named or (rule.fwmark, rule.fwmask) == (wanted.fwmark, wanted.fwmask))
             and ("protocol" not in named or rule.protocol == wanted.protocol)
         ):
             netns.remove_rule(policy, rule)
@@ -129,6 +134,8 @@ def _rule(netns: NetNamespace, message: Message) -> tuple[RoutingPolicy, Rule, f
         dst=selectors["dst"][0],
         dst_len=selectors["dst"][1],
         oifname=attributes.get("oifname", ""),
+        fwmark=attributes.get("fwmark", 0),
+        fwmask=attributes.get("fwmask", _NONE if attributes.get("fwmark") else 0),
         invert=bool(fields["flags"] & FIB_RULE_INVERT),
         suppress_prefixlen=-1 if suppress == _NONE else suppress,
         protocol=attributes.get("protocol", 0),
