@@ -7,7 +7,7 @@ and the Network it lives in together, and offers sockets on them, as a stand-in 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
@@ -389,11 +389,14 @@ class Stack:
 
         return SocketModule(self)
 
-    def installed(self) -> AbstractContextManager[Self]:
-        """Meanwhile the process's `socket` module makes sockets of this Stack (see `stack.socket.installed`)."""
-        from stack.socket.installed import installed
+    def installed(self, families: Collection[int] | None = None) -> AbstractContextManager[Self]:
+        """Meanwhile the process's `socket` module makes sockets of this Stack (see `stack.socket.installed`).
 
-        return installed(self)
+        `families` are those that are the Stack's: by default all of its network's, AF_UNIX may be added.
+        """
+        from stack.socket.installed import NETWORK_FAMILIES, installed
+
+        return installed(self, NETWORK_FAMILIES if families is None else families)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

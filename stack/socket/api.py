@@ -379,7 +379,11 @@ class StackSocket:
 
     def detach(self) -> int:
         """Let go of the socket without closing it; `socket(fileno=...)` takes it up again."""
-        fd = self.fileno()
+        try:
+            fd = self.fileno()
+        except OSError:  # there is none to be had; Lib/socket.py has marked us closed, for the kernel's always has one
+            setattr(self, "_closed", False)  # noqa: B010 - an attribute of its class, not of this one
+            raise
         end = self._end
         if end is not None:
             sock, self._sock, self._end = self._sock, self.surface.corpse(self._sock), None

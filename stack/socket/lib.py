@@ -113,6 +113,7 @@ def _sendfile(give_up: type[Exception]) -> Callable[..., int]:
             if sent and hasattr(file, "seek"):
                 file.seek(offset + sent)
 
+    _sendfile_use_sendfile.__annotations__.clear()  # CPython's has none, and programs look at signatures
     return _sendfile_use_sendfile
 
 

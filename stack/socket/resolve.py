@@ -25,7 +25,9 @@ _LOOPBACK: Final = {AF_INET: "127.0.0.1", AF_INET6: "::1"}
 _ANY: Final = {AF_INET: "0.0.0.0", AF_INET6: "::"}  # noqa: S104 - what getaddrinfo answers
 
 
+_FLOW_MAX: Final = 0xFFFFF  # 20 bits of a flow label
 _U32: Final = 0xFFFFFFFF
+_U64: Final = 0xFFFFFFFFFFFFFFFF
 
 
 def name_of(name: str | bytes) -> str:
@@ -38,11 +40,11 @@ def name_of(name: str | bytes) -> str:
 
 
 def unsigned(number: SupportsIndex) -> int:
-    """A C unsigned int. Raises TypeError, OverflowError."""
+    """A C unsigned int, cut from an unsigned long. Raises TypeError, OverflowError."""
     value = operator.index(number)
-    if not 0 <= value <= _U32:
-        raise OverflowError("Python int too large to convert to C unsigned int")
-    return value
+    if not 0 <= value <= _U64:
+        raise OverflowError("can't convert negative value to unsigned int")
+    return value & _U32
 
 
 def resolve(host: Host, name: str, family: int) -> bytes:
@@ -104,6 +106,8 @@ def getaddrinfo(
     pairs = [(t, p) for t, p in _TYPES if kind in (0, t) and (protocol in (0, p) or t == SOCK_RAW)]
     if not pairs:
         raise _kernel.gaierror(_kernel.EAI_SOCKTYPE, "ai_socktype not supported")
+    if kind or protocol:
+        del pairs[1:]
     canonical = str(node) if flags & _kernel.AI_CANONNAME and node is not None else ""
     return [
         (
@@ -118,18 +122,33 @@ def getaddrinfo(
     ]
 
 
-def getnameinfo(host: Host, address: tuple[Any, ...], flags: int) -> tuple[str, str]:
+def getnameinfo(host: Host, address: Any, flags: int) -> tuple[str, str]:
     """As `socket.getnameinfo`."""
-    text, port = str(address[0]), int(address[1])
+    if not isinstance(address, tuple):
+        raise TypeError("getnameinfo() argument 1 must be a tuple")
+    if not 2 <= len(address) <= 4:
+        raise TypeError("getnameinfo(): illegal sockaddr argument")
+    text, (port, flow, *_) = address[0], [*map(operator.index, address[1:]), 0]
+    if not isinstance(text, str):
+        raise TypeError(f"argument 1 must be str, not {type(text).__name__}")
+    if not 0 <= flow <= _FLOW_MAX:
+        raise OverflowError("getnameinfo(): flowinfo must be 0-1048575.")
+    literal = _literal(text)
+    if literal is None:
+        raise _unknown(text)
+    if port < 0:
+        raise _kernel.gaierror(_kernel.EAI_SERVICE, "Servname not supported for ai_socktype")
+    if literal[0] == AF_INET and len(address) != 2:
+        raise OSError("IPv4 sockaddr must be 2 tuple")
     name = None if flags & _kernel.NI_NUMERICHOST else reverse(host, text)
     if name is None:
         if flags & _kernel.NI_NAMEREQD:
             raise _unknown(text)
         name = text
-    service = str(port)
+    service = str(port & 0xFFFF)
     if not flags & _kernel.NI_NUMERICSERV:
         with suppress(OSError):
-            service = services.service_at(port, "udp" if flags & _kernel.NI_DGRAM else "tcp")
+            service = services.service_at(port & 0xFFFF, "udp" if flags & _kernel.NI_DGRAM else "tcp")
     return name, service
 
 

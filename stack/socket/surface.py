@@ -129,8 +129,11 @@ class Surface:
         return [text for _, text in resolve.lookup(self.stack, name, AF_INET)] if name else [_ANY4]
 
     def gethostbyaddr(self, ip_address: str | bytes, /) -> tuple[str, list[str], list[str]]:
-        text = resolve.lookup(self.stack, resolve.name_of(ip_address))[0][1]
+        asked = resolve.name_of(ip_address)
+        text = resolve.lookup(self.stack, asked)[0][1]
         name = resolve.reverse(self.stack, text)
+        if asked.lower() in self.stack.names():  # a node without a card has the address of localhost, and its name
+            name = asked
         if name is None:
             raise _kernel.herror(1, "Unknown host")
         return name, [], [text]
