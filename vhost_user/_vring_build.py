@@ -21,7 +21,7 @@ CSRC: Final = HERE / "csrc"
 
 HEADERS: Final = ["memory.h", "checksum.h", "vring.h", "chunk.h", "vnet.h", "vvsock.h", "vdriver.h"]
 SOURCES: Final = [
-    *["memory.c", "sigbus.c", "checksum.c", "chain.c", "vring.c", "push.c"],  # rings
+    *["memory.c", "sigbus.c", "checksum.c", "chain.c", "vring.c", "push.c", "fault.c"],  # rings
     *["vnet.c", "vvsock.c"],  # devices
     "vdriver.c",  # the other side
 ]

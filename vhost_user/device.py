@@ -31,6 +31,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from . import syscalls
+from .faults import Faults
 from .gate import Gate
 from .message import CONFIG_CHANGE
 from .virtqueue import Virtqueue
@@ -87,6 +88,9 @@ class Device:
         self.on_change: Callable[[], None] | None = None
         #: Set by the server; called once by `close`, on the closing thread, to let go of sockets.
         self.on_closed: Callable[[], None] | None = None
+        #: Set by the server; called by `hang_up` with the reason.
+        self.on_hang_up: Callable[[str], bool] | None = None
+        self.faults = Faults(self)  #: misbehaviour asked for
         self.control_lock = threading.RLock()
         self.gates = [Gate() for _ in range(ring_count)]
         self.rings = [Virtqueue(i, max_ring_size, gate=gate) for i, gate in enumerate(self.gates)]
@@ -130,6 +134,13 @@ class Device:
         self._changed = True
         if not self.closed:
             syscalls.signal(self._changed_fd)
+
+    def hang_up(self, reason: str) -> bool:
+        """End the front-end's connection, as if this process had gone; it may connect again. False: there is none.
+
+        Not to be called with the Network's lock held: it waits for the control thread.
+        """
+        return self.on_hang_up is not None and self.on_hang_up(reason)
 
     def close(self) -> None:
         """Stop and release everything; idempotent. The owner has taken `fileno` out of its own epoll before."""

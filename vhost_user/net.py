@@ -222,7 +222,7 @@ class NetDevice(Device):
         rings = self.rings
         self.mtu = self._wanted_mtu
         self.carrier = not self.closed and rings[0].live and rings[1].live
-        self._sources = [ring for ring in rings[1::2] if ring.live]
+        self._sources = [] if self.faults.holding else [ring for ring in rings[1::2] if ring.live]
         self._ignored = [ring for ring in rings[1::2] if ring.started and not ring.enabled and ring.broken is None]
         # A pair is used for sending only when both of its rings run: the guest reaps them together.
         self._sinks = [ring for ring, back in zip(rings[0::2], rings[1::2], strict=True) if ring.live and back.live]
@@ -307,6 +307,8 @@ class NetDevice(Device):
         if not sinks or not self.carrier:
             self._drop("no-carrier", len(burst))
             return len(burst)
+        if self.faults.stalled:
+            return 0
         blocked = self._blocked
         if blocked is not None and len(sinks) == 1 and blocked.room() <= self._blocked_room and blocked.live:
             return 0  # not a buffer more than when its next frame did not fit

@@ -331,6 +331,7 @@ class Server:
                 self._refuse(channel, f"{len(silent)} connections wait already without having said anything")
                 return
             device.on_closed = lambda: self._call(lambda: self._drop_device(device))
+            device.on_hang_up = lambda reason: self._hang_up(device, reason)
             self._channels[channel.fd] = channel
             self._epoll.register(channel.fd, select.EPOLLIN)
         except BaseException:
@@ -434,6 +435,19 @@ class Server:
                 session.close()
         channel.connection.close()
         self._rest_until = 0.0  # descriptors came back: a listener that ran out of them may go on
+
+    def _hang_up(self, device: Device, reason: str) -> bool:
+        """End the connection of the device's front-end; any thread. False: it has none."""
+        ended: list[_Channel] = []
+
+        def end() -> None:
+            for channel in list(self._channels.values()):
+                if channel.device is device and channel.session is not None:
+                    self._end(channel, reason)
+                    ended.append(channel)
+
+        self._call(end)
+        return bool(ended)
 
     def _drop_device(self, device: Device) -> None:
         for channel in list(self._channels.values()):

@@ -130,6 +130,7 @@ class Virtqueue:
         small = ffi.new("uint8_t[]", _SMALL_BURST)
         self._small = memoryview(ffi.buffer(small))
         self._got = ffi.new("int64_t *")
+        self._muted = False
         self._burst = ffi.new("struct gw_burst *", {"small": small, "small_size": _SMALL_BURST})
         self._kick_fd = -1
         self._call_fd = -1
@@ -271,6 +272,8 @@ class Virtqueue:
         """As `set_kick`. A running ring signals the new one at once: a call may have gone to the old one unseen."""
         self._check_event(fd, "call")
         self._call_fd = _replace(self._call_fd, fd)
+        if self._muted:
+            return
         lib.gw_vring_set_call(self._ring, self._call_fd)
         if self._started and not self.broken:
             lib.gw_vring_signal(self._ring)
@@ -467,6 +470,19 @@ class Virtqueue:
             if not self._started or self.broken:
                 return 0
             return self._check(lib.gw_vring_discard(self._ring, budget))
+
+    def mute(self, muted: bool) -> None:
+        """Lose every call to the guest from now on (a fault, see faults.py), or none any more. Takes the gate."""
+        with self._gate:
+            self._muted = muted
+            lib.gw_vring_set_call(self._ring, -1 if muted else self._call_fd)
+
+    def fault(self, kind: int, count: int, value: int = 0) -> int:
+        """Commit a fault of `lib.GW_FAULT_*` (see faults.py); how many entries or chains. 0 if not live."""
+        with self._gate:
+            if not self._live:
+                return 0
+            return self._check(lib.gw_vring_fault(self._ring, kind, count, value))
 
     def room(self) -> int:
         """Chains now available to us; 0 if not live."""

@@ -215,7 +215,7 @@ class VsockDevice(Device):
         """Up to `budget` packets from the guest, structure and source checked. Never waits, never raises."""
         if self._changed:
             self.refresh()
-        if not self.carrier:
+        if not self.carrier or self.faults.holding:
             return []
         if self._rest is not None:
             self._send_rest()
@@ -238,7 +238,7 @@ class VsockDevice(Device):
 
         A large RW packet may leave in portions; its rest is kept here and leaves before anything else.
         """
-        if not self.carrier:
+        if not self.carrier or self.faults.stalled:
             return 0
         if self._rest is not None and not self._send_rest():
             return 0
@@ -282,7 +282,7 @@ class VsockDevice(Device):
         Returns the bytes moved, 0 at the end of the socket's stream, None when the guest has no buffers: see `roomy`.
         Raises OSError as recv(2) does; BlockingIOError when the socket has nothing now.
         """
-        if not self.carrier or (self._rest is not None and not self._send_rest()):
+        if not self.carrier or self.faults.stalled or (self._rest is not None and not self._send_rest()):
             self._parched = True
             return None
         src, dst, sport, dport, kind, op, flags, alloc, fwd, _ = packet
@@ -304,7 +304,10 @@ class VsockDevice(Device):
     @property
     def roomy(self) -> bool:
         """`receive_from` may find buffers where it last found none."""
-        return not self._parched or (self.carrier and self._rest is None and self.rings[RX].room() > 0)
+        if not self._parched:
+            return True
+        ready = self.carrier and self._rest is None and not self.faults.stalled
+        return ready and self.rings[RX].room() > 0
 
     def _push(self, frames: list[tuple[Buffer, ...]]) -> int:
         """To the ring; sets `_blocked` if it took less because it ran out of buffers."""
@@ -364,9 +367,9 @@ class VsockDevice(Device):
         self.clear_events()
         work = self.refresh()
         ring = self.rings[TX]
-        if self.carrier:
+        if self.carrier and not self.faults.holding:
             work |= ring.arm()
-        if self._blocked or self._parched:
+        if (self._blocked or self._parched) and not self.faults.stalled:
             work |= self.rings[RX].arm(self._blocked_room if self._blocked else 0)
         if self.carrier and not (self.rings[RX].live and self.rings[TX].live):
             self.notify_change()  # a ring broke: carrier is about to go

@@ -21,6 +21,13 @@ enum gw_push_mode {
     GW_PUSH_SPLIT, /* into one or more, each beginning with the header, in which the payload length is le32 at `at` */
 };
 
+/* What a device must never do (fault.c). */
+enum gw_fault {
+    GW_FAULT_ID,    /* used entries that name the descriptor `value`, without taking a chain */
+    GW_FAULT_SHORT, /* chains returned as they are, with a used length of `value` */
+    GW_FAULT_LOSE,  /* chains taken and never returned */
+};
+
 /* What a call can answer instead of a count. All below GW_BROKEN mean that the ring can not go on. */
 enum gw_result {
     GW_NO_MEMORY = -1,
@@ -112,6 +119,9 @@ int gw_vring_receive(struct gw_vring *ring, const uint8_t *header, uint32_t head
 
 /* Return up to budget chains without looking at them; how many, or a gw_result. */
 int gw_vring_discard(struct gw_vring *ring, uint32_t budget);
+
+/* Commit a fault on up to `count` entries or available chains; how many, or a gw_result. */
+int gw_vring_fault(struct gw_vring *ring, int kind, uint32_t count, uint32_t value);
 
 /* 0 or a gw_result. */
 int gw_vring_suppress(struct gw_vring *ring);

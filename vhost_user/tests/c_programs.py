@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 CSRC: Final = Path(__file__).resolve().parent.parent / "csrc"
 
 #: The rings' files: what is measured.
-RINGS: Final = ["vring.c", "push.c", "chain.c", "memory.c", "sigbus.c", "checksum.c"]
+RINGS: Final = ["vring.c", "push.c", "fault.c", "chain.c", "memory.c", "sigbus.c", "checksum.c"]
 
 FLAGS: Final = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
 SANITIZE: Final = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

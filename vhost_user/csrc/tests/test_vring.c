@@ -437,6 +437,36 @@ static void test_receive(void) {
     close_guest(&guest);
 }
 
+/* Wrong on purpose, and wrong in the way that was asked for. */
+static void test_faults(void) {
+    struct guest guest;
+    open_guest(&guest, 8);
+    CHECK_INT(gw_vring_fault(guest.ring, GW_FAULT_ID, 1, 9), 0); /* not in its place yet */
+    start(&guest, INDIRECT_AND_EVENT, 0);
+    for (uint16_t i = 0; i < 5; i++) {
+        desc(&guest, i, BUFFERS + 100u * i, 100, D_WRITE, 0);
+        offer(&guest, i);
+    }
+    CHECK_INT(gw_vring_fault(guest.ring, GW_FAULT_ID, 1, 4711), 1);
+    CHECK_INT(gw_load16(at(&guest, USED + 2), memory_order_relaxed), 1);
+    CHECK(memcmp(at(&guest, USED + 4), &(uint32_t){4711}, 4) == 0);
+    CHECK_INT(gw_vring_room(guest.ring), 5);
+    CHECK_INT(gw_vring_fault(guest.ring, GW_FAULT_ID, 100, 4711), 8);
+    CHECK_INT(gw_vring_fault(guest.ring, GW_FAULT_SHORT, 2, 3), 2);
+    CHECK_INT(gw_load16(at(&guest, USED + 2), memory_order_relaxed), 11);
+    CHECK(memcmp(at(&guest, USED + 4 + 8 * 2), &(uint32_t){1}, 4) == 0);
+    CHECK(memcmp(at(&guest, USED + 8 + 8 * 2), &(uint32_t){3}, 4) == 0);
+    CHECK_INT(gw_vring_room(guest.ring), 3);
+    CHECK_INT(gw_vring_fault(guest.ring, GW_FAULT_LOSE, 100, 0), 3);
+    CHECK_INT(gw_load16(at(&guest, USED + 2), memory_order_relaxed), 11);
+    CHECK_INT(gw_vring_room(guest.ring), 0);
+    offer(&guest, 99); /* the guest's own fault */
+    CHECK_INT(gw_vring_fault(guest.ring, GW_FAULT_SHORT, 1, 0), GW_BROKEN_HEAD);
+    gw_store16(at(&guest, AVAIL + RING_IDX), 100, memory_order_release);
+    CHECK_INT(gw_vring_fault(guest.ring, GW_FAULT_LOSE, 1, 0), GW_BROKEN_AVAIL_INDEX);
+    close_guest(&guest);
+}
+
 static void test_notifications(void) {
     struct guest guest;
     open_guest(&guest, 8);
@@ -580,6 +610,7 @@ int main(void) {
     test_push_merge();
     test_push_split();
     test_receive();
+    test_faults();
     test_notifications();
     test_dirty_log();
     test_mapping();
