@@ -26,6 +26,7 @@ _EXIT_USAGE: Final = 2
 _COMMANDS: Final = {
     "run": "run a command in a guest",
     "serve": "serve the devices of a QEMU you start yourself",
+    "exec": "run a program of this machine on a LAN with guests",
     "ip": "look at and change the network of a served guest's gateway, as with iproute2",
     "vsock": "reach a served guest's vsock from a shell",
     "doctor": "check what this machine has and lacks",
@@ -41,7 +42,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"qemu.guest.cli_{cmd_name}"), cmd_name)
+        module = importlib.import_module(f"qemu.guest.cli_{cmd_name}")
+        command = getattr(module, cmd_name if cmd_name != "exec" else "exec_")
         assert isinstance(command, click.Command)
         return command
 
@@ -64,7 +66,7 @@ def run_cli(arguments: Sequence[str]) -> int:
         return leave.exit_code
     except click.ClickException as error:
         error.show()
-        return EXIT_HARNESS if arguments[:1] == ["run"] else _EXIT_USAGE
+        return EXIT_HARNESS if arguments[:1] in (["run"], ["exec"]) else _EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:

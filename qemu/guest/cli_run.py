@@ -7,19 +7,24 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from qemu.guest.argv import Machine
-from qemu.guest.cli_options import DIRECTORY, FILE, OUTPUT, memory, share, variable
+from qemu.guest.cli_options import DIRECTORY, FILE, OUTPUT, SOCKET, memory, share, variable
 from qemu.guest.command import STDOUT, Command
 from qemu.guest.config import DEFAULT_BOOT_SECONDS, DEFAULT_MEMORY_MIB, DEFAULT_QEMU, GuestConfig
 from qemu.guest.errors import CommandTimeoutError, GuestError, GuestTimeoutError
 from qemu.guest.guest import Guest
 from qemu.guest.image import Share
+
+if TYPE_CHECKING:
+    from qemu.guest.lan import Lan
 
 _WRITE_SECONDS: Final = 365 * 86400.0  # standard input may wait for a person
 _READ_BYTES: Final = 65536
@@ -65,6 +70,7 @@ _READ_BYTES: Final = 65536
 )
 @click.option("--mtu", type=click.IntRange(68, 65535), default=1500, show_default=True, help="Of the guest's card.")
 @click.option("--cid", type=int, help="The guest's vsock CID. Default: 3.")
+@click.option("--lan", type=SOCKET, help="Let other programs join the guest's LAN here: guestwire exec --lan PATH.")
 @click.option("--no-kvm", is_flag=True, help="Do not even try KVM.")
 @click.option("--no-offload", is_flag=True, help="No checksum or segmentation offload on the guest's card.")
 @click.option("--no-net", is_flag=True, help="No network card.")
@@ -80,6 +86,7 @@ def run(
     cwd: str,
     pass_stdin: bool,
     timeout: float | None,
+    lan: Path | None,
     no_kvm: bool,
     no_offload: bool,
     no_net: bool,
@@ -98,12 +105,26 @@ def run(
     say = _say if verbose else _silent
     config = _config(options, no_kvm, no_offload, no_net, no_vsock, console, say)
     signal.signal(signal.SIGTERM, _terminated)
-    with Guest(config) as guest:
+    with ExitStack() as undo:
+        if lan is not None:
+            config = replace(config, lan=_open_lan(lan, no_net, undo))
+        guest = undo.enter_context(Guest(config))
         say(f"the guest is up after {guest.ready_seconds:.2f} s under {guest.verdict} {guest.address}".rstrip())
         process = guest.spawn(list(command), env=dict(variables), cwd=cwd or None, stdin=pass_stdin)
         if pass_stdin:
             threading.Thread(target=_pump_stdin, args=(process,), name="stdin", daemon=True).start()
         return _stream(guest, process, timeout)
+
+
+def _open_lan(path: Path, no_net: bool, undo: ExitStack) -> Lan:
+    from qemu.guest.join import JoinSocket
+    from qemu.guest.lan import Lan
+
+    if no_net:
+        raise click.UsageError("--lan needs the card that --no-net takes away")
+    lan = undo.enter_context(Lan(record=False))
+    undo.callback(JoinSocket(lan, path).close)
+    return lan
 
 
 def _config(

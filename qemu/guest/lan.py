@@ -5,9 +5,13 @@ Everything of it is made when it is first used: a test that asks for the fixture
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from qemu.guest.errors import SetupError
 
 if TYPE_CHECKING:
+    from qemu.guest.join import JoinSocket
     from qemu.guest.served import Service
     from stack import Network, Stack
     from stack.iface.interface import Interface
@@ -27,7 +32,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS: Final = "10.0.2.2/24"
 GATEWAY: Final = "gw"
-#: Host numbers of a /24: leases come from the first range, the addresses of `serve` from the second.
+_EXEC_SECONDS: Final = 60.0
+#: Host numbers of a /24: leases come from the first range, the addresses of `serve` and `exec` from the second.
 _FIRST_LEASE, _LAST_LEASE = 15, 199
 _FIRST_SERVICE, _LAST_SERVICE = 200, 254
 
@@ -71,7 +77,9 @@ class Lan:
         self._parts: _Parts | None = None
         self._closed = False
         self._services: list[Service] = []
-        self._next_service = _FIRST_SERVICE
+        self._addresses: set[str] = set()  # of names and programs of ours
+        self._programs = 0
+        self._join: JoinSocket | None = None
         self._guests = 0
 
     # -- what it is made of -------------------------------------------------------------------------------------------
@@ -150,17 +158,32 @@ class Lan:
             known = parts.stack.hosts.get(name)
             if known:
                 return known[0]
-            if self._next_service > _LAST_SERVICE:
-                raise SetupError(
-                    f"a LAN has room for {_LAST_SERVICE - _FIRST_SERVICE + 1} served names, {name} is one more"
-                )
-            address = str(self._subnet.network[self._next_service])
-            self._next_service += 1
+            address = self._free_address(name)
             with parts.network.lock:
                 parts.stack.netns.add_address(parts.interface, f"{address}/{self._subnet.network.prefixlen}")
                 parts.network.finish()
             parts.stack.hosts[name] = [address]
             return address
+
+    def add_vlan(self, number: int, address: str) -> Interface:
+        """An interface of the gateway's in VLAN `number` of the LAN, with that address and prefix.
+
+        Raises SetupError for a number or address that cannot be.
+        """
+        from stack.errors import NetError
+        from stack.iface import vlan
+
+        parts = self._open()
+        name, attributes = f"{parts.interface.name}.{number}", {"link": parts.interface, "data": {"id": number}}
+        with parts.network.lock:
+            try:
+                interface = vlan.create(parts.stack.netns, name, attributes)
+                parts.stack.netns.set_up(interface, True)
+                parts.stack.netns.add_address(interface, address)
+            except (ValueError, NetError) as error:
+                raise SetupError(f"no VLAN {number} with {address}: {error}") from error
+            parts.network.finish()
+        return interface
 
     def mark(self, text: str) -> None:
         """Put a comment at this moment into what is recorded."""
@@ -179,9 +202,11 @@ class Lan:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            for service in reversed(self._services):
-                service.close()
-            self._undo.close()
+            services, undo = list(self._services), self._undo.pop_all()
+        # Not under the lock: who is being shown out takes his leave with it.
+        for service in reversed(services):
+            service.close()
+        undo.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,6 +215,44 @@ class Lan:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def join_socket(self) -> Path:
+        """Where ``guestwire exec --lan PATH`` joins this LAN, until `close`: a private place."""
+        with self._lock:
+            self._open()
+            if self._join is None:
+                from qemu.guest.join import JoinSocket
+
+                directory = Path(self._undo.enter_context(tempfile.TemporaryDirectory(prefix="guestwire-")))
+                self._join = JoinSocket(self, directory / "lan")
+                self._undo.callback(self._join.close)
+            return self._join.path
+
+    def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = _EXEC_SECONDS,
+        check: bool = False,
+        input: str | bytes | None = None,  # noqa: A002 - as subprocess.run calls it
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program of this machine on the LAN: ``net.exec(["curl", "-s", "http://guest1/"]).stdout``.
+
+        It is in a network namespace of its own; no root is needed. Raises what `subprocess.run` raises; the exit code
+        is 125 if it could not be put on the LAN, and standard error says why.
+        """
+        command = [sys.executable, "-m", "qemu.guest.cli", "exec", "--lan", str(self.join_socket()), "--", *argv]
+        data = input.decode() if isinstance(input, bytes) else input
+        return subprocess.run(
+            command,
+            input=data if data is not None else "",
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=check,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(word for word in sys.path if word)},
+        )
 
     # -- for guests ---------------------------------------------------------------------------------------------------
 
@@ -216,6 +279,39 @@ class Lan:
 
         return unplug
 
+    def admit(self) -> dict[str, Any]:
+        """A place on the LAN for a program of this machine, as `join` tells it. Raises SetupError if all are taken."""
+        with self._lock:
+            parts = self._open()
+            self._programs += 1
+            name = f"host{self._programs}"
+            address = self._free_address(name)
+            parts.stack.hosts[name] = [address]
+        return {
+            "address": address,
+            "prefix": self._subnet.network.prefixlen,
+            "gateway": self.gateway,
+            "dns": self.gateway,
+            "mtu": parts.switch.mtu,
+            "name": name,
+        }
+
+    def dismiss(self, place: dict[str, Any]) -> None:
+        """It has ended: its name is nobody's, its address another's."""
+        with self._lock:
+            if self._parts is not None:
+                self._parts.stack.hosts.pop(place["name"], None)
+            self._addresses.discard(place["address"])
+
+    def _free_address(self, name: str) -> str:
+        for number in range(_FIRST_SERVICE, _LAST_SERVICE + 1):
+            address = str(self._subnet.network[number])
+            if address not in self._addresses:
+                self._addresses.add(address)
+                return address
+        room = _LAST_SERVICE - _FIRST_SERVICE + 1
+        raise SetupError(f"a LAN has room for {room} names of this machine's, {name} is one more")
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _open(self) -> _Parts:
@@ -225,11 +321,12 @@ class Lan:
                     raise SetupError(f"the LAN {self.name} is closed")
                 with ExitStack() as undo:
                     self._parts = self._make(undo)
-                    self._undo = undo.pop_all()
+                    self._undo.push(undo.pop_all())
             return self._parts
 
     def _make(self, undo: ExitStack) -> _Parts:
         from stack import Network
+        from stack.errors import NetError
         from stack.link import Switch
         from stack.link.capture_ring import CaptureRing
         from stack.services.dhcp import DhcpConfig
@@ -264,7 +361,7 @@ class Lan:
                 dhcp = DhcpService(stack.netns, interface, leases, uts=stack.uts, leases=dns.names.leases)
                 undo.callback(self._stop, network, dhcp)
                 network.finish()
-        except (ValueError, OSError) as error:
+        except (ValueError, NetError) as error:
             raise SetupError(f"the LAN {self.name} cannot be served: {error}") from error
         return _Parts(network, stack, switch, interface, dhcp, dns, ring)
 
