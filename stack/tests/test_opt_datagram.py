@@ -179,15 +179,15 @@ def test_opt_so_sndbufforce_and_rcvbufforce_pass_the_limit() -> None:
     """SO_SNDBUFFORCE and SO_RCVBUFFORCE: beyond the system's limit, with CAP_NET_ADMIN; write-only."""
     with Network() as network:
         for credentials, outcome in ((Credentials(), None), (Credentials.user(5), errno.EPERM)):
-            with Stack(f"of {credentials.uid}", network=network, credentials=credentials) as stack:
-                with stack.socket.socket(kernel.AF_INET, kernel.SOCK_DGRAM) as sock:
-                    for plain, force in ((kernel.SO_SNDBUF, 32), (kernel.SO_RCVBUF, 33)):
-                        assert code(sock.getsockopt, SOL, force) == errno.ENOPROTOOPT
-                        if outcome:
-                            assert code(sock.setsockopt, SOL, force, 100 << 20) == outcome
-                        else:
-                            sock.setsockopt(SOL, force, 100 << 20)
-                            assert sock.getsockopt(SOL, plain) == 200 << 20
+            with (
+                Stack(f"of {credentials.uid}", network=network, credentials=credentials) as stack,
+                stack.socket.socket(kernel.AF_INET, kernel.SOCK_DGRAM) as sock,
+            ):
+                for plain, force in ((kernel.SO_SNDBUF, 32), (kernel.SO_RCVBUF, 33)):
+                    assert code(sock.getsockopt, SOL, force) == errno.ENOPROTOOPT
+                    assert code_of(sock.setsockopt, SOL, force, 100 << 20) == outcome
+                    if outcome is None:
+                        assert sock.getsockopt(SOL, plain) == 200 << 20
 
 
 def test_opt_so_rcvlowat_is_nothing_to_datagrams(world: World) -> None:
@@ -233,18 +233,14 @@ def test_opt_so_priority_and_mark_need_a_capability() -> None:
     with Network() as network:
         raw = Credentials(uid=5, capabilities=frozenset({Capability.NET_RAW}))
         for name, credentials in (("user", Credentials.user(5)), ("raw", raw)):
-            with Stack(name, network=network, credentials=credentials) as stack:
-                with stack.socket.socket(kernel.AF_INET6, kernel.SOCK_DGRAM) as sock:
-                    mark = [(SOL, 36, number(1))]
-                    for level, option in ((SOL, kernel.SO_PRIORITY), (SOL, 36), (IP, 19), (IPV6, 75)):
-                        if name == "user":
-                            assert code(sock.setsockopt, level, option, 7) == errno.EPERM
-                        else:
-                            sock.setsockopt(level, option, 7)
-                    if name == "user":
-                        assert code(sock.sendmsg, [b"x"], mark, 0, ("::1", 9)) == errno.EPERM
-                    else:
-                        assert sock.sendmsg([b"x"], mark, 0, ("::1", 9)) == 1
+            outcome = errno.EPERM if name == "user" else None
+            with (
+                Stack(name, network=network, credentials=credentials) as stack,
+                stack.socket.socket(kernel.AF_INET6, kernel.SOCK_DGRAM) as sock,
+            ):
+                for level, option in ((SOL, kernel.SO_PRIORITY), (SOL, 36), (IP, 19), (IPV6, 75)):
+                    assert code_of(sock.setsockopt, level, option, 7) == outcome
+                assert code_of(sock.sendmsg, [b"x"], [(SOL, 36, number(1))], 0, ("::1", 9)) == outcome
 
 
 def two_ways(network: Network) -> tuple[Stack, list[Stack]]:
@@ -254,8 +250,8 @@ def two_ways(network: Network) -> tuple[Stack, list[Stack]]:
     for index in (0, 1):
         near, far = cable(network.scheduler)
         other = network.stack(f"side{index}")
-        gw.add_interface(near, name=f"eth{index}", addresses=[f"10.0.{index}.1/24", f"fd0{index}::1/64"])
-        other.add_interface(far, name="eth0", addresses=[f"10.0.{index}.2/24", f"fd0{index}::2/64", "192.0.2.9/32"])
+        gw.add_interface(near, name=f"eth{index}", addresses=[f"10.0.{index}.1/24", "fe80::1/64"])
+        other.add_interface(far, name="eth0", addresses=[f"10.0.{index}.2/24", "fe80::2/64", "192.0.2.9/32"])
         others.append(other)
     gw.add_route("0.0.0.0/0", "10.0.0.2")
     return gw, others
@@ -348,11 +344,14 @@ def test_opt_so_bindtodevice_sends_and_hears_through_one_interface(by_name: bool
 
 def test_opt_so_bindtodevice_only_once_without_capability() -> None:
     """Who has no CAP_NET_RAW may bind a socket, but not change what it is bound to."""
-    with Network() as network, Stack("user", network=network, credentials=Credentials.user(1000)) as user:
-        with user.socket.socket(kernel.AF_INET, kernel.SOCK_DGRAM) as sock:
-            sock.setsockopt(SOL, kernel.SO_BINDTODEVICE, b"lo")
-            assert code(sock.setsockopt, SOL, kernel.SO_BINDTODEVICE, b"") == errno.EPERM
-            assert code(sock.setsockopt, SOL, 62, 0) == errno.EPERM
+    with (
+        Network() as network,
+        Stack("user", network=network, credentials=Credentials.user(1000)) as user,
+        user.socket.socket(kernel.AF_INET, kernel.SOCK_DGRAM) as sock,
+    ):
+        sock.setsockopt(SOL, kernel.SO_BINDTODEVICE, b"lo")
+        assert code(sock.setsockopt, SOL, kernel.SO_BINDTODEVICE, b"") == errno.EPERM
+        assert code(sock.setsockopt, SOL, 62, 0) == errno.EPERM
 
 
 @pytest.mark.parametrize(
