@@ -60,6 +60,9 @@ class Descriptors:
 
     def _open(self, sock: Socket) -> End:
         mirror = sock.mirror
+        if mirror is not None and not mirror.owned:
+            self.check(mirror.inode)  # its last descriptor may be closed, and nobody noticed yet
+            mirror = sock.mirror
         if mirror is not None:
             return mirror.another()
         if sock.phase is CLOSED:

@@ -27,6 +27,10 @@ class Identity(NamedTuple):
 UNKNOWN: Final = Identity(0, 65534, 65534)
 
 
+#: What comes with the end of a stream.
+NOBODY: Final = Identity(0, 0, 0)
+
+
 class File(Protocol):
     """One holder of something open."""
 

@@ -267,8 +267,11 @@ class Endpoint:
         self.changed()
 
     def has_unread(self) -> bool:
-        """Whether the peer is to learn that something was lost."""
-        return bool(self.queue)
+        """Whether the peer is to learn that something was lost. Linux passes over an empty first packet, whether that
+        is the mark of an urgent byte or an empty record.
+        """
+        queue = self.queue
+        return len(queue) > 1 or (bool(queue) and queue[0].left > 0)
 
     def close(self) -> None:
         """Let go of the name, tell the peer, throw away what is queued. Idempotent."""
@@ -285,7 +288,7 @@ class Endpoint:
         self.changed()
         self.watchers.clear()
         self.on_event = _nobody
-        self.space.closed_one()
+        self.space.let_go()
 
     def part(self, peer: Endpoint) -> None:
         """We are closed: `peer` has nobody to talk to any more (rows UNX-09, UNX-10)."""

@@ -59,6 +59,8 @@ class InFlight:
 
     def arrive(self, rights: Rights) -> None:
         """A message is taken out of its queue."""
+        if rights not in self._rights:
+            return  # the Stack is closed
         del self._rights[rights]
         left = self._by_user[rights.uid] - len(rights.files)
         if left:

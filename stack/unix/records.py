@@ -92,15 +92,23 @@ class SeqpacketEndpoint(RecordEndpoint):
 
     kind: ClassVar[int] = SOCK_SEQPACKET
 
+    def check_connected(self) -> None:
+        """Raises NetError: the pending error, ENOTCONN."""
+        if self.error:
+            raise NetError(self.take_error())
+        if self.state is not State.ESTABLISHED:
+            raise NetError(errno.ENOTCONN)
+
     def send(
         self, data: bytes | memoryview, identity: Identity | None = None, rights: Rights | None = None
     ) -> int | None:
-        """The record's length, or None if there is no room. Raises NetError: ENOTCONN, EPIPE, EMSGSIZE, EPERM."""
-        if self.error:
-            raise NetError(self.take_error())
+        """The record's length, or None if there is no room. Raises NetError: EPIPE, EMSGSIZE, EPERM.
+
+        `check_connected` comes before.
+        """
         peer = self.peer
-        if self.state is not State.ESTABLISHED or peer is None:
-            raise NetError(errno.ENOTCONN)
+        assert peer is not None
+        self.autobind_if_telling()
         self.check_length(len(data))
         if not self.admits():
             return None

@@ -32,8 +32,8 @@ class UnixSpace:
         self.max_dgram_qlen = MAX_DGRAM_QLEN
         self.somaxconn = SOMAXCONN
 
-    def closed_one(self) -> None:
-        """A Unix socket was closed: look for garbage at the end of the turn."""
+    def let_go(self) -> None:
+        """A holder of a Unix socket let go: look for garbage at the end of the turn."""
         if self.in_flight.has_sockets:
             self.scheduler.defer(self._collect)
 

@@ -208,23 +208,21 @@ class StreamEndpoint(Endpoint):
         skip = max(self.peek_offset, 0)
         packets = tuple(self.queue)
         index = 0
-        begun = False
         while True:
             index = self._past_urgent(packets, index, copied=reading.copied)
             if index >= len(packets):
-                return True if begun else self._nothing(reading)
+                return self._nothing(reading)
             packet = packets[index]
             if skip >= packet.left:
                 while index < len(packets) and skip >= packets[index].left:
                     skip -= packets[index].left
                     index += 1
                 if index >= len(packets):
-                    return True if begun else self._nothing(reading)
+                    return self._nothing(reading)
                 packet = packets[index]
             if not self._same_sender(packet, reading):
                 return True
             self._note(packet, reading)
-            begun = True
             start = packet.used + skip
             chunk = min(packet.left - skip, reading.size - reading.copied)
             skip = 0
@@ -237,6 +235,8 @@ class StreamEndpoint(Endpoint):
                 reading.rights = self.take_rights(packet, peek=True)
                 return True
             index += 1
+            if index >= len(packets):
+                return True
 
     def _past_urgent(self, packets: tuple[Packet, ...], index: int, *, copied: int) -> int:
         """Where a peek that has come to `index` goes on; the end if that is the mark."""
@@ -318,9 +318,6 @@ class StreamEndpoint(Endpoint):
         if self.state is State.LISTEN:
             raise NetError(errno.EINVAL)
         return sum(packet.left for packet in self.queue)
-
-    def has_unread(self) -> bool:
-        return any(packet.left for packet in self.queue)
 
     def purge(self) -> None:
         super().purge()

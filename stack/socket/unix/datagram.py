@@ -44,10 +44,7 @@ class UnixDatagram(UnixPhase[DatagramEndpoint]):
         endpoint = self.endpoint
         if flags & MSG_OOB:
             raise NetError(errno.EOPNOTSUPP)
-        if address is None:
-            if endpoint.peer is None:
-                raise NetError(errno.ENOTCONN)
-        elif not address:
+        if address is not None and not address:
             raise NetError(errno.EINVAL)
         endpoint.autobind_if_telling()
         endpoint.check_length(len(data))
@@ -64,11 +61,6 @@ class UnixDatagram(UnixPhase[DatagramEndpoint]):
             self.socket.blocker = receiver or endpoint.peer
             return AGAIN
         return taken
-
-    def unsent(self, attached: Attached, sent: int | Again) -> None:
-        """A datagram may be empty."""
-        if sent is AGAIN:
-            attached.close()
 
     def receive(self, size: int, flags: int, room: int = 0) -> Message | Again:
         if flags & MSG_OOB:

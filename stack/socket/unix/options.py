@@ -19,6 +19,7 @@ from stack.socket.options_socket import (
     SO_PEERGROUPS,
     SO_PEERNAME,
     SO_PEERPIDFD,
+    SO_RCVLOWAT,
     SO_REUSEPORT,
     SO_SNDBUF,
     SO_SNDBUFFORCE,
@@ -126,5 +127,7 @@ def changed(socket: UnixSocket[Any], level: int, number: int) -> None:
     if number in (SO_SNDBUF, SO_SNDBUFFORCE):
         _send_buffer(socket)
         socket.endpoint.changed()
+    elif number == SO_RCVLOWAT:
+        socket.low_water = int(socket.options.value(SOL_SOCKET, SO_RCVLOWAT))
     elif number == SO_OOBINLINE:
         socket.set_inline(bool(socket.options.value(SOL_SOCKET, SO_OOBINLINE)))

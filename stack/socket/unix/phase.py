@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from stack.errors import NetError
 from stack.socket.message import Ancillary, Message
@@ -29,6 +29,7 @@ class UnixPhase(Phase, Generic[E]):
     """Base of all: names, shutdown, errors and readiness are the endpoint's, whatever the phase."""
 
     __slots__ = ("endpoint", "socket")
+    sends_nothing: ClassVar[bool] = True  #: an empty message is one, and takes files along
 
     def __init__(self, socket: UnixSocket[Any], endpoint: E) -> None:
         self.socket = socket
@@ -58,13 +59,9 @@ class UnixPhase(Phase, Generic[E]):
         try:
             sent = self.transmit(data, flags, address, attached)
         finally:
-            if sent is AGAIN or not sent:
-                self.unsent(attached, sent)
+            if sent is AGAIN or (not sent and not self.sends_nothing):
+                attached.close()
         return sent
-
-    def unsent(self, attached: Attached, sent: int | Again) -> None:
-        """Nothing was taken: nor were files."""
-        attached.close()
 
     def transmit(self, data: Buffer, flags: int, address: bytes | None, attached: Attached) -> int | Again:
         """As `send`, with what is attached, which is the endpoint's once bytes are taken."""

@@ -27,6 +27,7 @@ class SeqpacketConnected(UnixConnected[SeqpacketEndpoint]):
     __slots__ = ()
 
     def transmit(self, data: Buffer, flags: int, address: bytes | None, attached: Attached) -> int | Again:
+        self.endpoint.check_connected()
         if flags & MSG_OOB:
             raise NetError(errno.EOPNOTSUPP)
         content = data if type(data) is bytes else bytes(data)

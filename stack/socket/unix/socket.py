@@ -24,6 +24,7 @@ from stack.unix.listening import pair
 if TYPE_CHECKING:
     from stack.link.device import Buffer
     from stack.socket.base import Host
+    from stack.socket.mirror import End
     from stack.socket.phase import Phase
     from stack.unix.endpoint import Endpoint
 
@@ -41,6 +42,7 @@ class UnixSocket(Socket, Generic[E]):
     def __init__(self, host: Host, kind: int, protocol: int, endpoint: E) -> None:
         super().__init__(host, kind, protocol)
         self.endpoint = endpoint
+        self.low_water = 1  #: SO_RCVLOWAT, bytes
         self.blocker: Endpoint | None = None  #: why the last attempt was AGAIN, if somebody else's is full
         endpoint.on_event = self.pollee.notify
         endpoint.identify = self._identify
@@ -52,6 +54,11 @@ class UnixSocket(Socket, Generic[E]):
 
     def _count_holders(self) -> int:
         return self._holders
+
+    def _let_go(self, end: End | None) -> None:
+        super()._let_go(end)
+        if self._holders:
+            self.host.unix.let_go()  # those left may all be messages
 
     # -- for the kinds ------------------------------------------------------------------------------------------------
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from stack.errors import NetError
 from stack.socket.cmsg import SCM_RIGHTS
 from stack.socket.message import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_WAITALL, Ancillary, Message
-from stack.socket.options import SOL_SOCKET
-from stack.socket.options_socket import SO_RCVLOWAT
 from stack.socket.phase import AGAIN, Again, Timeout
 from stack.socket.poll import IN, PRI
 from stack.socket.unix import SOCK_STREAM
 from stack.socket.unix.connecting import UnixConnected, UnixInit, UnixListen
 from stack.socket.unix.control import NOTHING
 from stack.socket.unix.socket import UnixSocket
+from stack.unix.control import NOBODY
 from stack.unix.reading import Reading
 from stack.unix.stream import StreamEndpoint
 
@@ -32,6 +31,7 @@ class StreamConnected(UnixConnected[StreamEndpoint]):
     """Until it is closed, whatever the peer does."""
 
     __slots__ = ()
+    sends_nothing: ClassVar[bool] = False
 
     def send(self, data: Buffer, flags: int, address: bytes | None) -> int | Again:
         """The hot path."""
@@ -58,19 +58,24 @@ class StreamConnected(UnixConnected[StreamEndpoint]):
         return AGAIN if data is None else data
 
     def receive(self, size: int, flags: int, room: int = 0) -> Message | Again:
-        reading = Reading(size, peek=bool(flags & MSG_PEEK))
+        reading = self.reading(size, flags)
         if flags & MSG_OOB:
             self.endpoint.read_urgent(reading)
         elif not self.endpoint.advance(reading) and not reading.copied:
             return AGAIN
         return self.finish(reading, flags, room)
 
+    def reading(self, size: int, flags: int) -> Reading:
+        """What a receive call begins with."""
+        target = size if flags & MSG_WAITALL else self.socket.low_water
+        return Reading(size, peek=bool(flags & MSG_PEEK), target=target)
+
     def finish(self, reading: Reading, flags: int, room: int) -> Message:
         """What a reading has become."""
-        message = self.message(reading.data(), reading.source, reading.identity, reading.rights, flags, room)
-        if reading.oob:
-            message.flags |= MSG_OOB
-        return message
+        if reading.oob:  # nothing else comes with it
+            return Message(reading.data(), None, MSG_OOB, reading.copied)
+        identity = reading.identity if reading.source is not None else NOBODY
+        return self.message(reading.data(), reading.source, identity, reading.rights, flags, room)
 
     def poll(self) -> int:
         return self.readiness() | (PRI if self.endpoint.urgent is not None else 0)
@@ -134,27 +139,22 @@ class UnixStreamSocket(UnixSocket[StreamEndpoint]):
     # -- receiving ----------------------------------------------------------------------------------------------------
 
     def recv(self, size: int, flags: int, timeout: Timeout) -> bytes:
-        if not flags and not self.low_water:
+        if not flags and self.low_water == 1:
             return self.block_on(IN, timeout, self._recv, size, 0)
         return self.receive(size, flags, timeout).data
 
     def receive(self, size: int, flags: int, timeout: Timeout, room: int = 0) -> Message:
-        target = size if flags & MSG_WAITALL else self.low_water
-        if target <= 1 or timeout is not None or flags & (MSG_DONTWAIT | MSG_OOB):
+        phase = self.phase
+        patient = timeout is None and not flags & (MSG_DONTWAIT | MSG_OOB)
+        if not patient or not isinstance(phase, StreamConnected) or (self.low_water <= 1 and not flags & MSG_WAITALL):
             return super().receive(size, flags, timeout, room)
-        reading = Reading(size, peek=bool(flags & MSG_PEEK), target=target)
+        reading = phase.reading(size, flags)
         try:
             self.block_on(IN, None, self._advance, reading)
         except OSError:
             if not reading.copied:
                 raise
         return self.call(self._finish, reading, flags, room)
-
-    @property
-    def low_water(self) -> int:
-        """SO_RCVLOWAT where it was set, else 0."""
-        options = self.options
-        return int(options.value(SOL_SOCKET, SO_RCVLOWAT)) if options.explicit(SOL_SOCKET, SO_RCVLOWAT) else 0
 
     def _advance(self, reading: Reading) -> Again | None:
         phase = self.phase
