@@ -19,6 +19,7 @@ from qemu.guest import Guest, Lan, SetupError
 from qemu.guest.served import Reply, Request
 from stack import Network
 from stack.link import cable
+from stack.wire.dns import Rcode
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +257,22 @@ def test_two_lans_with_routers_between_them() -> None:
 def test_a_lan_that_cannot_be_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(SetupError, match=message):
         Lan(**change)
+
+
+def test_the_name_server_fails_on_demand(lan: Lan, vm: Guest) -> None:
+    dns = lan.link_services.dns
+    assert dns is not None
+    lan.add_name("sometimes.test")
+    with lan.network.lock:
+        fault = dns.faults.rcode(Rcode.SERVFAIL)
+    assert not vm.run("ping -c 1 -W 1 sometimes.test").succeeded
+    with lan.network.lock:
+        dns.faults.clear()
+    assert fault.happened
+    assert vm.run("ping -c 1 -W 5 sometimes.test").succeeded
+
+
+def test_guests_of_a_lan_have_ipv6_too() -> None:
+    with Lan(address6="fd00:7::2/64") as lan, Guest(lan=lan, template=True, vsock=False) as vm:
+        vm.wait_until("ip -6 addr show dev eth0 scope global | grep -q fd00:7::", timeout=SECONDS)
+        vm.wait_until("ping6 -c 1 -W 1 fd00:7::2", timeout=SECONDS)

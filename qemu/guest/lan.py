@@ -18,17 +18,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from qemu.guest.config import GuestConfig
 from qemu.guest.errors import SetupError
 
 if TYPE_CHECKING:
     from qemu.guest.join import JoinSocket
+    from qemu.guest.link_services import LinkServices
     from qemu.guest.served import Service
     from stack import Network, Stack
     from stack.iface.interface import Interface
     from stack.link import LinkDevice, Switch
     from stack.link.capture_ring import CaptureRing
-    from stack.services.dhcp_service import DhcpService
-    from stack.services.dns_service import DnsService
 
 DEFAULT_ADDRESS: Final = "10.0.2.2/24"
 GATEWAY: Final = "gw"
@@ -52,10 +52,15 @@ class Lan:
         address: str = DEFAULT_ADDRESS,
         name: str = "lan",
         gateway: str = GATEWAY,
-        domain: str | None = None,
         record: bool = True,
+        address6: str | None = None,
+        dhcp6: bool = False,
+        dns_upstream: bool | tuple[str, ...] = False,
     ) -> None:
         """`address` is the gateway's; `gateway` the name of its node, made if the Network has none of that name.
+
+        `address6`, `dhcp6` and `dns_upstream` are those of `GuestConfig`: guests may have IPv6 as well, and names of
+        the outside.
 
         With `record`, what passes the guests' cables is kept in a ring in memory. Raises SetupError for an address
         that is none, or in a network too small for services and leases.
@@ -68,7 +73,7 @@ class Lan:
             raise SetupError(f"{address}: a LAN needs a network of 256 addresses, /24 or larger")
         self.name = name
         self.address = address
-        self.domain = domain
+        self._config = GuestConfig(address6=address6, dhcp6=dhcp6, dns_upstream=dns_upstream)
         self._given = network
         self._gateway_name = gateway
         self._record = record
@@ -108,13 +113,9 @@ class Lan:
         return self._open().interface
 
     @property
-    def dhcp(self) -> DhcpService:
-        return self._open().dhcp
-
-    @property
-    def dns(self) -> DnsService:
-        """The name server; `dns.faults` makes it misbehave."""
-        return self._open().dns
+    def link_services(self) -> LinkServices:
+        """What the gateway gives out there: `dhcp`, `dns`, `dhcp6`, `advertiser`; faults can be injected into each."""
+        return self._open().services
 
     @property
     def gateway(self) -> str:
@@ -325,13 +326,10 @@ class Lan:
             return self._parts
 
     def _make(self, undo: ExitStack) -> _Parts:
+        from qemu.guest.link_services import LinkServices
         from stack import Network
-        from stack.errors import NetError
         from stack.link import Switch
         from stack.link.capture_ring import CaptureRing
-        from stack.services.dhcp import DhcpConfig
-        from stack.services.dhcp_service import DhcpService
-        from stack.services.dns_service import DnsConfig, DnsService
 
         network = self._given
         if network is None:
@@ -341,36 +339,17 @@ class Lan:
         stack = network.stacks.get(self._gateway_name) or network.stack(self._gateway_name)
         switch = Switch(network.scheduler, name=self.name)
         try:
-            interface = stack.add_interface(switch.port(self._gateway_name), addresses=[self.address])
+            addresses = [self.address] if self._config.address6 is None else [self.address, self._config.address6]
+            interface = stack.add_interface(switch.port(self._gateway_name), addresses=addresses)
         except ValueError as error:
             raise SetupError(f"the LAN {self.name} cannot be set up: {error}") from error
         undo.callback(self._remove_interface, network, stack, interface.name)
-        subnet = self._subnet.network
-        leases = DhcpConfig(
-            dns=(self.gateway,),
-            first=str(subnet[_FIRST_LEASE]),
-            last=str(subnet[_LAST_LEASE]),
-            domain=self.domain,
-        )
         ring = CaptureRing(network.scheduler) if self._record else None
-        try:
-            with network.lock:
-                names = DnsConfig(domain=self.domain)
-                dns = DnsService(stack.netns, interface, names, uts=stack.uts, hosts=lambda: stack.hosts)
-                undo.callback(self._stop, network, dns)
-                dhcp = DhcpService(stack.netns, interface, leases, uts=stack.uts, leases=dns.names.leases)
-                undo.callback(self._stop, network, dhcp)
-                network.finish()
-        except (ValueError, NetError) as error:
-            raise SetupError(f"the LAN {self.name} cannot be served: {error}") from error
-        return _Parts(network, stack, switch, interface, dhcp, dns, ring)
-
-    @staticmethod
-    def _stop(network: Network, service: DhcpService | DnsService) -> None:
-        with network.lock:
-            if not network.closed:
-                service.close()
-                network.finish()
+        subnet = self._subnet.network
+        pool = (str(subnet[_FIRST_LEASE]), str(subnet[_LAST_LEASE]))
+        services = LinkServices(network, stack, interface, self._config, pool=pool)
+        undo.callback(services.close)
+        return _Parts(network, stack, switch, interface, services, ring)
 
     @staticmethod
     def _remove_interface(network: Network, stack: Stack, name: str) -> None:
@@ -381,7 +360,7 @@ class Lan:
 class _Parts:
     """What a LAN that is used consists of."""
 
-    __slots__ = ("dhcp", "dns", "interface", "network", "ring", "stack", "switch")
+    __slots__ = ("interface", "network", "ring", "services", "stack", "switch")
 
     def __init__(
         self,
@@ -389,14 +368,12 @@ class _Parts:
         stack: Stack,
         switch: Switch,
         interface: Interface,
-        dhcp: DhcpService,
-        dns: DnsService,
+        services: LinkServices,
         ring: CaptureRing | None,
     ) -> None:
         self.network = network
         self.stack = stack
         self.switch = switch
         self.interface = interface
-        self.dhcp = dhcp
-        self.dns = dns
+        self.services = services
         self.ring = ring

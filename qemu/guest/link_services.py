@@ -31,8 +31,19 @@ _GUEST = "guest"
 class LinkServices:
     """Those of one link, as `config` wants them; None: not served. `close` is idempotent."""
 
-    def __init__(self, network: Network, stack: Stack, interface: Interface, config: GuestConfig) -> None:
-        """Raises SetupError for what cannot be served."""
+    def __init__(
+        self,
+        network: Network,
+        stack: Stack,
+        interface: Interface,
+        config: GuestConfig,
+        *,
+        pool: tuple[str, str] | None = None,
+    ) -> None:
+        """`pool`: first and last address of leases, on a link of several guests, who say their names themselves.
+
+        Raises SetupError for what cannot be served.
+        """
         self.dns: DnsService | None = None
         self.dhcp: DhcpService | None = None
         self.dhcp6: Dhcp6Service | None = None
@@ -42,6 +53,7 @@ class LinkServices:
         self._stack = stack
         self._interface = interface
         self._config = config
+        self._pool = pool
         with ExitStack() as undo:
             try:
                 with network.lock:
@@ -102,7 +114,10 @@ class LinkServices:
 
         stack, interface = self._stack, self._interface
         dns = ("self",) if self.dns is not None else ()
-        config = DhcpConfig(hostname=self._free_name(), dns=dns)
+        if self._pool is None:
+            config = DhcpConfig(hostname=self._free_name(), dns=dns)
+        else:
+            config = DhcpConfig(first=self._pool[0], last=self._pool[1], dns=dns)
         self.dhcp = DhcpService(stack.netns, interface, config, uts=stack.uts, leases=stack.clients)
         undo.callback(self._locked, self.dhcp.close)
         if self._config.dhcp6:
