@@ -57,6 +57,10 @@ class SocketName:
     abstract: bool = False
 
 
+#: How long QEMU waits before it connects to a back-end again that went away.
+RECONNECT_SECONDS: Final = 1
+
+
 @dataclass(frozen=True, slots=True)
 class NetCard:
     """A virtio-net device served through vhost-user."""
@@ -162,7 +166,8 @@ def net_arguments(card: NetCard, config: QemuConfig, index: int = 0) -> list[str
     netdev = f"vhost-user,id=net{index},chardev=chr-net{index}"
     return [
         "-chardev",
-        f"socket,id=chr-net{index},{socket_options(card.socket)}" + (",reconnect=1" if card.reconnect else ""),
+        f"socket,id=chr-net{index},{socket_options(card.socket)}"
+        + (f",reconnect={RECONNECT_SECONDS}" if card.reconnect else ""),
         "-netdev",
         netdev + (f",queues={card.queues}" if card.queues > 1 else ""),
         "-device",

@@ -65,6 +65,9 @@ class GuestConfig:
     mac: bytes | None = None  #: None: one that is new in this process
     mtu: int = 1500
     queues: int = 1  #: queue pairs
+    #: QEMU connects the card again, a second later, when this process ends its connection (a fault, see
+    #: `vhost_user.faults`); otherwise the card is dead then.
+    reconnect: bool = False
     offload: bool = True  #: checksum and segmentation offloads both ways
     cid: int | None = None  #: None: the first free one from 3
     vsock_uds: Path | None = None  #: hybrid Unix socket for other programs, and prefix of those the guest reaches

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from qemu.guest.argv import NetCard, QemuConfig, SocketName, VsockCard, net_options, spare_port_name
+from qemu.guest.argv import RECONNECT_SECONDS, NetCard, QemuConfig, VsockCard, net_options, spare_port_name
 from qemu.guest.errors import GuestError, GuestTimeoutError, SetupError
 from qemu.guest.qmp_client import Qmp, QmpError
 
@@ -53,7 +53,7 @@ class Slots:
             device: dict[str, object] = {"driver": "virtio-net-pci", "netdev": f"net-{name}"}
             device |= net_options(card, self._config.machine, self._config.accelerator)
             plugged = Plugged(name, port, f"net-{name}", f"chr-{name}")
-            self._plug(plugged, card.socket, netdev, device)
+            self._plug(plugged, card, netdev, device)
             return plugged
 
     def plug_vsock(self, card: VsockCard) -> Plugged:
@@ -61,7 +61,7 @@ class Slots:
         with self._lock:
             name = f"vsock{next(self._numbers)}"
             plugged = Plugged(name, self._take_port(), "", f"chr-{name}")
-            self._plug(plugged, card.socket, None, {"driver": "vhost-user-vsock-pci", "chardev": f"chr-{name}"})
+            self._plug(plugged, card, None, {"driver": "vhost-user-vsock-pci", "chardev": f"chr-{name}"})
             return plugged
 
     def plug(self, driver: str, options: Mapping[str, object]) -> Plugged:
@@ -83,14 +83,17 @@ class Slots:
     def _plug(
         self,
         plugged: Plugged,
-        socket: SocketName | None,
+        card: NetCard | VsockCard | None,
         netdev: Mapping[str, object] | None,
         device: Mapping[str, object],
     ) -> None:
         try:
-            if socket is not None:
-                address = {"type": "unix", "data": {"path": socket.name, "abstract": socket.abstract}}
-                backend = {"type": "socket", "data": {"addr": address, "server": False}}
+            if card is not None:
+                address = {"type": "unix", "data": {"path": card.socket.name, "abstract": card.socket.abstract}}
+                data: dict[str, object] = {"addr": address, "server": False}
+                if isinstance(card, NetCard) and card.reconnect:
+                    data["reconnect"] = RECONNECT_SECONDS
+                backend = {"type": "socket", "data": data}
                 self._qmp.execute("chardev-add", {"id": plugged.chardev, "backend": backend})
             if netdev is not None:
                 self._qmp.execute("netdev_add", netdev)

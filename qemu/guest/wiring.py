@@ -89,20 +89,24 @@ class Wiring:
     def offer_net(self, directory: Path) -> NetCard:
         """Wait for QEMU in the private `directory`; the card it is to have."""
         assert self.net is not None
-        self._listen(self.net, directory / "net")
-        return self.card(SocketName(str(directory / "net")))
+        again = self._config.reconnect
+        self._listen(self.net, directory / "net", keep=again)
+        return self.card(SocketName(str(directory / "net")), reconnect=again)
 
     def offer_vsock(self, directory: Path) -> VsockCard:
         assert self.vsock is not None
         self._listen(self.vsock.device, directory / "vsock")
         return VsockCard(SocketName(str(directory / "vsock")))
 
-    def _listen(self, device: Device, path: Path) -> None:
-        """A device is waited for in one place at a time: a guest that is plugged in again has another directory."""
+    def _listen(self, device: Device, path: Path, *, keep: bool = False) -> None:
+        """A device is waited for in one place at a time: a guest that is plugged in again has another directory.
+
+        The file goes when QEMU has connected, unless it is to be kept for another connection.
+        """
         before = self._listening.pop(device, None)
         if before is not None:
             before.close()
-        self._listening[device] = self.server.listen(device, path=path, unlink_when_connected=True)
+        self._listening[device] = self.server.listen(device, path=path, unlink_when_connected=not keep)
 
     def card(self, socket: SocketName, *, reconnect: bool = False) -> NetCard:
         """The network card as QEMU is to be told of it."""
