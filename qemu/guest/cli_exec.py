@@ -38,6 +38,8 @@ _SIOCSIFFLAGS: Final = 0x8914
 _SIOCSIFADDR: Final = 0x8916
 _SIOCSIFNETMASK: Final = 0x891C
 _SIOCSIFMTU: Final = 0x8922
+_SIOCSIFHWADDR: Final = 0x8924
+_ARPHRD_ETHER: Final = 1  # include/uapi/linux/if_arp.h
 _IFF_UP: Final = 1
 _RTF_UP_GATEWAY: Final = 3
 _INTERFACE: Final = "eth0"
@@ -115,7 +117,7 @@ def _unshare() -> None:
 
 
 def _set_up(place: dict[str, Any]) -> None:
-    """Address, netmask, MTU, up, default route: netdevice(7)."""
+    """Hardware address, address, netmask, MTU, up, default route: netdevice(7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
 
         def tell(request: int, name: str, value: bytes) -> None:
@@ -123,6 +125,8 @@ def _set_up(place: dict[str, Any]) -> None:
 
         mask = (0xFFFFFFFF << (32 - place["prefix"])) & 0xFFFFFFFF
         tell(_SIOCSIFFLAGS, "lo", struct.pack("=h", _IFF_UP))
+        hardware = struct.pack("=H6s", _ARPHRD_ETHER, bytes.fromhex(place["mac"].replace(":", "")))
+        tell(_SIOCSIFHWADDR, _INTERFACE, hardware)
         tell(_SIOCSIFMTU, _INTERFACE, struct.pack("=i", place["mtu"]))
         tell(_SIOCSIFADDR, _INTERFACE, _address(place["address"]))
         tell(_SIOCSIFNETMASK, _INTERFACE, _address(struct.pack("!I", mask)))

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS: Final = "10.0.2.2/24"
 GATEWAY: Final = "gw"
+#: Hardware addresses of programs begin so: locally administered.
+_PROGRAM_MAC: Final = bytes.fromhex("02677778")
 _EXEC_SECONDS: Final = 60.0
 #: Host numbers of a /24: leases come from the first range, the addresses of `serve` and `exec` from the second.
 _FIRST_LEASE, _LAST_LEASE = 15, 199
@@ -290,6 +292,8 @@ class Lan:
             parts.stack.hosts[name] = [address]
         return {
             "address": address,
+            # Of the address: who comes after another is known by those who remember that one.
+            "mac": (_PROGRAM_MAC + IPv4Address(address).packed[-2:]).hex(":"),
             "prefix": self._subnet.network.prefixlen,
             "gateway": self.gateway,
             "dns": self.gateway,
