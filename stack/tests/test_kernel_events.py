@@ -83,6 +83,9 @@ REFUSED = [
 def test_ue_01_ue_03_ue_05_a_synthetic_event_byte_by_byte(
     node: Stack, text: str, action: str, variables: dict[str, str]
 ) -> None:
+    """An event is ACTION@DEVPATH, ACTION, DEVPATH, SUBSYSTEM, SYNTH_UUID and SYNTH_ARGs, the object's own, SEQNUM,
+    each with a zero at its end.
+    """
     with listener(node) as sock:
         assert node.kobject("/sys/class/net/lo/uevent").uevent(text) == len(text)
         number = node.events.seqnum
@@ -95,6 +98,7 @@ def test_ue_01_ue_03_ue_05_a_synthetic_event_byte_by_byte(
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_ue_03_ue_05_what_is_no_synthetic_event(node: Stack, text: str) -> None:
+    """Other actions, bad UUIDs, keys and blanks are EINVAL, and no event."""
     before = node.events.seqnum
     with pytest.raises(OSError, match="Invalid argument") as refused:
         node.kobject(LO).uevent(text)
@@ -103,12 +107,14 @@ def test_ue_03_ue_05_what_is_no_synthetic_event(node: Stack, text: str) -> None:
 
 
 def test_ue_05_an_empty_write_is_no_event_and_no_error(node: Stack) -> None:
+    """Nothing written is no event and no error."""
     before = node.events.seqnum
     assert node.kobject(LO).uevent(b"") == 0
     assert node.events.seqnum == before
 
 
 def test_ue_05_synthetic_input_never_raises_anything_but_einval() -> None:
+    """Whatever is written is an event or EINVAL."""
     rng = random.Random(5)
     seeds = [text.encode() for text, *_ in SYNTHETIC]
     for _ in range(5000):
@@ -124,6 +130,7 @@ def test_ue_05_synthetic_input_never_raises_anything_but_einval() -> None:
 
 
 def test_ue_05_only_root_writes_to_uevent_files(node: Stack) -> None:
+    """Writing to an uevent file wants root (EACCES), reading does not; an object that is not there is ENOENT."""
     with node.acting(Credentials.user(1000)), pytest.raises(PermissionError) as refused:
         node.kobject(LO).uevent("add")
     assert refused.value.errno == errno.EACCES
@@ -133,12 +140,14 @@ def test_ue_05_only_root_writes_to_uevent_files(node: Stack) -> None:
 
 
 def test_ue_02_events_come_from_the_kernel_to_group_1(node: Stack) -> None:
+    """Events come from port 0, to group 1."""
     with listener(node) as sock:
         node.kobject(LO).uevent("change")
         assert sock.recvfrom(4096)[1] == (0, 1)
 
 
 def test_ue_04_the_number_goes_up_by_one_whether_anybody_listens_or_not(node: Stack) -> None:
+    """Each event of a node, in whatever namespace and heard by whomever, has the next number."""
     before = node.events.seqnum
     node.kobject(LO).uevent("change")
     elsewhere = node.add_netns("elsewhere")
@@ -150,6 +159,9 @@ def test_ue_04_the_number_goes_up_by_one_whether_anybody_listens_or_not(node: St
 
 
 def test_ue_06_who_may_listen_and_send(node: Stack) -> None:
+    """Everybody may listen to group 1; sending to a group wants a capability (EPERM), and what goes to the kernel is
+    ignored.
+    """
     with node.acting(Credentials.user(1000)), listener(node) as sock:
         assert sock.sendto(b"to the kernel", (0, 0)) == 13, "accepted and ignored"
         with pytest.raises(PermissionError):
@@ -164,6 +176,7 @@ def test_ue_06_who_may_listen_and_send(node: Stack) -> None:
 
 
 def test_ue_07_ue_08_links_and_their_queues_come_and_go_in_linuxs_order(node: Stack) -> None:
+    """A link is added, then its queues; a rename is a move with DEVPATH_OLD; queues are removed before their link."""
     with node.events.subscribe() as events:
         make(node, "veth", "dm0")
         assert brief(events.pending()) == [
@@ -191,6 +204,7 @@ def test_ue_07_ue_08_links_and_their_queues_come_and_go_in_linuxs_order(node: St
 
 
 def test_ue_08_several_renames_in_one_turn_are_told_by_their_names_of_then(node: Stack) -> None:
+    """Each event has the name of its moment, however late it is told."""
     make(node, "dummy", "d0")
     with node.events.subscribe() as events:
         with node.network.lock:
@@ -204,11 +218,13 @@ def test_ue_08_several_renames_in_one_turn_are_told_by_their_names_of_then(node:
 
 
 def test_ue_08_a_bridge_says_its_type(node: Stack) -> None:
+    """A bridge's event has DEVTYPE=bridge."""
     make(node, "bridge", "br0")
     assert node.kobject("/sys/class/net/br0").read() == "DEVTYPE=bridge\nINTERFACE=br0\nIFINDEX=2\n"
 
 
 def test_ue_07_an_event_is_heard_in_the_namespace_of_its_object_alone(node: Stack) -> None:
+    """Events are heard in the namespace of their object; a link that moves is removed in one and added in the other."""
     blue = node.add_netns("blue")
     make(node, "veth", "v0")
     with node.events.subscribe(blue) as there, node.events.subscribe(node.netns) as here, listener(node) as sock:
@@ -220,6 +236,7 @@ def test_ue_07_an_event_is_heard_in_the_namespace_of_its_object_alone(node: Stac
 
 
 def test_ue_07_a_guests_card_and_vsock_tell_of_front_end_and_driver(node: Stack) -> None:
+    """A guest's card and vsock say when QEMU comes and goes, and when the driver is ready or reset."""
     device, transport = ScriptedDevice(), ScriptedGuest(7)
     with node.events.subscribe() as events:
         for plugged in (device, transport):
@@ -251,6 +268,7 @@ def test_ue_07_a_guests_card_and_vsock_tell_of_front_end_and_driver(node: Stack)
 
 
 def test_ue_09_events_lost_are_reported_once(node: Stack) -> None:
+    """A listener whose queue overflows gets ENOBUFS once, and what was queued."""
     with node.events.subscribe() as events, listener(node) as sock:
         for _ in range(QUEUE_EVENTS + 1):
             node.kobject(LO).uevent("change")
@@ -265,6 +283,7 @@ def test_ue_09_events_lost_are_reported_once(node: Stack) -> None:
 
 
 def test_ue_10_a_short_buffer_truncates(node: Stack) -> None:
+    """A short buffer truncates the event, with MSG_TRUNC."""
     with listener(node) as sock:
         node.kobject(LO).uevent("change")
         data, _, flags, _ = sock.recvmsg(10)

@@ -90,6 +90,7 @@ def test_user_namespaces_are_not_nested_for_ever() -> None:
 
 
 def test_sec_02_ports_below_1024_want_net_bind_service(node: Stack) -> None:
+    """Ports below 1024 are EACCES without CAP_NET_BIND_SERVICE, others free for all."""
     for who, expected in ((NOBODY, "EACCES"), (having(Capability.NET_BIND_SERVICE), "ok"), (Credentials(), "ok")):
         with node.acting(who):
             try:
@@ -103,16 +104,31 @@ def test_sec_02_ports_below_1024_want_net_bind_service(node: Stack) -> None:
 
 
 def test_sec_02_vsock_ports_below_1024(node: Stack) -> None:
+    """Vsock ports below 1024 are EACCES without CAP_NET_BIND_SERVICE."""
     with node.acting(NOBODY), node.socket.socket(40, 1) as sock:
         assert code(sock.bind, (2, 1023)) == "EACCES"
         assert code(sock.bind, (2, 1024)) == "ok"
 
 
-def test_sec_04_privileged_options_want_net_admin(node: Stack) -> None:
-    with node.acting(NOBODY), node.socket.socket(2, 1) as sock:
-        answers = [code(sock.setsockopt, 1, option, value) for option, value in ((12, 7), (12, 6), (32, 1))]
-        assert answers == ["EPERM", "ok", "EPERM"]  # PRIORITY 7, 6; SNDBUFFORCE
-        assert code(sock.setsockopt, 1, 1, 1) == "EACCES"  # DEBUG
+#: (level, option, value) of socket(7), ip(7) and tcp(7) that want CAP_NET_ADMIN: SO_PRIORITY 7, SO_SNDBUFFORCE,
+#: SO_RCVBUFFORCE, SO_MARK, IP_TRANSPARENT.
+PRIVILEGED = [(1, 12, 7), (1, 32, 1), (1, 33, 1), (1, 36, 7), (0, 19, 1)]
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_sec_04_privileged_options_want_net_admin(node: Stack, kind: int) -> None:
+    """Without CAP_NET_ADMIN a PRIORITY above 6, MARK, TRANSPARENT and forced buffers are EPERM, DEBUG EACCES.
+
+    And nothing is set.
+    """
+    with node.acting(NOBODY), node.socket.socket(2, kind) as sock:
+        assert [code(sock.setsockopt, *option) for option in PRIVILEGED] == ["EPERM"] * len(PRIVILEGED)
+        assert code(sock.setsockopt, 1, 12, 6) == "ok"
+        assert code(sock.setsockopt, 1, 1, 1) == "EACCES"
+        assert [sock.getsockopt(1, option) for option in (12, 36, 1)] == [6, 0, 0]
+    with node.acting(having(Capability.NET_ADMIN)), node.socket.socket(2, kind) as sock:
+        assert [code(sock.setsockopt, *option) for option in PRIVILEGED] == ["ok"] * len(PRIVILEGED)
+        assert sock.getsockopt(1, 36) == 7
 
 
 def test_sec_04_links_are_made_with_net_admin_in_the_owner(node: Stack) -> None:

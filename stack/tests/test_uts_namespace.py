@@ -35,6 +35,7 @@ def errno_of(call: object, *args: object) -> str:
 
 
 def test_uts_01_six_fields_of_65_bytes_padded_with_zeros() -> None:
+    """There are six fields of 65 bytes, padded with zeros; names that nobody set are "(none)"."""
     name = UtsNamespace().name
     assert [len(each) for each in name] == [FIELD_BYTES] * 6
     assert name.sysname.rstrip(b"\0") == b"Linux"
@@ -43,6 +44,7 @@ def test_uts_01_six_fields_of_65_bytes_padded_with_zeros() -> None:
 
 
 def test_uts_02_a_clone_begins_with_the_values_and_goes_its_own_way(node: Stack) -> None:
+    """unshare(CLONE_NEWUTS) copies the names, which then differ; without CAP_SYS_ADMIN it is EPERM."""
     first = node.uts
     node.sethostname("before")
     with node.acting():
@@ -63,6 +65,7 @@ LENGTHS = [(0, "ok"), (1, "ok"), (63, "ok"), (64, "ok"), (65, "EINVAL"), (66, "E
 
 @pytest.mark.parametrize("call", ["sethostname", "setdomainname"])
 def test_uts_03_lengths_and_pointers(call: str) -> None:
+    """0 to 64 bytes are taken, other lengths EINVAL, missing bytes EFAULT, none of a null pointer fine."""
     uts = UtsNamespace()
     setter = getattr(uts, call)
     assert [(n, errno_of(setter, b"x" * 80, n, ROOT)) for n, _ in LENGTHS] == LENGTHS
@@ -74,6 +77,7 @@ def test_uts_03_lengths_and_pointers(call: str) -> None:
 
 @pytest.mark.parametrize(("name", "length"), [(b"x", 1), (b"x", 99), (None, 5)])
 def test_uts_03_sec_01_eperm_comes_before_everything_else(name: bytes | None, length: int) -> None:
+    """Without CAP_SYS_ADMIN it is EPERM, whatever else is wrong, and nothing changes."""
     uts = UtsNamespace("kept")
     assert errno_of(uts.sethostname, name, length, NOBODY) == "EPERM"
     assert errno_of(uts.setdomainname, name, length, NOBODY) == "EPERM"
@@ -81,6 +85,7 @@ def test_uts_03_sec_01_eperm_comes_before_everything_else(name: bytes | None, le
 
 
 def test_uts_03_an_embedded_zero_is_kept_but_not_seen() -> None:
+    """A zero in a name is kept, and the name is seen up to it."""
     uts = UtsNamespace()
     uts.sethostname(b"ab\0cd", 5, ROOT)
     assert uts.name.nodename.startswith(b"ab\0cd\0")
@@ -88,6 +93,7 @@ def test_uts_03_an_embedded_zero_is_kept_but_not_seen() -> None:
 
 
 def test_uts_03_only_sys_admin_in_the_owner_counts(node: Stack) -> None:
+    """CAP_SYS_ADMIN counts in the user namespace that owns the names."""
     almost = Credentials(uid=5, capabilities=frozenset(Capability) - {Capability.SYS_ADMIN})
     with node.acting(almost):
         assert errno_of(node.sethostname, "x") == "EPERM"
@@ -100,6 +106,7 @@ def test_uts_03_only_sys_admin_in_the_owner_counts(node: Stack) -> None:
 
 
 def test_uts_04_the_socket_module_names_the_node_of_whoever_asks(node: Stack) -> None:
+    """gethostname and name resolution know the host name of whoever asks."""
     node.socket.sethostname("tester")
     assert node.socket.gethostname() == "tester"
     assert node.socket.gethostbyname("tester") == node.socket.gethostbyname("node")
@@ -110,6 +117,7 @@ def test_uts_04_the_socket_module_names_the_node_of_whoever_asks(node: Stack) ->
 
 
 def test_uts_05_the_files_of_proc_sys_kernel() -> None:
+    """The files are read with a line end, written up to one and to 64 bytes, and tell who watches them."""
     uts, told = UtsNamespace(), list[str]()
     uts.observers.append(lambda: told.append(uts.nodename))
     assert uts.read_proc("hostname") == b"(none)\n"
@@ -124,6 +132,7 @@ def test_uts_05_the_files_of_proc_sys_kernel() -> None:
 
 
 def test_uts_06_setns_wants_the_right_type_and_sys_admin_on_both_sides(node: Stack) -> None:
+    """setns is EINVAL for another type, EPERM without CAP_SYS_ADMIN in the owner and where the task is."""
     with node.acting() as task:
         node.unshare(CLONE_NEWUTS)
         other = task.uts
@@ -139,6 +148,7 @@ def test_uts_06_setns_wants_the_right_type_and_sys_admin_on_both_sides(node: Sta
 
 
 def test_uts_07_tasks_share_until_one_unshares(node: Stack) -> None:
+    """Tasks share their names until one unshares."""
     with node.acting(), node.acting():
         node.sethostname("shared")
     assert node.uname().nodename == "shared"

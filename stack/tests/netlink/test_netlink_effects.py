@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from stack import Network, Stack
 from stack.errors import NetError
 from stack.iface import kinds
+from stack.scheduler import NS_PER_S
+from stack.testing.clock import ManualClock
 from stack.tests.netlink.script import MAC_A, NEW, ip
 from stack.tests.netlink.test_netlink_hostile import Talker
 from stack.wire.netlink import header
@@ -20,7 +23,7 @@ from stack.wire.netlink.header import NLM_F_DUMP, NLM_F_REQUEST
 from stack.wire.netlink.link import LINK
 from stack.wire.netlink.neighbour import NEIGHTBL
 from stack.wire.netlink.route import ROUTE
-from stack.wire.netlink.rtnetlink import AF_INET, Rtm
+from stack.wire.netlink.rtnetlink import AF_INET, Group, Rtm
 from stack.wire.netlink.rule import RULE, RuleAction
 
 
@@ -187,3 +190,58 @@ def test_changes_are_echoed(stack: Stack, talker: Talker) -> None:
     while header.NLMSG_ERROR not in heard:
         heard.extend(each.type for each, _ in header.split(talker.sock.recv(65536)))
     assert heard == [Rtm.NEWADDR, header.NLMSG_ERROR]
+
+
+def test_addresses_end_when_their_time_is_over() -> None:
+    """Deprecated first, which is told, and not used for new conversations; then gone, with its routes."""
+    with Network(clock=ManualClock(), rng=random.Random(1)) as network:
+        stack = network.stack("gw")
+        talker = Talker(stack)
+        link = add(stack, talker, "dm0")
+        ear = stack.socket.socket(16, 3, 0)
+        ear.bind((0, 1 << Group.IPV4_IFADDR - 1))
+        ear.settimeout(0)
+        for last, preferred, valid in ((1, 0xFFFFFFFF, 0xFFFFFFFF), (2, 10, 30)):
+            times = {"preferred": preferred, "valid": valid, "cstamp": 0, "tstamp": 0}
+            fields = {"family": AF_INET, "prefixlen": 32, "index": link.index}
+            given = {"local": bytes((10, 0, 0, last)), "cacheinfo": times}
+            assert talker.ask(Rtm.NEWADDR, NEW, ADDR.emit(fields, given)) == 0
+
+        def heard() -> list[tuple[str, int, int]]:
+            told = []
+            while True:
+                try:
+                    data = ear.recv(65536)
+                except BlockingIOError:
+                    return told
+                for found, whole in header.split(data):
+                    message = ADDR.parse(bytes(whole[16:]))
+                    cache = message.attributes["cacheinfo"]
+                    told.append((Rtm(found.type).name, message.fields["flags"], cache["valid"]))
+
+        assert heard() == [("NEWADDR", 0x80, 0xFFFFFFFF), ("NEWADDR", 0, 30)]
+        network.advance(9 * NS_PER_S)
+        assert heard() == []
+        network.advance(2 * NS_PER_S)
+        assert heard() == [("NEWADDR", 0x20, 20)]
+        network.advance(18 * NS_PER_S)
+        assert heard() == []
+        network.advance(NS_PER_S)
+        ((verb, _, left),) = heard()
+        assert (verb, left) == ("DELADDR", 0)
+        assert [str(each) for each in link.addresses if len(each.address) == 4] == ["10.0.0.1/32"]
+        ear.close()
+        talker.close()
+
+
+def test_a_rule_by_mark_leads_marked_packets_to_its_table(stack: Stack, talker: Talker) -> None:
+    """SO_MARK of the sender, in the bits of the mask."""
+    main, other = add(stack, talker, "main"), add(stack, talker, "other")
+    stack.netns.add_address(main, "192.0.2.1/24")
+    assert talker.ask(Rtm.NEWROUTE, NEW, route(8, "10.0.0.0", oif=main.index)) == 0
+    assert talker.ask(Rtm.NEWROUTE, NEW, route(8, "10.0.0.0", {"table": 100}, oif=other.index)) == 0
+    marked = {"fwmark": 0x10, "fwmask": 0xF0, "table": 100}
+    assert talker.ask(Rtm.NEWRULE, NEW, RULE.emit({"family": AF_INET, "action": 1}, marked)) == 0
+    target = ip("10.1.1.1")
+    for mark, link in ((0, main), (0x10, other), (0x1F, other), (0x20, main)):
+        assert stack.netns.ip.route(target, mark=mark).iface is link

@@ -104,6 +104,9 @@ def as_root(world: World) -> None:
 
 
 def test_nl_01_types_and_protocols(world: World) -> None:
+    """RAW and DGRAM are one and SO_TYPE tells which was asked for; other types are ESOCKTNOSUPPORT, protocols that are
+    not there EPROTONOSUPPORT.
+    """
     for kind in (RAW, DGRAM):
         assert world.socket(NETLINK_ROUTE, kind).getsockopt(SOL_SOCKET, kernel.SO_TYPE) == kind
     fails(errno.ESOCKTNOSUPPORT, world.module.socket, AF_NETLINK, kernel.SOCK_STREAM, 0)
@@ -111,7 +114,26 @@ def test_nl_01_types_and_protocols(world: World) -> None:
     fails(errno.EPROTONOSUPPORT, world.module.socket, AF_NETLINK, RAW, 31)
 
 
+def test_nl_02_addresses(world: World) -> None:
+    """An address is a port and a mask of groups, both of 32 bits; group N is bit N-1, and higher ones have no bit."""
+    as_root(world)
+    sock = world.socket(NETLINK_ROUTE)
+    sock.bind((0xFFFF0000, 0x80000001))
+    assert sock.getsockname() == (0xFFFF0000, 0x80000001)
+    groups = struct.unpack("=II", sock.getsockopt(SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, 8))
+    assert groups == (0x80000001, 0)
+    sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, 33)
+    assert sock.getsockname() == (0xFFFF0000, 0x80000001), "the 33rd group is joined, and has no place in the mask"
+    assert struct.unpack("=II", sock.getsockopt(SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, 8)) == (0x80000001, 1)
+    other = world.socket(NETLINK_ROUTE)
+    other.bind((1 << 32 | 77, 1 << 32 | 2))
+    assert other.getsockname() == (77, 2), "32 bits are all there is"
+
+
 def test_nl_04_autobind_takes_the_process_id_then_a_negative_number(world: World) -> None:
+    """Port 0 is the process id if that is free, else a negative number; a port that is taken is EADDRINUSE until it is
+    closed.
+    """
     one, two = world.socket(NETLINK_USERSOCK), world.socket(NETLINK_USERSOCK)
     one.bind((0, 0))
     two.bind((0, 0))
@@ -124,6 +146,7 @@ def test_nl_04_autobind_takes_the_process_id_then_a_negative_number(world: World
 
 
 def test_nl_05_rebinding_changes_groups_not_the_port(world: World) -> None:
+    """Binding again replaces the groups; to another port it is EINVAL, and nothing changes."""
     sock = world.socket()
     assert sock.getsockname() == (0, 0)
     sock.bind((0, 5))
@@ -136,7 +159,29 @@ def test_nl_05_rebinding_changes_groups_not_the_port(world: World) -> None:
     assert sock.getsockname() == (port, 2)
 
 
+def test_nl_06_connecting(world: World) -> None:
+    """Connecting sets where datagrams go and binds; again it changes that, and AF_UNSPEC is not needed to undo it."""
+    as_root(world)
+    one, two, sender = (world.socket(NETLINK_USERSOCK) for _ in range(3))
+    for sock in (one, two):
+        sock.bind((0, 0))
+    sender.connect(one.getsockname())
+    port = sender.getsockname()[0]
+    assert port
+    assert sender.send(b"first") == 5
+    sender.connect(two.getsockname())
+    assert sender.send(b"second") == 6
+    assert sender.sendto(b"third", one.getsockname()) == 5
+    assert one.recvfrom(10) == (b"first", (port, 0))
+    assert one.recv(10) == b"third"
+    assert two.recv(10) == b"second"
+    sender.connect((0, 0))
+    assert sender.getpeername() == (0, 0)
+    fails(errno.ECONNREFUSED, sender.send, b"to the kernel, who is not there")
+
+
 def test_nl_07_names(world: World) -> None:
+    """Unbound is (0, 0), a connected socket has its peer and was bound by connecting."""
     as_root(world)
     sock = world.socket()
     assert sock.getpeername() == (0, 0)
@@ -146,6 +191,9 @@ def test_nl_07_names(world: World) -> None:
 
 
 def test_nl_08_sending(world: World) -> None:
+    """Nothing is ENODATA, out-of-band EOPNOTSUPP, a port nobody has ECONNREFUSED, too much EMSGSIZE; sending binds,
+    and there is no listening.
+    """
     as_root(world)
     sock = world.socket()
     fails(errno.ENODATA, sock.send, b"")
@@ -159,6 +207,7 @@ def test_nl_08_sending(world: World) -> None:
 
 
 def test_nl_08_user_to_user(world: World) -> None:
+    """A datagram for another port goes there, and says where it comes from."""
     as_root(world)
     one, two = world.socket(), world.socket()
     one.bind((0, 0))
@@ -178,11 +227,26 @@ def test_a_connected_socket_hears_its_peer_only(world: World) -> None:
     assert two.recv(10) == b"yes"
 
 
+def test_nl_18_readiness(world: World) -> None:
+    """A socket can always be written to, and be read from while something waits; nothing else is told."""
+    sock = world.socket()
+    assert world.bits(sock) == OUT
+    sock.bind((0, 0))
+    assert world.bits(sock) == OUT
+    sock.send(request())
+    assert world.bits(sock) == IN | OUT
+    sock.recv(65536)
+    assert world.bits(sock) == OUT
+
+
 def test_usersock_has_no_kernel_side(world: World) -> None:
     fails(errno.ECONNREFUSED, world.socket(NETLINK_USERSOCK).send, b"x")
 
 
 def test_nl_10_receiving(world: World) -> None:
+    """A short buffer truncates with MSG_TRUNC, a peek leaves the datagram, the kernel is (0, 0), an empty queue
+    EAGAIN.
+    """
     sock = world.socket()
     sock.bind((0, 0))
     sock.send(request())
@@ -195,6 +259,9 @@ def test_nl_10_receiving(world: World) -> None:
 
 
 def test_nl_11_groups_by_number(world: World) -> None:
+    """Groups are joined by number or by mask; each member has a copy, the sender none, and who never bound hears
+    nothing.
+    """
     as_root(world)
     one, two, sender = (world.socket(NETLINK_USERSOCK) for _ in range(3))
     sender.bind((0, 1 << 4))
@@ -268,6 +335,7 @@ def test_unknown_options(world: World) -> None:
 
 
 def test_nl_12_and_13_what_comes_along(world: World) -> None:
+    """PKTINFO tells the group, 0 for an answer; SO_PASSCRED whose it is, root with process id 0 for the kernel."""
     sock = world.socket()
     sock.bind((0, 0))
     sock.setsockopt(SOL_SOCKET, SO_PASSCRED, 1)
@@ -279,6 +347,7 @@ def test_nl_12_and_13_what_comes_along(world: World) -> None:
 
 
 def test_nl_12_the_group_of_a_multicast(world: World) -> None:
+    """PKTINFO tells the number of the group a datagram was sent to."""
     as_root(world)
     ear, sender = world.socket(NETLINK_USERSOCK), world.socket(NETLINK_USERSOCK)
     ear.bind((0, 2))
@@ -296,6 +365,9 @@ def overflow(world: World, sock: Any) -> None:
 
 
 def test_nl_09_an_overrun_is_reported_once(world: World) -> None:
+    """A queue that overflows drops, and says so once: POLLERR and ENOBUFS; what was queued stays, and nothing is
+    queued until it is empty.
+    """
     sock = world.socket()
     overflow(world, sock)
     assert world.bits(sock) == IN | OUT | ERR
@@ -314,6 +386,7 @@ def test_nl_09_an_overrun_is_reported_once(world: World) -> None:
 
 
 def test_nl_09_no_enobufs(world: World) -> None:
+    """With NETLINK_NO_ENOBUFS an overrun is not reported."""
     sock = world.socket()
     sock.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
     overflow(world, sock)
@@ -322,6 +395,7 @@ def test_nl_09_no_enobufs(world: World) -> None:
 
 
 def test_nl_14_messages_in_one_datagram_are_handled_in_order(world: World) -> None:
+    """Several messages are handled in order; one with a length that lies ends the datagram without a word."""
     sock = world.socket()
     sock.bind((0, 0))
     sock.send(request(seq=7) + request(seq=8, index=999))
@@ -338,6 +412,7 @@ def test_nl_14_messages_in_one_datagram_are_handled_in_order(world: World) -> No
 
 
 def test_rt_e2_without_request_only_an_ack(world: World) -> None:
+    """A message without NLM_F_REQUEST is nobody's, but acknowledged if it asks for that."""
     sock = world.socket()
     sock.bind((0, 0))
     sock.setblocking(False)
@@ -349,6 +424,7 @@ def test_rt_e2_without_request_only_an_ack(world: World) -> None:
 
 
 def test_rt_e11_one_dump_at_a_time(world: World) -> None:
+    """A second dump on a socket while the first goes on is EBUSY, afterwards it is fine."""
     sock = world.socket()
     sock.bind((0, 0))
     sock.send(request(flags=NLM_F_DUMP, seq=1, index=0))
@@ -380,6 +456,7 @@ def test_the_generic_controller_lists_families(world: World) -> None:
 
 
 def test_ue_06_what_is_sent_to_the_kernel_side_of_uevents_is_ignored(world: World) -> None:
+    """What is sent to the kernel is taken and ignored."""
     as_root(world)
     sock = world.socket(NETLINK_KOBJECT_UEVENT)
     assert sock.send(b"x") == 1
@@ -417,6 +494,9 @@ def test_sec_04_and_sec_08_without_capabilities(stack: Stack) -> None:
 
 
 def test_nl_03_tables_are_the_namespaces(stack: Stack) -> None:
+    """Ports and groups belong to a network namespace: a port taken here is free there, and what happens there is not
+    heard here.
+    """
     there = stack.add_netns("other")
     with stack.socket.socket(AF_NETLINK, RAW, 0) as here:
         here.bind((77, 1))
@@ -437,6 +517,7 @@ def test_nl_03_tables_are_the_namespaces(stack: Stack) -> None:
 
 
 def test_rt_e9_dumps_come_in_bounded_datagrams_as_fast_as_they_are_read(stack: Stack) -> None:
+    """A dump comes in datagrams of a page, larger ones for who has a larger buffer, and DONE in one of its own."""
     for number in range(100):
         stack.netns.add_address(stack.netns.lo, f"127.1.{number}.1/32")
     with stack.socket.socket(AF_NETLINK, RAW, 0) as sock:
@@ -456,6 +537,7 @@ def test_rt_e9_dumps_come_in_bounded_datagrams_as_fast_as_they_are_read(stack: S
 
 
 def test_rt_e1_a_dump_that_was_overtaken_says_so(stack: Stack) -> None:
+    """A dump of a list that changed meanwhile has NLM_F_DUMP_INTR."""
     for number in range(100):
         stack.netns.add_address(stack.netns.lo, f"127.1.{number}.1/32")
     with stack.socket.socket(AF_NETLINK, RAW, 0) as sock:

@@ -81,6 +81,9 @@ def final(told: list[Any]) -> dict[Any, Any]:
 
 
 def test_rt_17_every_notification_is_the_kernels() -> None:
+    """What the groups hear of every change - addresses, port and number of who asked, flags, order - is what a kernel
+    tells them.
+    """
     theirs = kernel("monitor_script")
     with Network() as network:
         ours = monitor_script.run(network.stack("gw").socket, 0, 0)

@@ -41,12 +41,16 @@ ALL = [LINK, STATISTICS, ADDR, ROUTE, NEIGH, NEIGHTBL, RULE, CONTROLLER]
 
 
 def test_nl_14_a_message_by_hand() -> None:
+    """A message is length, type, flags, sequence number, port, and a body aligned to four bytes."""
     assert header.pack(18, 0x301, 7, 9, b"abcde") == bytes.fromhex(
         "15000000 1200 0103 07000000 09000000 6162636465 000000".replace(" ", "")
     )
 
 
 def test_nl_15_attributes_by_hand() -> None:
+    """An attribute is length with header, type with NESTED and NET_BYTEORDER in its high bits, and a value aligned to
+    four bytes.
+    """
     schema = Schema((1, "small", U8), (2, "name", String()), (3, "inner", Nested(Schema((1, "port", BE16)))))
     wire = schema.emit({"small": 5, "name": "lo", "inner": {"port": 0x1234}})
     assert wire.hex() == "0500010005000000" + "070002006c6f0000" + "0c0003800600010012340000"
@@ -66,6 +70,7 @@ def test_none_and_false_are_left_out_and_flags_are_empty() -> None:
     ],
 )
 def test_rt_05_numbers(value: bytes, code: int | None) -> None:
+    """A number is the size it is: shorter is an error, longer is cut."""
     schema = Schema((4, "mtu", U32))
     wire = pack(9, b"unknown") + pack(4, value)
     if code is None:
@@ -79,6 +84,7 @@ def test_rt_05_numbers(value: bytes, code: int | None) -> None:
 
 
 def test_rt_05_strings() -> None:
+    """A name ends at its zero, and is not longer than it may be."""
     plain, zero = Schema((3, "name", String(15))), Schema((3, "name", String(15, zero=True)))
     assert plain.parse(pack(3, b"x" * 15)) == {"name": "x" * 15}, "the final zero may be missing"
     with pytest.raises(NetlinkError) as long:
