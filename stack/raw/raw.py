@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 IPPROTO_RAW: Final = 255
 _UDP: Final = 17
 _SUMMED_BY_DEVICES: Final = (6, 17)
+_ICMP: Final = {4: ipv4.PROTO_ICMP, 6: ipv6.ICMPV6}
+_TYPE_AND_CODE: Final = 2  # bytes
 _DF: Final = 0x40  # in the seventh byte of an IPv4 header
 
 
@@ -89,7 +91,7 @@ class RawEndpoint(IpEndpoint):
         """Send one packet; returns the bytes of `data`. `proto`: instead of its own, for IPPROTO_RAW over IPv6.
 
         Raises NetError: EDESTADDRREQ, EMSGSIZE, EACCES (broadcast), EINVAL (a header that is none, no room for the
-        checksum), what `IpLayer.route` raises, ENETDOWN.
+        checksum), EFAULT (ICMP of less than two bytes), what `IpLayer.route` raises, ENETDOWN.
         """
         size = len(data)
         if size > MAX_LENGTH:
@@ -98,6 +100,8 @@ class RawEndpoint(IpEndpoint):
             if self.remote is None:
                 raise NetError(errno.EDESTADDRREQ)
             dst = self.remote[0]
+        if not self.header_included and size < _TYPE_AND_CODE and self.proto == _ICMP[self.version]:
+            raise NetError(errno.EFAULT)  # Linux looks at type and code, for its routing policy
         route = self.route(dst, how)
         if self.header_included:
             if size > route.iface.mtu:

@@ -76,6 +76,9 @@ class World:
         """Poll bits among IN, OUT, RDHUP, ERR, HUP."""
         raise NotImplementedError
 
+    def let_go(self) -> None:
+        """Sockets that were closed are gone: the process that made the kernel's holds them a moment longer."""
+
     def await_error(self, sock: Any) -> None:
         """Wait until an error is pending; the kernel's loopback is quick, not instant."""
         raise NotImplementedError
@@ -125,6 +128,9 @@ class KernelWorld(World):
         poll = select.poll()
         poll.register(sock, ASKED)
         return sum(bits for _, bits in poll.poll(0))
+
+    def let_go(self) -> None:
+        self.host.sysctl("net.ipv4.ip_forward")  # it closes its own before it reads the next request
 
     def await_error(self, sock: Any) -> None:
         poll = select.poll()

@@ -377,7 +377,8 @@ def _closed_port(world: World) -> int:
     with world.socket(INET, kernel.SOCK_DGRAM) as sock:
         sock.bind((LO4, 0))
         port: int = sock.getsockname()[1]
-        return port
+    world.let_go()
+    return port
 
 
 def test_raw_sockets_make_a_protocol_known(world: World) -> None:
@@ -391,7 +392,7 @@ def test_raw_sockets_make_a_protocol_known(world: World) -> None:
     assert taker.recv(100)[20:] == b"12345678"
     assert world.nothing(watcher)
     taker.close()
-    world.index("lo")  # the process that made the kernel's socket has let go of it, too
+    world.let_go()
     sender.sendto(header(proto=OTHER) + b"12345678", (LO4, 0))
     assert watcher.recv(100)[20:22] == b"\x03\x02"
 
@@ -541,9 +542,8 @@ def test_raw_and_packet_sockets_tell_what_waits(world: World) -> None:
 
 
 def _asked(world: World, sock: Any, question: int) -> int:
-    ask = fcntl.ioctl if world.is_kernel else sock.ioctl
-    answer: int = struct.unpack("@i", ask(sock, question, bytes(4)) if world.is_kernel else ask(question, bytes(4)))[0]
-    return answer
+    answer = fcntl.ioctl(sock, question, bytes(4)) if world.is_kernel else sock.ioctl(question, bytes(4))
+    return int(struct.unpack("@i", answer)[0])
 
 
 def _empty(sock: Any) -> bool:

@@ -31,6 +31,8 @@ class PingOpen(IpMessagePhase):
         return self.socket.endpoint
 
     def bind(self, address: ScopedAddress) -> None:
+        if len(address[0]) != len(self.endpoint.any):
+            raise NetError(errno.EINVAL)
         self.endpoint.bind(address[0], address[1])
 
     def _bind(self) -> None:
@@ -39,6 +41,8 @@ class PingOpen(IpMessagePhase):
 
     def connect(self, address: ScopedAddress) -> None:
         self._bind()
+        if len(address[0]) != len(self.endpoint.any):
+            raise NetError(errno.ENETUNREACH)
         super().connect(address)
 
     def send(self, data: Buffer, flags: int, address: ScopedAddress | None) -> int | Again:

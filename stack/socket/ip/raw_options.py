@@ -135,6 +135,7 @@ def _header_included(level: int, number: int, name: str) -> Option:
         name,
         Kind.BOOL,
         short_ok=level == IPPROTO_IP,
+        empty_ok=level == IPPROTO_IP,
         effect=effect,
         get=lambda socket: int(socket.endpoint.header_included),
     )
@@ -155,6 +156,8 @@ RAW6_OPTIONS: Final = OptionTable(
         *_rows(*_defaults_only(ip_rows(stream=False)), *_ROWS6),
         *(_checksum(level) for level in (SOL_RAW, IPPROTO_IPV6)),
         *(_header_included(level, IPV6_HDRINCL, "IPV6_HDRINCL") for level in (SOL_RAW, IPPROTO_IPV6)),
+        # What is not there is looked for after the value, other than elsewhere: a short one is EINVAL.
+        Option(SOL_RAW, ICMP_FILTER, "ICMP_FILTER", readable=False, writable=False),
         _icmp_filter(SOL_ICMPV6, ICMPV6_FILTER, "ICMPV6_FILTER", _ICMPV6, _DEFAULT6),
     ],
     unknown_level_get=errno.ENOPROTOOPT,

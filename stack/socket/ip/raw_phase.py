@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
+from stack.socket.ip.address import MAPPED
 from stack.socket.ip.binding import LOOPBACK4, LOOPBACK6
 from stack.socket.message import MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
@@ -38,18 +39,24 @@ class IpMessagePhase(Phase):
         return self.socket.endpoint
 
     def destination(self, address: ScopedAddress) -> ScopedAddress:
-        """Whom an address stands for: "any" is this host. Raises NetError(ENETUNREACH)."""
+        """Whom an address stands for: "any" is this host; a mapped one is an IPv6 address like others."""
         target, port, scope = address
         endpoint = self.endpoint
         if len(target) != len(endpoint.any):
-            raise NetError(errno.ENETUNREACH)
+            target = MAPPED + target
         if not any(target):
             target = LOOPBACK4 if endpoint.version == 4 else LOOPBACK6
         return target, port, scope
 
     def connect(self, address: ScopedAddress) -> None:
+        endpoint = self.endpoint
+        if len(address[0]) < len(endpoint.any):
+            # As on Linux, a mapped address can be connected to, if IPv4 has a way there; nothing can be sent to it.
+            source = self.socket.host.netns.ip.route(address[0]).src
+            endpoint.remote, endpoint.connected_from = (MAPPED + address[0], address[1]), MAPPED + source
+            return
         target, port, oif = self.destination(address)
-        self.endpoint.connect(target, port, oif=oif)
+        endpoint.connect(target, port, oif=oif)
 
     def receive(self, size: int, flags: int) -> Message | Again:
         endpoint = self.endpoint

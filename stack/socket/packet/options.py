@@ -31,6 +31,7 @@ PACKET_VNET_HDR_SZ: Final = 24
 SOCK_RAW: Final = 3
 #: struct packet_mreq: interface, kind, address length, address
 _MREQ: Final = struct.Struct("=iHH8s")
+_INT: Final = struct.Struct("@i")
 _STATISTICS: Final = struct.Struct("=II")
 #: struct virtio_net_hdr, and with the count of merged buffers.
 _VNET_SIZES: Final = (0, VNET_HEADER.size, VNET_HEADER.size + 2)
@@ -60,6 +61,26 @@ def _drop(socket: PacketSocket, value: Any) -> None:
 
 def _statistics(socket: PacketSocket) -> bytes:
     return _STATISTICS.pack(*socket.endpoint.statistics())
+
+
+def _exact_int(data: bytes) -> int:
+    """Of some options Linux takes neither less nor more than an int. Raises NetError(EINVAL)."""
+    if len(data) != _INT.size:
+        raise NetError(errno.EINVAL)
+    return int(_INT.unpack(data)[0])
+
+
+def _set_bypass(socket: PacketSocket, data: bytes) -> None:
+    """There is no queueing discipline to go round."""
+    socket.options.store(SOL_PACKET, PACKET_QDISC_BYPASS, int(_exact_int(data) != 0))
+
+
+def _set_ignore(socket: PacketSocket, data: bytes) -> None:
+    value = _exact_int(data)
+    if value not in (0, 1):
+        raise NetError(errno.EINVAL)
+    socket.options.store(SOL_PACKET, PACKET_IGNORE_OUTGOING, value)
+    socket.endpoint.set_ignore_outgoing(bool(value))
 
 
 def _headers_only(socket: PacketSocket, _: Value) -> None:
@@ -98,8 +119,8 @@ PACKET_OPTIONS: Final = OptionTable(
             effect=_set_vnet,
             get=lambda socket: int(bool(socket.endpoint.vnet_header)),
         ),
-        _row(PACKET_QDISC_BYPASS, "PACKET_QDISC_BYPASS"),
-        _row(PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING", Kind.INT, low=0, high=1),
+        _row(PACKET_QDISC_BYPASS, "PACKET_QDISC_BYPASS", act=_set_bypass),
+        _row(PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING", act=_set_ignore),
         _row(
             PACKET_VNET_HDR_SZ,
             "PACKET_VNET_HDR_SZ",
@@ -122,5 +143,3 @@ def apply(socket: PacketSocket, level: int, name: int) -> None:
     if (level, name) in FILTER_OPTIONS:
         endpoint.filter = attached(options)
     endpoint.receive_limit = options.value(SOL_SOCKET, SO_RCVBUF)
-    if level == SOL_PACKET and name == PACKET_IGNORE_OUTGOING:
-        endpoint.set_ignore_outgoing(bool(options.value(SOL_PACKET, PACKET_IGNORE_OUTGOING)))
