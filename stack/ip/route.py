@@ -64,6 +64,14 @@ class Route:
         #: Ones' complement sum of src and dst, so that an IPv4 header costs three additions (RFC 1071).
         self.address_sum = (int.from_bytes(src, "big") + int.from_bytes(dst, "big")) % 0xFFFF
 
+    def with_mtu(self, mtu: int) -> Route:
+        """The same, taking packets of up to `mtu` bytes."""
+        if mtu == self.mtu:
+            return self
+        other = Route(self.iface, self.src, self.dst, self.next_hop, mtu, self.kind, self.generation)
+        other.neighbour = self.neighbour
+        return other
+
     def __repr__(self) -> str:
         return f"Route(to {self.dst.hex()} via {self.next_hop.hex()} dev {self.iface.name} {self.kind.name})"
 

@@ -24,7 +24,7 @@ from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.ip.route import Route, RouteKind
 from stack.link.device import GSO_NONE, GSO_UDP_L4
 from stack.udp.datagram import Datagram, ReceiveQueue
-from stack.udp.sending import MAX_SEGMENTS, PLAIN, Discover, SendOptions, Settings
+from stack.udp.sending import MAX_SEGMENTS, PLAIN, CongestedError, Corked, Discover, SendOptions, Settings
 from stack.wire.checksum import checksum, pseudo_sum
 from stack.wire.udp import CHECKSUM_OFFSET, HEADER, HEADER_LENGTH, PROTO
 
@@ -51,27 +51,6 @@ _PROBE: Final = int(Discover.PROBE)
 _INTERFACE: Final = int(Discover.INTERFACE)
 
 
-class CongestedError(NetError):
-    """The link does not take more for now; `UdpEndpoint.on_event` tells when it does."""
-
-    def __init__(self) -> None:
-        super().__init__(errno.EAGAIN)
-
-
-class _Corked:
-    """A datagram that is not complete yet."""
-
-    __slots__ = ("address", "how", "parts", "port", "route", "size")
-
-    def __init__(self, route: Route, address: bytes, port: int, how: SendOptions) -> None:
-        self.route = route
-        self.address = address
-        self.port = port
-        self.how = how
-        self.parts: list[Buffer] = []
-        self.size = 0
-
-
 class UdpEndpoint:
     """See above."""
 
@@ -81,7 +60,7 @@ class UdpEndpoint:
         self._bound = bound
         self._queue = ReceiveQueue()
         self._route: Route | None = None
-        self._corked: _Corked | None = None
+        self._corked: Corked | None = None
         self._congested: Interface | None = None
         self.errors = ErrorQueue()
         self.connected_from: bytes | None = None  #: local address a connect() chose
@@ -207,7 +186,7 @@ class UdpEndpoint:
             self._ip.confirm(route)
         size = len(data)
         if how.more:
-            self._corked = corked = _Corked(route, address, port, how)
+            self._corked = corked = Corked(route, address, port, how)
             return self._append(corked, data, how)
         self._emit(route, address, port, (data,), size, how)
         return size
@@ -242,7 +221,7 @@ class UdpEndpoint:
         """A datagram is being collected."""
         return self._corked is not None
 
-    def _append(self, corked: _Corked, data: Buffer, how: SendOptions) -> int:
+    def _append(self, corked: Corked, data: Buffer, how: SendOptions) -> int:
         size = len(data)
         if corked.size + size > (MAX_PAYLOAD4 if len(corked.address) == 4 else MAX_PAYLOAD6):
             self._corked = None
@@ -267,9 +246,9 @@ class UdpEndpoint:
             raise self._too_long(route, address, port, settings)
         discover = settings.discover
         if discover >= _PROBE:
-            route = _with_mtu(route, min(route.iface.mtu, 65535) if v4 else self._ip.mtu6(route.iface))
+            route = route.with_mtu(min(route.iface.mtu, 65535) if v4 else self._ip.mtu6(route.iface))
         if settings.longest and settings.longest < route.mtu:
-            route = _with_mtu(route, settings.longest)
+            route = route.with_mtu(settings.longest)
         fits = length + (20 + len(options) if v4 else 40) <= route.mtu
         segment = self.segment if how.segment is None else how.segment
         gso_type = GSO_NONE
@@ -499,12 +478,3 @@ class UdpEndpoint:
                 self.groups.close()
             self._layer.forget(self)
             self._bound.release()
-
-
-def _with_mtu(route: Route, mtu: int) -> Route:
-    """`route`, taking packets of up to `mtu` bytes."""
-    if mtu == route.mtu:
-        return route
-    other = Route(route.iface, route.src, route.dst, route.next_hop, mtu, route.kind, route.generation)
-    other.neighbour = route.neighbour
-    return other

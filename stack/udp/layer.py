@@ -163,10 +163,13 @@ class UdpLayer:
     def _choose(
         self, endpoints: list[UdpEndpoint], packet: IpPacket, src_port: int, dst_port: int
     ) -> UdpEndpoint | None:
+        ifindex = packet.iface.index
+        if len(endpoints) == 1:
+            only = endpoints[0]
+            return only if only.accepts(packet, src_port, packet.dst, ifindex) else None
         best: UdpEndpoint | None = None
         best_score = 0
         group: list[UdpEndpoint] = []
-        ifindex = packet.iface.index
         for endpoint in endpoints:
             score = endpoint.accepts(packet, src_port, packet.dst, ifindex)
             if score and score >= best_score:

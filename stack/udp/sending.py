@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from stack.errors import NetError
+
+if TYPE_CHECKING:
+    from stack.ip.route import Route
+    from stack.link.device import Buffer
 
 #: Datagrams one call may be cut into (UDP_SEGMENT): UDP_MAX_SEGMENTS of Linux since 6.9; it was 64 before.
 MAX_SEGMENTS: Final = 128
@@ -85,3 +92,24 @@ class SendOptions:
 
 
 PLAIN: Final = SendOptions()
+
+
+class CongestedError(NetError):
+    """The link does not take more for now; `UdpEndpoint.on_event` tells when it does."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN)
+
+
+class Corked:
+    """A datagram that is not complete yet."""
+
+    __slots__ = ("address", "how", "parts", "port", "route", "size")
+
+    def __init__(self, route: Route, address: bytes, port: int, how: SendOptions) -> None:
+        self.route = route
+        self.address = address
+        self.port = port
+        self.how = how
+        self.parts: list[Buffer] = []
+        self.size = 0

@@ -33,7 +33,7 @@ from stack.socket.options_device import SO_TIMESTAMPING, SO_TIMESTAMPING_NEW
 from stack.socket.options_socket import SO_PEEK_OFF, SO_SELECT_ERR_QUEUE
 from stack.socket.poll import ERR, IN, OUT, PRI, RDNORM, WRNORM
 from stack.udp import SendOptions
-from stack.udp.endpoint import CongestedError
+from stack.udp.sending import CongestedError
 from stack.wire.ipv6 import is_link_local
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class DatagramBound(Phase):
             raise NetError(endpoint.take_error())
         if self.socket.mute:
             raise NetError(errno.EPIPE)
+        if ancillary and address is None and endpoint.remote is None:
+            raise NetError(errno.EDESTADDRREQ)
         target = None
         if address is not None:
             _, target = connect_source(self.socket, None, address[:2])
