@@ -8,7 +8,7 @@ unit the socket option has at the socket edge. After changing a field of a live 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.tcp.rtt import RTO_MAX, RTO_MIN
@@ -54,6 +54,7 @@ class TcpOptions:
     inq: bool = False  #: TCP_INQ
     filter: Program | None = None  #: SO_ATTACH_FILTER, see `stack.tcp.filtering`
     ttl: int = DEFAULT_TTL  #: IP_TTL or IPV6_UNICAST_HOPS
+    told: Any = None  #: of a Listener: what its socket had been told, for the sockets of its connections
     tos: int = 0  #: IP_TOS or IPV6_TCLASS
 
     def copy(self) -> TcpOptions:

@@ -292,7 +292,7 @@ def test_a_timeout_takes_its_time_in_virtual_time(virtual: Network) -> None:
         assert virtual.clock() - before == 3600 * NS_PER_S
 
 
-def test_connecting_to_nobody_gives_up_after_two_minutes_of_virtual_time(virtual: Network) -> None:
+def test_tcp_05_28_connecting_to_nobody_gives_up_after_two_minutes_of_virtual_time(virtual: Network) -> None:
     """TCP-05, TCP-28: 1 + 2 + 4 + ... seconds of SYN retransmissions."""
     left, _ = cable(virtual.scheduler)
     stack = virtual.stack("gw")
@@ -304,7 +304,7 @@ def test_connecting_to_nobody_gives_up_after_two_minutes_of_virtual_time(virtual
     assert NS_PER_S < virtual.clock() - virtual_before < 200 * NS_PER_S
 
 
-def test_lingering_close_waits_for_the_peer(virtual: Network) -> None:
+def test_tcp_22_lingering_close_waits_for_the_peer(virtual: Network) -> None:
     """TCP-22: until everything is acknowledged, or for as long as was asked for; without SO_LINGER not at all."""
     outage = Impairment(delay_ns=100 * NS_PER_MS, seed=1)
     left, right = cable(virtual.scheduler, a_to_b=outage, b_to_a=outage)

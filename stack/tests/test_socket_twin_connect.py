@@ -59,8 +59,8 @@ def test_type_flags_are_not_part_of_the_type(world: World) -> None:
 # -- a fresh TCP socket -----------------------------------------------------------------------------------------------
 
 
-def test_unconnected_stream(world: World) -> None:
-    """TCP-18, 19, 20 and the poll matrix: OUT and HUP."""
+def test_tcp_18_19_20_39_unconnected_stream(world: World) -> None:
+    """An unconnected socket can neither send nor receive nor be shut down; poll says OUT and HUP."""
     with world.socket.socket() as sock:
         assert world.bits(sock) == OUT | HUP
         assert code(sock.recv, 1) == errno.ENOTCONN
@@ -82,8 +82,8 @@ def test_closed_socket_is_ebadf(world: World) -> None:
         assert code(call) == errno.EBADF
 
 
-def test_bind(world: World) -> None:
-    """TCP-01, CORE-19."""
+def test_tcp_01_bind(world: World) -> None:
+    """bind() takes a free port of ours once; foreign addresses, taken ports and second binds are refused."""
     with world.socket.socket() as sock, world.socket.socket() as other:
         assert code(sock.bind, ("192.0.2.77", 0)) == errno.EADDRNOTAVAIL
         sock.bind((LOOPBACK, 0))
@@ -94,8 +94,8 @@ def test_bind(world: World) -> None:
         assert code(other.bind, ("", address[1])) == errno.EADDRINUSE
 
 
-def test_reuseaddr_shares_bound_ports_but_not_listening_ones(world: World) -> None:
-    """TCP-03."""
+def test_tcp_03_reuseaddr_shares_bound_ports_but_not_listening_ones(world: World) -> None:
+    """With SO_REUSEADDR on both a bound port is shared, but only one may listen, and nobody joins a listener."""
     with world.socket.socket() as one, world.socket.socket() as other, world.socket.socket() as third:
         for sock in (one, other, third):
             sock.setsockopt(kernel.SOL_SOCKET, kernel.SO_REUSEADDR, 1)
@@ -106,8 +106,8 @@ def test_reuseaddr_shares_bound_ports_but_not_listening_ones(world: World) -> No
         assert code(third.bind, one.getsockname()) == errno.EADDRINUSE
 
 
-def test_reuseport_lets_two_listen(world: World) -> None:
-    """TCP-04."""
+def test_tcp_04_reuseport_lets_two_listen(world: World) -> None:
+    """With SO_REUSEPORT on all of them several listen on one port; who has it not is refused."""
     with world.socket.socket() as one, world.socket.socket() as other, world.socket.socket() as third:
         for sock in (one, other):
             sock.setsockopt(kernel.SOL_SOCKET, kernel.SO_REUSEPORT, 1)
@@ -139,7 +139,8 @@ def test_bad_addresses(world: World, address: Any, error: type[Exception]) -> No
 # -- connecting -------------------------------------------------------------------------------------------------------
 
 
-def test_connect_and_addresses(world: World) -> None:
+def test_tcp_08_connect_and_addresses(world: World) -> None:
+    """Both ends name each other; connected sockets, accepted ones too, refuse connect, bind, listen and accept."""
     client, served = world.pair()
     with client, served:
         assert client.getpeername() == served.getsockname()
@@ -154,8 +155,8 @@ def test_connect_and_addresses(world: World) -> None:
         assert world.bits(client) == OUT
 
 
-def test_connect_refused(world: World) -> None:
-    """TCP-05; the socket may try again at once."""
+def test_tcp_05_connect_refused(world: World) -> None:
+    """A blocking connect says ECONNREFUSED itself, and the socket may try again at once."""
     with world.socket.socket() as sock, world.listener() as listener:
         assert code(sock.connect, world.refused_address()) == errno.ECONNREFUSED
         assert code(sock.getpeername) == errno.ENOTCONN
@@ -165,7 +166,8 @@ def test_connect_refused(world: World) -> None:
         listener.accept()[0].close()
 
 
-def test_connect_ex(world: World) -> None:
+def test_tcp_07_connect_ex(world: World) -> None:
+    """After SO_ERROR has taken a refusal the next connect is ECONNABORTED once, and then a fresh attempt."""
     with world.socket.socket() as sock, world.listener() as listener:
         sock.settimeout(10)
         assert sock.connect_ex(world.refused_address()) == errno.ECONNREFUSED
@@ -173,8 +175,8 @@ def test_connect_ex(world: World) -> None:
         assert sock.connect_ex(listener.getsockname()) == 0
 
 
-def test_nonblocking_connect_answers_zero_once(world: World) -> None:
-    """TCP-06."""
+def test_tcp_06_nonblocking_connect_answers_zero_once(world: World) -> None:
+    """EINPROGRESS, then POLLOUT; the next connect returns 0 exactly once, then EISCONN."""
     with world.listener() as listener, world.socket.socket() as sock:
         sock.setblocking(False)
         result = sock.connect_ex(listener.getsockname())
@@ -185,8 +187,8 @@ def test_nonblocking_connect_answers_zero_once(world: World) -> None:
         listener.accept()[0].close()
 
 
-def test_nonblocking_refusal_is_reported_by_poll_and_then_by_connect(world: World) -> None:
-    """TCP-06, TCP-07, poll matrix 0x201D."""
+def test_tcp_06_07_39_nonblocking_refusal_is_reported_by_poll_and_then_by_connect(world: World) -> None:
+    """A refusal shows as IN, OUT, RDHUP, HUP and ERR; the next connect reports it, the one after tries anew."""
     address = world.refused_address()
     with world.socket.socket() as sock:
         sock.setblocking(False)
@@ -199,8 +201,8 @@ def test_nonblocking_refusal_is_reported_by_poll_and_then_by_connect(world: Worl
         world.settle(sock, ERR)
 
 
-def test_error_taken_by_so_error_leaves_one_econnaborted(world: World) -> None:
-    """TCP-07."""
+def test_tcp_07_error_taken_by_so_error_leaves_one_econnaborted(world: World) -> None:
+    """SO_ERROR gives ECONNREFUSED once; the connect after it is ECONNABORTED once."""
     address = world.refused_address()
     with world.socket.socket() as sock:
         sock.setblocking(False)
@@ -214,8 +216,8 @@ def test_error_taken_by_so_error_leaves_one_econnaborted(world: World) -> None:
         world.settle(sock, ERR)
 
 
-def test_send_and_recv_on_a_refused_socket(world: World) -> None:
-    """TCP-07: the error once, then EPIPE for send and the end for recv."""
+def test_tcp_07_send_and_recv_on_a_refused_socket(world: World) -> None:
+    """The error once, then EPIPE for send and the end for recv, and ENOTCONN after the aborted connect."""
     address = world.refused_address()
     attempts: list[tuple[Callable[[Any], Any], int | None]] = [
         (lambda sock: sock.send(b"x"), errno.EPIPE),
@@ -235,7 +237,8 @@ def test_send_and_recv_on_a_refused_socket(world: World) -> None:
             assert code(sock.recv, 1) == errno.ENOTCONN
 
 
-def test_no_route(world: World) -> None:
+def test_tcp_05_no_route(world: World) -> None:
+    """A broadcast address is ENETUNREACH."""
     with world.socket.socket() as sock:
         sock.settimeout(10)
         assert code(sock.connect, ("255.255.255.255", 80)) == errno.ENETUNREACH
@@ -251,8 +254,8 @@ def test_connecting_to_any_is_connecting_to_loopback(world: World) -> None:
             assert sock.getpeername()[0] == LOOPBACK
 
 
-def test_self_connect(world: World) -> None:
-    """TCP-11, TCP-12."""
+def test_tcp_11_12_self_connect(world: World) -> None:
+    """A socket may connect to itself, which is a simultaneous open, and reads what it writes."""
     with world.socket.socket() as sock:
         sock.settimeout(10)
         sock.bind((LOOPBACK, 0))
@@ -264,8 +267,8 @@ def test_self_connect(world: World) -> None:
 # -- listening --------------------------------------------------------------------------------------------------------
 
 
-def test_listener(world: World) -> None:
-    """TCP-08, 13, 15, 19, 20 and the poll matrix."""
+def test_tcp_08_13_15_19_20_39_listener(world: World) -> None:
+    """A listening socket neither connects nor sends nor receives; it is readable while a connection waits."""
     with world.listener() as listener, world.socket.socket() as client:
         assert world.bits(listener) == 0
         assert code(listener.connect, listener.getsockname()) == errno.EISCONN
@@ -288,7 +291,8 @@ def test_listener(world: World) -> None:
             assert served.recv(1) == b""
 
 
-def test_listen_binds_by_itself(world: World) -> None:
+def test_tcp_13_listen_binds_by_itself(world: World) -> None:
+    """listen() on an unbound socket takes a free port of every address."""
     with world.socket.socket() as sock:
         sock.listen(1)
         assert sock.getsockname()[0] == "0.0.0.0"
@@ -296,8 +300,8 @@ def test_listen_binds_by_itself(world: World) -> None:
         assert sock.getsockopt(kernel.SOL_SOCKET, kernel.SO_ACCEPTCONN) == 1
 
 
-def test_accept_is_first_in_first_out(world: World) -> None:
-    """TCP-14."""
+def test_tcp_14_accept_is_first_in_first_out(world: World) -> None:
+    """Connections are accepted in the order of their handshakes."""
     with world.listener() as listener:
         clients = []
         for _ in range(4):
@@ -311,8 +315,8 @@ def test_accept_is_first_in_first_out(world: World) -> None:
             client.close()
 
 
-def test_shutdown_of_a_listener(world: World) -> None:
-    """TCP-18: listening can begin again; a port the user chose stays, another is given up."""
+def test_tcp_18_shutdown_of_a_listener(world: World) -> None:
+    """shutdown(SHUT_RD) ends listening, which can begin again; a port the user chose stays, another is given up."""
     with world.listener() as listener, world.socket.socket() as chosen:
         address = listener.getsockname()
         listener.shutdown(kernel.SHUT_WR)
@@ -328,8 +332,8 @@ def test_shutdown_of_a_listener(world: World) -> None:
         assert listener.getsockname()[0] == LOOPBACK
 
 
-def test_closing_a_listener_resets_who_waits(world: World) -> None:
-    """TCP-17."""
+def test_tcp_17_closing_a_listener_resets_who_waits(world: World) -> None:
+    """Connections not accepted yet are reset."""
     with world.listener() as listener, world.socket.socket() as client:
         client.settimeout(10)
         client.connect(listener.getsockname())
@@ -338,8 +342,8 @@ def test_closing_a_listener_resets_who_waits(world: World) -> None:
         assert code(client.send, b"x") == errno.ECONNRESET
 
 
-def test_options_are_inherited(world: World) -> None:
-    """TCP-16."""
+def test_tcp_16_options_are_inherited(world: World) -> None:
+    """Accepted sockets take over their listener's options, not its priority."""
     with world.listener() as listener, world.socket.socket() as client:
         listener.setsockopt(kernel.IPPROTO_TCP, kernel.TCP_NODELAY, 1)
         listener.setsockopt(kernel.SOL_SOCKET, kernel.SO_KEEPALIVE, 1)
@@ -369,8 +373,8 @@ def has_ipv6_loopback() -> bool:
     return True
 
 
-def test_dual_stack_server_sees_mapped_addresses(world: World) -> None:
-    """TCP-36."""
+def test_tcp_36_dual_stack_server_sees_mapped_addresses(world: World) -> None:
+    """An IPv6 socket without IPV6_V6ONLY serves both; IPv4 peers show as mapped addresses."""
     with world.socket.create_server(("", 0), family=kernel.AF_INET6, dualstack_ipv6=True) as server:
         port = server.getsockname()[1]
         peers = [(kernel.AF_INET, LOOPBACK, "::ffff:127.0.0.1")]
@@ -389,7 +393,8 @@ def test_dual_stack_server_sees_mapped_addresses(world: World) -> None:
                     assert served.recv(10) == b"hello"
 
 
-def test_v6only_server_leaves_ipv4_alone(world: World) -> None:
+def test_tcp_36_v6only_server_leaves_ipv4_alone(world: World) -> None:
+    """With IPV6_V6ONLY the same port is free for IPv4."""
     with world.socket.create_server(("", 0), family=kernel.AF_INET6) as server:
         assert server.getsockopt(kernel.IPPROTO_IPV6, kernel.IPV6_V6ONLY) == 1
         with world.socket.create_server((LOOPBACK, server.getsockname()[1])) as beside:

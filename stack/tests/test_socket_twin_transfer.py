@@ -28,7 +28,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 # -- transfer ---------------------------------------------------------------------------------------------------------
 
 
-def test_poll_matrix_of_a_connection(world: World) -> None:
+def test_tcp_18_39_poll_matrix_of_a_connection(world: World) -> None:
+    """Data is IN; a FIN is IN and RDHUP; both directions finished are HUP as well."""
     client, served = world.pair()
     with client, served:
         assert world.bits(served) == OUT
@@ -49,8 +50,8 @@ def test_poll_matrix_of_a_connection(world: World) -> None:
         assert world.settle(served, HUP) == IN | OUT | RDHUP | HUP
 
 
-def test_shutdown_read(world: World) -> None:
-    """TCP-18: what arrives later is still there to be read."""
+def test_tcp_18_39_shutdown_read(world: World) -> None:
+    """After SHUT_RD queued data is read, then the end, but what arrives later is still there to be read."""
     client, served = world.pair()
     with client, served:
         client.send(b"before")
@@ -67,8 +68,8 @@ def test_shutdown_read(world: World) -> None:
         assert served.recv(10) == b"after"
 
 
-def test_nothing_to_read(world: World) -> None:
-    """TCP-20: EAGAIN even for zero bytes."""
+def test_tcp_20_nothing_to_read(world: World) -> None:
+    """Without data recv is EAGAIN, even for zero bytes."""
     client, served = world.pair()
     with client, served:
         client.setblocking(False)
@@ -85,14 +86,15 @@ def test_nothing_to_read(world: World) -> None:
             client.recv(10, kernel.MSG_DONTWAIT)  # Python waits before it asks
 
 
-def test_zero_byte_send(world: World) -> None:
+def test_tcp_19_zero_byte_send(world: World) -> None:
+    """Sending nothing on a connection returns 0."""
     client, served = world.pair()
     with client, served:
         assert client.send(b"") == 0
 
 
-def test_sendto_on_a_connection_ignores_the_address(world: World) -> None:
-    """TCP-19, MM-04: recvfrom gives no address."""
+def test_tcp_19_sendto_on_a_connection_ignores_the_address(world: World) -> None:
+    """sendto ignores the address, recvfrom gives none (MM-04)."""
     client, served = world.pair()
     with client, served:
         assert client.sendto(b"abc", ("192.0.2.1", 9)) == 3
@@ -131,7 +133,8 @@ def test_recv_into_a_part(world: World) -> None:
             served.recv_into(b"read only")
 
 
-def test_sending_until_full(world: World) -> None:
+def test_tcp_19_39_sending_until_full(world: World) -> None:
+    """A full buffer is EAGAIN and not writable; room makes it writable again."""
     client, served = world.pair()
     with client, served:
         client.setblocking(False)
@@ -147,8 +150,8 @@ def test_sending_until_full(world: World) -> None:
         assert world.settle(client, OUT) == OUT
 
 
-def test_close_with_unread_data_resets(world: World) -> None:
-    """TCP-22, TCP-20, TCP-21: what had arrived first, then the error once, then the end."""
+def test_tcp_20_21_22_close_with_unread_data_resets(world: World) -> None:
+    """The peer reads what had arrived first, then ECONNRESET once, then the end."""
     client, served = world.pair()
     with client, served:
         served.sendall(b"last words")
@@ -165,8 +168,8 @@ def test_close_with_unread_data_resets(world: World) -> None:
         assert code(client.shutdown, kernel.SHUT_RD) == errno.ENOTCONN
 
 
-def test_send_takes_the_reset_first(world: World) -> None:
-    """TCP-19: ECONNRESET once, then EPIPE; recv then sees the end."""
+def test_tcp_19_20_send_takes_the_reset_first(world: World) -> None:
+    """A send gets ECONNRESET once, then EPIPE; recv then sees the end."""
     client, served = world.pair()
     with client, served:
         served.setsockopt(kernel.SOL_SOCKET, kernel.SO_LINGER, struct.pack("ii", 1, 0))
@@ -178,8 +181,8 @@ def test_send_takes_the_reset_first(world: World) -> None:
         assert world.bits(client) == IN | OUT | RDHUP | HUP
 
 
-def test_so_error_takes_the_reset(world: World) -> None:
-    """TCP-21."""
+def test_tcp_21_so_error_takes_the_reset(world: World) -> None:
+    """SO_ERROR takes the reset, and ERR is gone."""
     client, served = world.pair()
     with client, served:
         served.setsockopt(kernel.SOL_SOCKET, kernel.SO_LINGER, struct.pack("ii", 1, 0))
@@ -190,7 +193,8 @@ def test_so_error_takes_the_reset(world: World) -> None:
         assert client.recv(1) == b""
 
 
-def test_writing_to_a_closed_peer(world: World) -> None:
+def test_tcp_21_39_writing_to_a_closed_peer(world: World) -> None:
+    """The RST for data sent to a closed peer shows as ERR and HUP; after a FIN it is EPIPE."""
     client, served = world.pair()
     with client, served:
         served.close()

@@ -13,10 +13,11 @@ from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, CLOSED, Again, Socket, Timeout
 from stack.socket.ip import IPPROTO_TCP, SOCK_STREAM
 from stack.socket.ip.address import IpAddress, address_in, address_out
+from stack.socket.ip.binding import any_address
 from stack.socket.ip.fastopen_options import TCP_FASTOPEN_CONNECT
 from stack.socket.ip.stream_fastopen import send_with_syn
 from stack.socket.ip.stream_init import StreamInit
-from stack.socket.ip.stream_options import NOT_INHERITED, STREAM_OPTIONS, fill
+from stack.socket.ip.stream_options import STREAM_OPTIONS, fill, timeouts
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_OOB, Message
 from stack.socket.options import SOL_SOCKET, OptionTable
 from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 
 #: The peer has our FIN, or there is no peer any more.
 _ACKNOWLEDGED: Final = (TcpState.FIN_WAIT_2, TcpState.TIME_WAIT, TcpState.CLOSED)
+#: Linux tcp_need_reset, and SYN-SENT.
+_RESET_BY_DISCONNECT: Final = (
+    *(TcpState.ESTABLISHED, TcpState.CLOSE_WAIT, TcpState.FIN_WAIT_1, TcpState.FIN_WAIT_2),
+    *(TcpState.SYN_SENT, TcpState.SYN_RECEIVED),
+)
 #: Seconds; what a clock can count.
 LINGER_MAX: Final = 1 << 31
 
@@ -47,6 +53,7 @@ class StreamSocket(Socket):
         self.family = family
         self.low_water_max = host.netns.tcp.config.rcvbuf_max // 2
         self.chose_port = False  #: bind was given a port, not 0
+        self.chose_address = False  #: bind was given an address, not "any"
         self.phase = StreamInit(self)
 
     def address_in(self, address: object) -> IpAddress:
@@ -143,6 +150,32 @@ class StreamSocket(Socket):
         parts.append(data)
         return self._recv_all(parts, size, flags) if data and sum(map(len, parts)) < size else None
 
+    # -- disconnecting ------------------------------------------------------------------------------------------------
+
+    def disconnect(self) -> None:
+        """connect() to an address of family AF_UNSPEC, which Python's `connect` cannot say (row TCP-10).
+
+        Whatever the socket was, it is fresh afterwards, at a port its user chose if he did; a peer gets a RST.
+        """
+        self.call(self._disconnect)
+
+    def _disconnect(self) -> None:
+        phase, connection = self.phase, self.connection
+        if phase is CLOSED:
+            raise NetError(errno.EBADF)
+        if isinstance(phase, StreamInit):
+            phase.refused, phase.error = False, 0
+        elif connection is None:
+            phase.shutdown(0)  # a listener's way
+        else:
+            error = errno.ECONNRESET if connection.state in _RESET_BY_DISCONNECT else 0
+            bound = connection.bound.retain() if self.chose_port and connection.bound is not None else None
+            shown = connection.local if self.chose_address else (any_address(self), connection.local[1])
+            phase.close()
+            connection.abort()
+            self.phase = StreamInit(self, bound, error=error, before=shown)
+        self.pollee.notify()
+
     # -- what ioctl asks ----------------------------------------------------------------------------------------------
 
     def at_mark(self) -> bool:
@@ -185,7 +218,9 @@ class StreamSocket(Socket):
         from stack.socket.ip.stream_connected import StreamConnected
 
         child = StreamSocket(self.host, self.family)
-        child.options.inherit(self.options, except_for=NOT_INHERITED)
-        child.receive_timeout, child.send_timeout = self.receive_timeout, self.send_timeout
+        told = connection.options.told
+        child.options.inherit(told)
+        child.receive_timeout, child.send_timeout = timeouts(told)
+        connection.options.told = None
         child.phase = StreamConnected(child, connection)
         return child

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, Again, Phase
+from stack.socket.ip.stream_options import reuse
 from stack.socket.message import MSG_MORE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
 from stack.socket.options import SOL_SOCKET
 from stack.socket.options_socket import SO_LINGER
@@ -171,6 +172,8 @@ class StreamConnected(Phase):
 
     def option_changed(self, level: int, name: int) -> None:
         self.socket.apply_options(self.connection)
+        if self.connection.bound is not None:
+            reuse(self.socket, self.connection.bound)
 
     def close(self) -> None:
         connection = self.connection

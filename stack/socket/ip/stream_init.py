@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind, connect_source
+from stack.socket.ip.stream_options import reuse
 from stack.socket.message import Message
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
 
@@ -46,6 +47,7 @@ class StreamInit(Phase):
             raise NetError(errno.EINVAL)  # row CORE-19
         self.bound = bind(self.socket, self.socket.host.netns.tcp.ports, address)
         self.socket.chose_port = address[1] != 0
+        self.socket.chose_address = any(address[0])
 
     def connect(self, address: IpAddress, fastopen: Buffer | None = None) -> Again | None:
         """`fastopen`: data for the SYN, or b"" if only a cookie is wanted."""
@@ -120,6 +122,10 @@ class StreamInit(Phase):
         if self.refused:
             bits |= IN | RDNORM | RDHUP
         return bits | ERR if self.error else bits
+
+    def option_changed(self, level: int, name: int) -> None:
+        if self.bound is not None:
+            reuse(self.socket, self.bound)
 
     def close(self) -> None:
         if self.bound is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
-from stack.socket.ip.stream_options import fill
+from stack.socket.ip.stream_options import fill, heritage, reuse
 from stack.socket.message import Message
 from stack.socket.poll import IN, RDNORM
 
@@ -33,6 +33,7 @@ class StreamListen(Phase):
         self.socket = socket
         self.listener = listener
         self.bound = bound.retain()
+        listener.options.told = heritage(socket)
         listener.on_event = socket.pollee.notify
 
     @staticmethod
@@ -86,7 +87,8 @@ class StreamListen(Phase):
         return IN | RDNORM if self.listener.ready else 0
 
     def option_changed(self, level: int, name: int) -> None:
-        fill(self.listener.options, self.socket)
+        fill(self.listener.options, self.socket).told = heritage(self.socket)
+        reuse(self.socket, self.bound)
 
     def close(self) -> None:
         self.listener.on_event = None

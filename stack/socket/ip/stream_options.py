@@ -15,14 +15,18 @@ from stack.socket.filter import attached, filter_level
 from stack.socket.ip.fastopen_options import FASTOPEN_ROWS, TCP_FASTOPEN, TCP_FASTOPEN_KEY, TCP_FASTOPEN_NO_COOKIE
 from stack.socket.ip.options import ip_level, tos_of, ttl_of
 from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
-from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, Value
+from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, OptionValues, Value
 from stack.socket.options_socket import (
     SO_KEEPALIVE,
     SO_OOBINLINE,
     SO_PRIORITY,
     SO_RCVBUF,
     SO_RCVLOWAT,
+    SO_RCVTIMEO,
+    SO_REUSEADDR,
+    SO_REUSEPORT,
     SO_SNDBUF,
+    SO_SNDTIMEO,
     UNLIMITED,
     pacing_rate,
     socket_level,
@@ -30,6 +34,7 @@ from stack.socket.options_socket import (
 from stack.tcp.options import TcpOptions
 
 if TYPE_CHECKING:
+    from stack.ip.ports import BoundPort
     from stack.socket.ip.stream import StreamSocket
 
 IPPROTO_TCP: Final = 6
@@ -302,6 +307,26 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (SOL_SOCKET, SO_RCVBUF, "rcvbuf", lambda doubled: doubled // 2),
     (SOL_SOCKET, SO_SNDBUF, "sndbuf", lambda doubled: doubled // 2),
 )
+
+
+def heritage(socket: StreamSocket) -> OptionValues:
+    """What connections whose handshake ends now take over from a listening socket (row TCP-16)."""
+    values = OptionValues(socket.options.table)
+    values.inherit(socket.options, except_for=NOT_INHERITED)
+    return values
+
+
+def timeouts(values: OptionValues) -> tuple[int | None, int | None]:
+    """SO_RCVTIMEO and SO_SNDTIMEO as ns to wait, None for ever."""
+    both = (values.value(SOL_SOCKET, SO_RCVTIMEO), values.value(SOL_SOCKET, SO_SNDTIMEO))
+    receive, send = (None if value == 0 else max(value, 0) for value in both)
+    return receive, send
+
+
+def reuse(socket: StreamSocket, bound: BoundPort) -> None:
+    """SO_REUSEADDR and SO_REUSEPORT of a socket that is bound count for whoever binds next (row TCP-03)."""
+    bound.reuse_addr = bool(socket.options.value(SOL_SOCKET, SO_REUSEADDR))
+    bound.reuse_port = bool(socket.options.value(SOL_SOCKET, SO_REUSEPORT))
 
 
 def fill(options: TcpOptions, socket: StreamSocket) -> TcpOptions:

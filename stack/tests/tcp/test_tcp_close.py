@@ -136,7 +136,8 @@ def test_lost_fin_is_sent_again() -> None:
 # --- user's close ----------------------------------------------------------------------------------------------------
 
 
-def test_close_finishes_without_the_user() -> None:
+def test_tcp_22_close_finishes_without_the_user() -> None:
+    """After close() the data and the FIN get through without the user."""
     s = Script().established()
     s.connection.write(b"bye")
     s.close()
@@ -150,8 +151,8 @@ def test_close_finishes_without_the_user() -> None:
     assert not list(s.tcp.ports)
 
 
-def test_close_with_unread_data_resets() -> None:
-    """Row TCP-22; RFC 9293 section 3.6.1, RFC 2525 section 2.17."""
+def test_tcp_22_close_with_unread_data_resets() -> None:
+    """close() with data unread is a RST (RFC 9293 section 3.6.1, RFC 2525 section 2.17)."""
     s = Script().established()
     s.send(ACK, seq=1, ack=1, data=b"unread")
     s.drain()
@@ -160,7 +161,8 @@ def test_close_with_unread_data_resets() -> None:
     assert gone(s)
 
 
-def test_linger_zero_resets() -> None:
+def test_tcp_22_linger_zero_resets() -> None:
+    """SO_LINGER of zero seconds makes close() a RST."""
     s = Script().established()
     s.connection.write(b"lost")
     s.connection.close(linger=0)
@@ -169,8 +171,8 @@ def test_linger_zero_resets() -> None:
     assert gone(s)
 
 
-def test_data_for_an_orphan_is_reset() -> None:
-    """RFC 1122 section 4.2.2.13: "SHOULD send a RST to show that data was lost"."""
+def test_tcp_22_data_for_an_orphan_is_reset() -> None:
+    """Data for a connection nobody holds is answered by a RST (RFC 1122 section 4.2.2.13)."""
     s = Script().established()
     s.close()
     s.expect(FIN | ACK, seq=1)
@@ -179,7 +181,8 @@ def test_data_for_an_orphan_is_reset() -> None:
     assert gone(s)
 
 
-def test_orphan_leaves_fin_wait_2_after_a_minute() -> None:
+def test_tcp_22_orphan_leaves_fin_wait_2_after_a_minute() -> None:
+    """An orphan waits in FIN-WAIT-2 for tcp_fin_timeout, 60 s."""
     s = Script().established()
     s.close()
     s.send(ACK, seq=1, ack=2)
@@ -197,7 +200,8 @@ def test_shutdown_without_close_stays_in_fin_wait_2() -> None:
     assert gone(s)
 
 
-def test_negative_linger2_means_no_fin_wait_2() -> None:
+def test_tcp_22_negative_linger2_means_no_fin_wait_2() -> None:
+    """TCP_LINGER2 below zero: an orphan does not wait in FIN-WAIT-2 at all."""
     s = Script().established(TcpOptions(fin_timeout=-1))
     s.close()
     s.expect(FIN | ACK)
@@ -323,7 +327,8 @@ def test_segments_after_the_end_meet_a_reset() -> None:
 # --- TIME-WAIT -------------------------------------------------------------------------------------------------------
 
 
-def test_time_wait_acknowledges_the_fin_again_and_restarts() -> None:
+def test_tcp_23_time_wait_acknowledges_the_fin_again_and_restarts() -> None:
+    """TIME-WAIT answers a FIN that comes again, and its 60 s begin anew."""
     s = Script().time_wait()
     s.wait(50_000)
     s.send(FIN | ACK, seq=1, ack=2)
@@ -334,8 +339,8 @@ def test_time_wait_acknowledges_the_fin_again_and_restarts() -> None:
     assert gone(s)
 
 
-def test_new_syn_reopens_time_wait() -> None:
-    """RFC 6191, RFC 1122 section 4.2.2.13: if it is beyond the old sequence numbers; our ISS goes beyond, too."""
+def test_tcp_23_new_syn_reopens_time_wait() -> None:
+    """A SYN beyond the old sequence numbers reopens (RFC 6191, RFC 1122 section 4.2.2.13); our ISS goes beyond, too."""
     s = Script().time_wait()
     old = s.connection.sender.snd_nxt & 0xFFFFFFFF
     s.send(SYN, seq=100, options=HeaderOptions(mss=1460))
@@ -346,21 +351,24 @@ def test_new_syn_reopens_time_wait() -> None:
     assert s.listener.ready == 1
 
 
-def test_old_syn_does_not_reopen_time_wait() -> None:
+def test_tcp_23_old_syn_does_not_reopen_time_wait() -> None:
+    """A SYN that may be an old duplicate does not reopen."""
     s = Script().time_wait()
     s.send(SYN, seq=-100)
     s.expect(ACK, seq=2, ack=2)
     assert s.in_state(TcpState.TIME_WAIT)
 
 
-def test_newer_timestamp_reopens_whatever_the_sequence_number() -> None:
+def test_tcp_23_newer_timestamp_reopens_whatever_the_sequence_number() -> None:
+    """A SYN with a newer timestamp reopens whatever its sequence number."""
     s = Script(timestamps=True).time_wait()
     s.tsval += 1
     s.send(SYN, seq=-5000, options=HeaderOptions(mss=1460, timestamps=(s.tsval, 0)))
     s.expect(SYN | ACK)
 
 
-def test_time_waits_are_bounded() -> None:
+def test_tcp_23_time_waits_are_bounded() -> None:
+    """No more than tcp_max_tw_buckets connections wait."""
     s = Script(time_wait_max=10).listen()
     for number in range(30):
         s.peer_port = 40000 + number
@@ -378,7 +386,8 @@ def test_time_waits_are_bounded() -> None:
     assert s.tcp.drops["time-wait-overflow"] == s.tcp.mib["TcpExtTCPTimeWaitOverflow"] == 20
 
 
-def test_time_wait_holds_the_port() -> None:
+def test_tcp_23_time_wait_holds_the_port() -> None:
+    """The port is taken until TIME-WAIT ends."""
     s = Script().time_wait()
     s.listener.close()
     assert s.tcp.ports.claims(80)
@@ -386,8 +395,8 @@ def test_time_wait_holds_the_port() -> None:
     assert not s.tcp.ports.claims(80)
 
 
-def test_connect_takes_ports_from_time_wait_when_none_is_left() -> None:
-    """RFC 6191, Linux tcp_tw_reuse: with timestamps and after a second; otherwise EADDRNOTAVAIL (row TCP-02)."""
+def test_tcp_23_connect_takes_ports_from_time_wait_when_none_is_left() -> None:
+    """After a second connect() takes a port from TIME-WAIT when none is left, given timestamps (tcp_tw_reuse)."""
     s = Script(timestamps=True, tw_reuse=1)
     s.tcp.ports.ephemeral_first = s.tcp.ports.ephemeral_last = s.our_port = 50000
     s.connection = s.tcp.connect(None, None, (s.peer, s.peer_port))

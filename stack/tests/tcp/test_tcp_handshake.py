@@ -76,7 +76,8 @@ def test_mss_is_bounded_by_our_mtu() -> None:
     assert Script(mtu=1400, six=True).established(mss=9000).connection.mss == 1340
 
 
-def test_maxseg_bounds_both_directions() -> None:
+def test_tcp_33_maxseg_bounds_both_directions() -> None:
+    """TCP_MAXSEG bounds what we send and what we ask for."""
     s = Script().listen(options=TcpOptions(maxseg=1000))
     s.send(SYN, seq=0, options=HeaderOptions(mss=1460))
     assert s.expect(SYN | ACK).header.options.mss == 1000
@@ -102,7 +103,8 @@ def test_fin_with_the_last_ack_of_the_handshake() -> None:
     assert s.in_state(TcpState.CLOSE_WAIT)
 
 
-def test_simultaneous_open_figure_7() -> None:
+def test_tcp_12_simultaneous_open_figure_7() -> None:
+    """SYNs that cross make one connection by way of SYN-RECEIVED (RFC 9293 figure 7)."""
     s = Script().syn_sent()
     s.send(SYN, seq=0, options=HeaderOptions(mss=1460))
     s.expect(SYN | ACK, seq=0, ack=1)
@@ -113,8 +115,8 @@ def test_simultaneous_open_figure_7() -> None:
     assert s.in_state(TcpState.ESTABLISHED)
 
 
-def test_connection_to_itself() -> None:
-    """Row TCP-11: one socket connects to its own address; the only segments are its own."""
+def test_tcp_11_12_connection_to_itself() -> None:
+    """One socket connects to its own address; the only segments are its own."""
     s = Script()
     s.peer, s.peer_port = s.us, s.our_port
     s.connect()
@@ -233,8 +235,8 @@ def test_reset_in_syn_received_returns_to_listen() -> None:
 # --- retransmission of SYN and SYN|ACK -------------------------------------------------------------------------------
 
 
-def test_syn_is_sent_again_with_back_off_until_etimedout() -> None:
-    """Row TCP-05: 1, 2, 4 ... s; with six retries about 127 s."""
+def test_tcp_05_28_syn_is_sent_again_with_back_off_until_etimedout() -> None:
+    """SYNs go after 1, 2, 4 ... seconds; with six retries ETIMEDOUT comes after about 127 s."""
     s = Script().syn_sent()
     start = s.scheduler.now
     times = []
@@ -248,7 +250,8 @@ def test_syn_is_sent_again_with_back_off_until_etimedout() -> None:
     assert s.connection.error == errno.ETIMEDOUT
 
 
-def test_syncnt_bounds_the_retries() -> None:
+def test_tcp_28_syncnt_bounds_the_retries() -> None:
+    """TCP_SYNCNT is how often a SYN is sent again."""
     s = Script().syn_sent(TcpOptions(syn_retries=1))
     s.wait(3100)
     s.expect(SYN, seq=0)
@@ -311,8 +314,8 @@ def test_options_are_inherited_by_copy() -> None:
 # --- 4-tuples and sequence numbers -----------------------------------------------------------------------------------
 
 
-def test_second_connection_on_the_same_four_tuple_is_refused() -> None:
-    """Row TCP-09."""
+def test_tcp_09_second_connection_on_the_same_four_tuple_is_refused() -> None:
+    """A second connection between the same two addresses and ports is EADDRNOTAVAIL."""
     s = Script().syn_sent()
     bound = s.connection.bound
     assert bound is not None
@@ -320,7 +323,8 @@ def test_second_connection_on_the_same_four_tuple_is_refused() -> None:
         s.tcp.connect(bound.retain(), None, (s.peer, s.peer_port))
 
 
-def test_ephemeral_ports() -> None:
+def test_tcp_02_ephemeral_ports() -> None:
+    """Ports chosen for connect() lie in ip_local_port_range and are all different."""
     s = Script()
     connections = [s.tcp.connect(None, None, (s.peer, 80)) for _ in range(50)]
     ports = {connection.local[1] for connection in connections}

@@ -65,8 +65,8 @@ def test_old_segments_do_not_change_the_window() -> None:
     assert s.read() == b"oldnew"
 
 
-def test_nagle_holds_a_second_short_segment() -> None:
-    """RFC 9293 section 3.7.4."""
+def test_tcp_25_nagle_holds_a_second_short_segment() -> None:
+    """Nagle's algorithm: a short segment waits while an earlier one is not acknowledged (RFC 9293 section 3.7.4)."""
     s = Script().established()
     s.write(b"a")
     s.expect(ACK | PSH, seq=1, data=b"a")
@@ -77,8 +77,8 @@ def test_nagle_holds_a_second_short_segment() -> None:
     s.expect(ACK | PSH, seq=2, data=b"bc")
 
 
-def test_nagle_lets_full_segments_go_and_bulk_end() -> None:
-    """Minshall's variant: a short tail waits only for an earlier short segment."""
+def test_tcp_25_nagle_lets_full_segments_go_and_bulk_end() -> None:
+    """A short tail waits only for an earlier short segment (Minshall's variant)."""
     s = Script().established()
     s.write(pattern(MSS + 10))
     s.expect(ACK | PSH, seq=1, data=pattern(MSS + 10))
@@ -89,14 +89,16 @@ def test_nagle_lets_full_segments_go_and_bulk_end() -> None:
     s.expect(ACK | PSH, data=pattern(20, MSS))
 
 
-def test_nodelay_switches_nagle_off() -> None:
+def test_tcp_25_nodelay_switches_nagle_off() -> None:
+    """With TCP_NODELAY every write leaves at once."""
     s = Script().established(TcpOptions(nodelay=True))
     for letter in (b"a", b"b", b"c"):
         s.write(letter)
         s.expect(ACK | PSH, data=letter)
 
 
-def test_setting_nodelay_sends_what_waits() -> None:
+def test_tcp_25_setting_nodelay_sends_what_waits() -> None:
+    """Setting TCP_NODELAY lets go what Nagle held."""
     s = Script().established()
     s.write(b"a")
     s.write(b"b")
@@ -107,7 +109,8 @@ def test_setting_nodelay_sends_what_waits() -> None:
     s.expect(ACK | PSH, seq=2, data=b"b")
 
 
-def test_cork_holds_short_segments_for_200_ms_at_most() -> None:
+def test_tcp_25_cork_holds_short_segments_for_200_ms_at_most() -> None:
+    """TCP_CORK holds short segments, for 200 ms at most."""
     s = Script().established(TcpOptions(cork=True))
     s.write(b"head")
     s.wait(199)
@@ -123,7 +126,8 @@ def test_cork_holds_short_segments_for_200_ms_at_most() -> None:
     s.expect(ACK | PSH, length=2000 - MSS)
 
 
-def test_more_is_a_cork_for_one_write() -> None:
+def test_tcp_25_more_is_a_cork_for_one_write() -> None:
+    """MSG_MORE holds what one call wrote until the next."""
     s = Script().established()
     s.write(b"head", more=True)
     s.expect_nothing()
@@ -211,8 +215,8 @@ def test_small_window_is_used_after_a_while() -> None:
     s.expect(ACK, seq=1, data=b"x" * 100)
 
 
-def test_keep_alive_probes_and_gives_up() -> None:
-    """RFC 9293 section 3.8.4; row TCP-26."""
+def test_tcp_26_keep_alive_probes_and_gives_up() -> None:
+    """Silence is probed after TCP_KEEPIDLE; TCP_KEEPCNT probes unanswered end in ETIMEDOUT (RFC 9293 section 3.8.4)."""
     options = TcpOptions(
         keepalive=True, keepalive_idle=10 * NS_PER_S, keepalive_interval=3 * NS_PER_S, keepalive_count=2
     )
@@ -233,7 +237,8 @@ def test_keep_alive_probes_and_gives_up() -> None:
     assert s.connection.error == errno.ETIMEDOUT
 
 
-def test_keep_alive_can_be_switched_on_later() -> None:
+def test_tcp_26_keep_alive_can_be_switched_on_later() -> None:
+    """Keep-alive begins to work when it is switched on, counting from what was heard last."""
     s = Script().established()
     s.wait(60_000)
     s.connection.options.keepalive = True
