@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from stack.services.names import NameSource
     from stack.socket.descriptors import Descriptors
     from stack.socket.module import SocketModule
+    from stack.statistics import Statistics
     from stack.task import Task
     from stack.unix import UnixSpace
     from stack.unix.files import Files
@@ -328,6 +329,13 @@ class Stack:
             network.detach_locked(port)
             self._vsock_sources.remove(port)
             network.finish()
+
+    @property
+    def stats(self) -> Statistics:
+        """What has been counted in the network namespace of whoever acts, and in vsock, by layer: read-only, of now."""
+        from stack.statistics import of_node
+
+        return self._call(of_node, self.netns, self.__dict__.get("vsock"))
 
     def names(self) -> dict[str, list[str]]:
         """The host names this node can resolve and their addresses: those of the Network's stacks, and `hosts`."""

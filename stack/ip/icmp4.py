@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from stack.errors import DropReason, NetError
+from stack.errors import DropReason, Drops, NetError
 from stack.ip.errormap import classify4
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.ip.pmtu import plateau_below
@@ -31,6 +31,7 @@ class Icmp4:
 
     def __init__(self, ip: IpLayer) -> None:
         self._ip = ip
+        self.messages = Drops()  #: in and out by type, named as in /proc/net/snmp
         self._echo_handlers: dict[int, EchoHandler] = {}
 
     def receive(self, packet: IpPacket) -> None:
@@ -41,6 +42,7 @@ class Icmp4:
         except WireError:
             drops.count(DropReason.BAD_MESSAGE)
             return
+        self.messages.count(f"IcmpMsgInType{message.type}")
         if message.type == icmp.ECHO_REQUEST:
             self._echo(packet, message)
         elif message.type == icmp.ECHO_REPLY:
@@ -147,3 +149,5 @@ class Icmp4:
             ip.output(route, route.src, dst, PROTO_ICMP, (message,), len(message), tos=tos, dont_fragment=False)
         except NetError:
             ip.drops.count(DropReason.NO_ROUTE)
+        else:
+            self.messages.count(f"IcmpMsgOutType{message[0]}")

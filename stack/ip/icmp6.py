@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stack.errors import DropReason, NetError
+from stack.errors import DropReason, Drops, NetError
 from stack.ip.errormap import classify6
 from stack.ip.icmp4 import EchoHandler
 from stack.ip.ndp import Ndp
@@ -32,6 +32,7 @@ class Icmp6:
 
     def __init__(self, ip: IpLayer) -> None:
         self._ip = ip
+        self.messages = Drops()  #: in and out by type, named as in /proc/net/snmp6
         self._echo_handlers: dict[int, EchoHandler] = {}
         self.ndp = Ndp(ip)
         #: Get router advertisements; and, by index of the interface, solicitations.
@@ -47,6 +48,7 @@ class Icmp6:
             drops.count(DropReason.BAD_MESSAGE)
             return
         kind = message.type
+        self.messages.count(f"Icmp6InType{kind}")
         if kind == icmpv6.ECHO_REQUEST:
             self._echo(packet, message)
         elif kind == icmpv6.ECHO_REPLY:
@@ -183,3 +185,5 @@ class Icmp6:
             ip.output(route, src, packet.src, ICMPV6, (message,), len(message), dont_fragment=False)
         except NetError:
             ip.drops.count(DropReason.NO_ROUTE)
+        else:
+            self.messages.count(f"Icmp6OutType{message[0]}")

@@ -336,6 +336,7 @@ class TcpLayer:
         if self._challenges > self.config.challenge_acks:
             self.drops.count("challenge-limit")
             return False
+        self.mib.count(Mib.CHALLENGE_ACK)
         return True
 
     def draw(self, key: Key) -> tuple[int, int]:

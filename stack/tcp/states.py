@@ -20,6 +20,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from stack.scheduler import NS_PER_S
+from stack.tcp.mib import Mib
 from stack.tcp.seqnum import older, unwrap
 from stack.tcp.transitions import TcpState
 from stack.tcp.urgent import check as check_urgent
@@ -203,6 +204,7 @@ class Synchronized(State):
         if connection.scheduler.now - receiver.ts_recent_at > PAWS_IDLE:
             return True
         connection.layer.drops.count("paws")
+        connection.layer.mib.count(Mib.PAWS_ESTAB)
         if connection.may_answer(seg):
             connection.answer()
         return False
