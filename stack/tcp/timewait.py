@@ -11,6 +11,7 @@ Linux obeys unless tcp_rfc1337 is set.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -153,6 +154,9 @@ class TimeWaits:
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    def __iter__(self) -> Iterator[TimeWait]:
+        return iter(self._queue)
 
     def add(self, connection: Pcb) -> bool:
         """`connection` has entered TIME-WAIT. False: there are too many, it is to be CLOSED."""
