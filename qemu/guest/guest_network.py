@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from qemu.guest.command import Command
 from qemu.guest.errors import GuestError, GuestTimeoutError, SetupError
@@ -14,12 +15,22 @@ from qemu.guest.guest_files import GuestFiles
 if TYPE_CHECKING:
     from qemu.guest.forward import Forward
     from qemu.guest.hotplug import Plugged, Slots
+    from stack import Network
+    from stack.link import Impairment, PathStats
+    from stack.link.impaired import ImpairedDevice, Moment, Timeline
 
 READY_SECONDS: Final = 30.0
 _CONNECT_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.05
 #: The column `st` of /proc/net/tcp and /proc/net/udp for a socket that takes what comes (net/tcp_states.h).
 _WAITING_STATE: Final = {"tcp": "0A", "udp": "07"}
+
+
+class _Line(NamedTuple):
+    """A guest's cable, and the Network whose lock guards it."""
+
+    network: Network
+    device: ImpairedDevice
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +142,57 @@ class GuestNetwork(GuestFiles):
         self._wired()
         name = self._net_card.device if self._net_card is not None else "net0"
         self.qmp.execute("set_link", {"name": name, "up": up})
+
+    def impair(self, to_guest: Impairment | None = None, from_guest: Impairment | None = None) -> None:
+        """From now on the card's line is like this, each direction by itself; None is a perfect direction.
+
+        `stack.link.impaired.PARTITION` lets nothing through without the guest seeing its carrier go. A seed in the
+        impairments makes a run repeatable as far as a real guest is. Packets are impaired one by one, as a wire would.
+        """
+        line = self._line()
+        with line.network.lock:
+            line.device.impair(to_guest, from_guest)
+            line.network.finish()
+
+    def mend(self) -> None:
+        """Nothing is wrong with the card's line any more; what is under way still arrives when it was to."""
+        line = self._line()
+        with line.network.lock:
+            line.device.mend()
+            line.network.finish()
+
+    @contextmanager
+    def impaired(self, to_guest: Impairment | None = None, from_guest: Impairment | None = None) -> Iterator[None]:
+        """`impair` and `mend` around a block."""
+        self.impair(to_guest, from_guest)
+        try:
+            yield
+        finally:
+            self.mend()
+
+    def timeline(self, moments: Sequence[Moment]) -> Timeline:
+        """Impair the line as planned, from now on; `cancel` of what is returned, lock held, ends that.
+
+        Raises ValueError for moments that are not in order.
+        """
+        from stack.link.impaired import Timeline
+
+        line = self._line()
+        with line.network.lock:
+            timeline = Timeline(line.network.scheduler, line.device, moments)
+            line.network.finish()
+        return timeline
+
+    @property
+    def line_stats(self) -> tuple[PathStats, PathStats]:
+        """What became of packets since the line was last impaired: (to the guest, from the guest)."""
+        return self._line().device.stats
+
+    def _line(self) -> _Line:
+        wiring = self._wired()
+        if wiring.line is None:
+            raise GuestError("this guest has no network card: net=False")
+        return _Line(wiring.network, wiring.line)
 
     def hotplug(self, driver: str, **options: object) -> Plugged:
         """Plug one of QEMU's PCI devices into a spare root port: ``guest.hotplug("virtio-rng-pci")``.

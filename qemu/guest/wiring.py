@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stack import Network, Stack
     from stack.iface.interface import Interface
     from stack.link import Capture, LinkDevice, Switch
+    from stack.link.impaired import ImpairedDevice
     from vhost_user import NetDevice, Server
     from vhost_user.device import Device
     from vhost_user.server import Listening
@@ -50,6 +51,7 @@ class Wiring:
         from vhost_user import Server
 
         self.net: NetDevice | None = None
+        self.line: ImpairedDevice | None = None  #: the card's cable
         self.vsock: VsockPlug | None = None
         self.interface: Interface | None = None
         self.capture: Capture | None = None
@@ -127,7 +129,10 @@ class Wiring:
             raise SetupError(str(error)) from error
         undo.callback(device.close)
         self.net = device
-        link: LinkDevice = device
+        from stack.link.impaired import ImpairedDevice
+
+        self.line = ImpairedDevice(self.network.scheduler, device)
+        link: LinkDevice = self.line
         if config.pcap is not None:
             link = self._capture(config.pcap, link, undo)
         if config.lan is not None:

@@ -1,0 +1,169 @@
+"""A device behind a line that may go bad while it runs, in virtual time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from stack import Network
+from stack.link import Impairment, cable
+from stack.link.impaired import PARTITION, ImpairedDevice, Moment, Timeline
+from stack.scheduler import NS_PER_MS, NS_PER_S
+from stack.testing.clock import ManualClock
+from stack.testing.links import RecorderDevice
+
+
+class World:
+    """Two stacks, one of them behind a line that may be impaired: `line`."""
+
+    def __init__(self) -> None:
+        self.network = Network(clock=ManualClock(), rng=random.Random(5))
+        near, far = cable(self.network.scheduler)
+        self.line = ImpairedDevice(self.network.scheduler, near)
+        self.gw, self.guest = self.network.stack("gw"), self.network.stack("guest")
+        self.gw.add_interface(self.line, addresses=["10.0.0.1/24"])
+        self.guest.add_interface(far, addresses=["10.0.0.2/24"])
+        self.ours, self.theirs = (
+            stack.socket.socket(stack.socket.AF_INET, stack.socket.SOCK_DGRAM) for stack in (self.gw, self.guest)
+        )
+        self.ours.bind(("10.0.0.1", 1))
+        self.theirs.bind(("10.0.0.2", 1))
+        self.exchange(1)  # addresses are resolved
+        assert not self.line.impaired
+
+    def impair(self, *ways: Impairment | None) -> None:
+        with self.network.lock:
+            self.line.impair(*ways)
+
+    def mend(self) -> None:
+        with self.network.lock:
+            self.line.mend()
+
+    def exchange(self, count: int, wait: int = NS_PER_S) -> tuple[int, int]:
+        """Datagrams both ways; how many arrived at the guest, and from it."""
+        for _ in range(count):
+            self.ours.sendto(b"x" * 100, ("10.0.0.2", 1))
+            self.theirs.sendto(b"y" * 100, ("10.0.0.1", 1))
+        self.network.advance(wait)
+        return self.arrived(self.theirs), self.arrived(self.ours)
+
+    @staticmethod
+    def arrived(sock: object) -> int:
+        sock.setblocking(False)  # type: ignore[attr-defined]  # a socket of the Stack's
+        count = 0
+        while True:
+            try:
+                sock.recv(200)  # type: ignore[attr-defined]
+            except BlockingIOError:
+                return count
+            count += 1
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.ours.close()
+    world.theirs.close()
+    world.network.close()
+
+
+def test_a_line_without_impairment_is_the_device_itself(world: World) -> None:
+    assert world.line.transmit == world.line.device.transmit
+    assert world.exchange(10) == (10, 10)
+
+
+def test_each_direction_has_its_own_loss(world: World) -> None:
+    world.impair(Impairment(loss=0.5, seed=1), None)
+    there, back = world.exchange(200)
+    assert 60 < there < 140
+    assert back == 200
+    world.impair(None, PARTITION)
+    assert world.exchange(50) == (50, 0)
+    out, into = world.line.stats
+    assert out.loss > 0
+    assert into.loss == 50
+
+
+def test_delay_and_mending_lose_nothing_on_the_way(world: World) -> None:
+    world.impair(Impairment(delay_ns=500 * NS_PER_MS), Impairment(delay_ns=300 * NS_PER_MS))
+    assert world.exchange(5, 400 * NS_PER_MS) == (0, 5)
+    world.mend()
+    assert world.line.impaired  # five are under way still
+    world.network.advance(NS_PER_S)
+    assert world.arrived(world.theirs) == 5
+    assert world.exchange(5) == (5, 5)
+    assert not world.line.impaired
+
+
+def test_tcp_over_a_line_that_gets_worse_and_better(world: World) -> None:
+    bad = Impairment(loss=0.2, delay_ns=20 * NS_PER_MS, reorder=0.1, seed=3)
+    with world.network.lock:
+        timeline = Timeline(
+            world.network.scheduler,
+            world.line,
+            [Moment(0, bad, bad), Moment(5, PARTITION, PARTITION), Moment(20, bad, None), Moment(40)],
+        )
+    with world.guest.socket.create_server(("10.0.0.2", 80)) as listener:
+        client = world.gw.socket.create_connection(("10.0.0.2", 80))
+        served, _ = listener.accept()
+    with client, served:
+        data = bytes(range(256)) * 8000
+        client.setblocking(False)
+        sent = 0
+        got = b""
+        served.setblocking(False)
+        while len(got) < len(data):
+            with suppress(BlockingIOError):
+                sent += client.send(data[sent : sent + 50_000]) if sent < len(data) else 0
+            world.network.advance(100 * NS_PER_MS)
+            with suppress(BlockingIOError):
+                got += served.recv(1 << 20)
+        assert got == data
+        world.network.advance(60 * NS_PER_S)
+        assert timeline.done == 4
+        assert not world.line.impaired
+
+
+def test_a_timeline_can_be_stopped_and_must_be_in_order(world: World) -> None:
+    with world.network.lock:
+        scheduler = world.network.scheduler
+        timeline = Timeline(scheduler, world.line, [Moment(1, PARTITION, PARTITION), Moment(5)])
+        with pytest.raises(ValueError, match="in order"):
+            Timeline(scheduler, world.line, [Moment(2), Moment(1)])
+        with pytest.raises(ValueError, match="begins at 0"):
+            Timeline(scheduler, world.line, [Moment(-1)])
+    world.network.advance(NS_PER_S + 1)
+    assert world.exchange(1) == (0, 0)
+    with world.network.lock:
+        timeline.cancel()
+    world.network.advance(5 * NS_PER_S)
+    assert world.exchange(1) == (0, 0)
+    world.mend()
+    assert min(world.exchange(1)) >= 1  # and perhaps what had waited for a neighbour
+
+
+def test_what_the_device_refuses_waits_and_what_is_too_much_is_dropped() -> None:
+    with Network(clock=ManualClock()) as network:
+        device = RecorderDevice(room=3)
+        line = ImpairedDevice(network.scheduler, device)
+        frame = (b"\xff" * 60_000,), 0, 0, 0, 0, 0, 0
+        with network.lock:
+            line.impair(Impairment(per_packet=False))
+            assert line.transmit([frame] * 100) == 100
+            network.scheduler.run_deferred()
+            assert len(device.sent) == 3
+            out, _ = line.stats
+            assert out.overrun > 20
+            device.room = 1000
+            device.changed()
+            network.scheduler.run_deferred()
+            assert len(device.sent) == 100 - out.overrun
+            device.carrier = False
+            device.changed()
+            assert line.transmit([frame]) == 1
+            line.close()
+        assert device.closed
