@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
-from stack.socket.arguments import IOV_MAX, c_int, c_size, readable, target, timeout_ns, writable
+from stack.socket.arguments import INT_MAX, IOV_MAX, c_int, c_size, readable, target, timeout_ns, writable
 from stack.socket.base import CLOSED, Socket, os_error
 from stack.socket.batch import Outgoing, receive_many, send_many
 from stack.socket.families import AF_INET, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, create
@@ -152,6 +152,8 @@ class StackSocket:
 
     def settimeout(self, timeout: float | None, /) -> None:
         self._timeout = timeout_ns(timeout)
+        if self._sock.phase is CLOSED:
+            raise _closed()
         if self._end is not None:
             os.set_blocking(self._end.fileno(), timeout is None)
 
@@ -223,14 +225,14 @@ class StackSocket:
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         return self._sock.send(
             data if type(data) is bytes else readable(data),
-            flags and c_int(flags),
+            flags if type(flags) is int and 0 <= flags <= INT_MAX else c_int(flags),
             self._timeout if self._end is None else self._patience(),
         )
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
         self._sock.send_all(
             data if type(data) is bytes else readable(data),
-            flags and c_int(flags),
+            flags if type(flags) is int and 0 <= flags <= INT_MAX else c_int(flags),
             self._timeout if self._end is None else self._patience(),
         )
 
@@ -277,7 +279,9 @@ class StackSocket:
             if not bufsize:
                 return b""  # CPython does not ask the kernel either
         return self._sock.recv(
-            bufsize, flags and c_int(flags), self._timeout if self._end is None else self._patience()
+            bufsize,
+            flags if type(flags) is int and 0 <= flags <= INT_MAX else c_int(flags),
+            self._timeout if self._end is None else self._patience(),
         )
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
@@ -285,7 +289,9 @@ class StackSocket:
         if not view:
             return 0
         return self._sock.recv_into(
-            view, flags and c_int(flags), self._timeout if self._end is None else self._patience()
+            view,
+            flags if type(flags) is int and 0 <= flags <= INT_MAX else c_int(flags),
+            self._timeout if self._end is None else self._patience(),
         )
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
@@ -356,6 +362,10 @@ class StackSocket:
     ) -> None:
         level, optname = c_int(level), c_int(optname)
         if value is None and optlen is not None:
+            if self._sock.phase is CLOSED:
+                raise _closed()
+            if self._sock.family == _kernel.AF_VSOCK:
+                raise TypeError("setsockopt() argument 3 must be int for AF_VSOCK, not NoneType")
             if optlen:  # a null pointer of some length
                 raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
             value = b""
@@ -411,6 +421,10 @@ class StackSocket:
                     warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
                 finally:
                     sock.abandon(self._end)
+
+
+def _closed() -> OSError:
+    return OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def _gathered(buffers: Iterable[ReadableBuffer]) -> bytes | memoryview:

@@ -9,7 +9,7 @@ import math
 import operator
 from typing import TYPE_CHECKING, Final, SupportsIndex
 
-from stack.scheduler import NS_PER_MS, NS_PER_S
+from stack.scheduler import NS_PER_S
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -64,8 +64,6 @@ def timeout_ns(value: float | SupportsIndex | None) -> int | None:
             raise OverflowError("timestamp too large to convert to C _PyTime_t")
     if number < 0:
         raise ValueError("Timeout value out of range")
-    if number > INT_MAX * NS_PER_MS:  # poll() counts milliseconds in a C int
-        raise OverflowError("timeout doesn't fit into C timeval")
     return number
 
 

@@ -310,11 +310,11 @@ class Socket:
 
     def shutdown(self, how: int) -> None:
         """`how`: 0 no more receiving, 1 no more sending, 2 both (row CORE-12)."""
-        if how not in (0, 1, 2):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self.call(self._shutdown, how)
 
     def _shutdown(self, how: int) -> None:
+        if how not in (0, 1, 2) and type(self.phase).shutdown not in (Phase.shutdown, Closed.shutdown):
+            raise NetError(errno.EINVAL)
         self.phase.shutdown(how)
         self.pollee.notify()
 

@@ -28,6 +28,10 @@ from stack.scheduler import NS_PER_S, NS_PER_US
 
 SOL_SOCKET: Final = 1  # Linux <asm-generic/socket.h>
 
+_AF_INET6: Final = 10
+#: SOL_SOCKET, TCP, UDP: the levels where Linux looks at the length before the number (row OPT-00).
+_LENGTH_FIRST: Final = frozenset({1, 6, 17})
+
 INT_MAX: Final = 0x7FFFFFFF
 INT_MIN: Final = -0x80000000
 
@@ -54,7 +58,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One row of the table. `low` and `high` bound INT and U64 values; outside them, `error`.
+    """One row of the table. `low` and `high` bound INT and U64 values and the lengths of NAMEs; outside them, `error`.
 
     ``adjust`` maps the value a user gave to the one stored (doubling, clamping); it may raise NetError.
     ``get`` computes the value from the socket; ``effect`` is called with socket and stored value after a store.
@@ -106,12 +110,18 @@ class OptionTable:
     def __iter__(self) -> Iterator[Option]:
         return iter(self._rows.values())
 
-    def row(self, level: int, number: int, *, setting: bool) -> Option:
+    def knows(self, level: int, number: int) -> bool:
+        """Whether there is such a row, or not even such a level."""
+        return (level, number) in self._rows or level not in self._levels
+
+    def row(self, level: int, number: int, *, setting: bool, family: int = 0) -> Option:
         """The row, or NetError(ENOPROTOOPT) for an unknown option, EOPNOTSUPP or so for an unknown level."""
         row = self._rows.get((level, number))
         if row is None:
             if level in self._levels:
                 raise NetError(errno.ENOPROTOOPT)
+            if family == _AF_INET6:
+                raise NetError(errno.ENOPROTOOPT)  # IPv6 answers for every level
             raise NetError(self._unknown_level_set if setting else self._unknown_level_get)
         return row
 
@@ -145,7 +155,7 @@ class OptionValues:
 
 def get_option(socket: Any, values: OptionValues, level: int, number: int, length: int | None) -> int | bytes:
     """getsockopt: an int when `length` is None, else up to `length` bytes. Raises NetError."""
-    row = values.table.row(level, number, setting=False)
+    row = values.table.row(level, number, setting=False, family=socket.family)
     if not row.readable:
         raise NetError(row.refusal)
     if row.show is not None:
@@ -165,8 +175,10 @@ def set_option(
     socket: Any, values: OptionValues, level: int, number: int, given: int | bytes | bytearray | memoryview
 ) -> Value:
     """setsockopt: check, store, effect; returns what was stored. Raises NetError."""
-    row = values.table.row(level, number, setting=True)
     data = _INT.pack(given) if isinstance(given, int) else bytes(given)
+    if level in _LENGTH_FIRST and len(data) < _INT.size and not values.table.knows(level, number):
+        raise NetError(errno.EINVAL)
+    row = values.table.row(level, number, setting=True)
     if not row.writable:
         if level and len(data) < _INT.size:  # checked first everywhere but on level IPPROTO_IP (OPT-00)
             raise NetError(errno.EINVAL)
@@ -214,6 +226,8 @@ def _unpack(row: Option, data: bytes) -> Value:
             raise NetError(errno.EDOM)
         return -1 if seconds < 0 else int(seconds * NS_PER_S + microseconds * NS_PER_US)
     if kind is Kind.NAME:
+        if len(data) < row.low:
+            raise NetError(errno.EINVAL)
         return data.split(b"\0", 1)[0]
     return data
 

@@ -171,12 +171,20 @@ def socket_level(
         *device_rows(),
     ]
     refused = set(without)
+    if SO_REUSEPORT in refused:  # off is what it is in any case
+        refused.remove(SO_REUSEPORT)
+        rows.append(row(SO_REUSEPORT, "SO_REUSEPORT", check=_never_on))
     return [
         row(r.number, r.name, r.kind, readable=False, writable=False, refusal=errno.EOPNOTSUPP)
         if r.number in refused
         else r
         for r in rows
     ]
+
+
+def _never_on(socket: Socket, value: Value) -> None:
+    if value:
+        raise NetError(errno.EOPNOTSUPP)
 
 
 def _debug(socket: Socket, value: Value) -> None:

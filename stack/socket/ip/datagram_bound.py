@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
+from stack.socket.families import AF_INET
 from stack.socket.ip.asked import take
 from stack.socket.ip.binding import connect_source
 from stack.socket.ip.datagram_options import apply
 from stack.socket.ip.failed import take_failure
+from stack.socket.ip.options import IPPROTO_IPV6
+from stack.socket.ip.options6 import IPV6_PATHMTU, path_mtu_info
 from stack.socket.ip.options_udp import IPPROTO_UDP, UDP_CORK
 from stack.socket.ip.received import report, reporters
 from stack.socket.ip.transmitted import Transmitted
@@ -93,11 +96,15 @@ class DatagramBound(Phase):
     def send(self, data: Buffer, flags: int, address: DatagramAddress | None) -> int | Again:
         return self.send_message(data, (), flags, address)
 
+    def _is_ipv4(self, address: DatagramAddress | None) -> bool:
+        target = address or self.endpoint.remote
+        return self.socket.family == AF_INET if target is None else len(target[0]) == 4
+
     def send_message(
         self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: DatagramAddress | None
     ) -> int | Again:
         endpoint = self.endpoint
-        if flags & MSG_OOB and len((address or endpoint.remote or (b"",))[0]) != 16:
+        if flags & MSG_OOB and self._is_ipv4(address):
             raise NetError(errno.EOPNOTSUPP)  # row UDP-12; Linux looks at it for IPv4 only
         if endpoint.error:
             raise NetError(endpoint.take_error())
@@ -160,6 +167,8 @@ class DatagramBound(Phase):
             if failure is not AGAIN and not flags & MSG_PEEK:
                 endpoint.error_taken()
             return failure
+        if endpoint.too_long is not None:
+            return self._path_mtu()
         if endpoint.error:
             raise NetError(endpoint.take_error())
         if flags & MSG_PEEK:
@@ -171,6 +180,13 @@ class DatagramBound(Phase):
         if offset > 0:
             self.socket.options.store(SOL_SOCKET, SO_PEEK_OFF, max(offset - len(datagram.data), 0))
         return self._message(datagram, size, 0)
+
+    def _path_mtu(self) -> Message:
+        """RFC 3542 11.3: an empty message tells once what the path takes (IPV6_RECVPATHMTU)."""
+        assert self.endpoint.too_long is not None
+        address, mtu = self.endpoint.too_long
+        self.endpoint.too_long = None
+        return Message(b"", (address, 0), 0, 0, [(IPPROTO_IPV6, IPV6_PATHMTU, path_mtu_info(address, mtu))])
 
     def _peek(self, size: int, flags: int) -> Message | Again:
         offset = self._peek_offset()

@@ -9,7 +9,7 @@ from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind, connect_source
 from stack.socket.ip.stream_options import reuse
-from stack.socket.message import Message
+from stack.socket.message import MSG_ERRQUEUE, MSG_OOB, Message
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class StreamInit(Phase):
     `before` is what a socket shows that has given up the port the kernel chose for it; the address it keeps.
     """
 
+    mute = True
     __slots__ = ("before", "bound", "error", "refused", "socket")
 
     def __init__(
@@ -94,7 +95,11 @@ class StreamInit(Phase):
     def send(self, data: Buffer, flags: int, address: IpAddress | None) -> int:
         raise NetError(self.take_error() or errno.EPIPE)
 
-    def recv(self, size: int, flags: int) -> bytes:
+    def recv(self, size: int, flags: int) -> bytes | Again:
+        if flags & MSG_ERRQUEUE:
+            return AGAIN
+        if flags & MSG_OOB:
+            raise NetError(errno.EINVAL)
         error = self.take_error()
         if error:
             raise NetError(error)
@@ -102,8 +107,9 @@ class StreamInit(Phase):
             return b""
         raise NetError(errno.ENOTCONN)
 
-    def receive(self, size: int, flags: int) -> Message:
-        return Message(self.recv(size, flags))
+    def receive(self, size: int, flags: int) -> Message | Again:
+        data = self.recv(size, flags)
+        return AGAIN if data is AGAIN else Message(data)
 
     def shutdown(self, how: int) -> None:
         raise NetError(errno.ENOTCONN)

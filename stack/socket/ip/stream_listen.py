@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.stream_options import fill, heritage, reuse
-from stack.socket.message import Message
+from stack.socket.message import MSG_ERRQUEUE
 from stack.socket.poll import IN, RDNORM
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _WRITE: Final = 1
 class StreamListen(Phase):
     """The listener has taken the port over; `bound` is a second hold on it for the time after shutdown(SHUT_RD)."""
 
+    mute = True
     __slots__ = ("bound", "listener", "socket")
     listening = True
 
@@ -59,11 +60,13 @@ class StreamListen(Phase):
     def send(self, data: Buffer, flags: int, address: IpAddress | None) -> int:
         raise NetError(errno.EPIPE)
 
-    def recv(self, size: int, flags: int) -> bytes:
+    def recv(self, size: int, flags: int) -> Again:
+        if flags & MSG_ERRQUEUE:
+            return AGAIN
         raise NetError(errno.ENOTCONN)
 
-    def receive(self, size: int, flags: int) -> Message:
-        raise NetError(errno.ENOTCONN)
+    def receive(self, size: int, flags: int) -> Again:
+        return self.recv(size, flags)
 
     def shutdown(self, how: int) -> None:
         """SHUT_RD ends listening and keeps a port the user chose (row TCP-18); SHUT_WR alone does nothing."""

@@ -14,6 +14,7 @@ from stack.socket.families import AF_INET
 from stack.socket.filter import attached, filter_level
 from stack.socket.ip.fastopen_options import FASTOPEN_ROWS, TCP_FASTOPEN, TCP_FASTOPEN_KEY, TCP_FASTOPEN_NO_COOKIE
 from stack.socket.ip.options import ip_level, tos_of, ttl_of
+from stack.socket.ip.peername import peer_name_row
 from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, OptionValues, Value
 from stack.socket.options_socket import (
@@ -133,8 +134,6 @@ def _window_clamp(socket: StreamSocket, value: int) -> int:
 
 
 def _congestion(socket: StreamSocket, value: object) -> None:
-    if not value:
-        raise NetError(errno.EINVAL)
     name = value.decode("latin-1") if isinstance(value, bytes) else ""
     if name not in congestion_names():
         raise NetError(errno.ENOENT)
@@ -232,7 +231,8 @@ def _buffer_in_force(number: int, field: str) -> Callable[[StreamSocket], int]:
 def _socket_rows() -> list[Option]:
     live = {SO_SNDBUF: _buffer_in_force(SO_SNDBUF, "sndbuf"), SO_RCVBUF: _buffer_in_force(SO_RCVBUF, "rcvbuf")}
     rows = socket_level(sndbuf=16384, rcvbuf=131072)
-    return [replace(row, get=live[row.number]) if row.number in live else row for row in rows]
+    rows = [replace(row, get=live[row.number]) if row.number in live else row for row in rows]
+    return [*rows, peer_name_row()]
 
 
 TCP_ROWS: Final = (
@@ -253,6 +253,7 @@ TCP_ROWS: Final = (
         "TCP_CONGESTION",
         Kind.NAME,
         default=b"",
+        low=1,
         high=_CONGESTION_NAME,
         check=_congestion,
         get=congestion_name,

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from stack.errors import NetError
 from stack.socket.netlink.endpoint import SOL_NETLINK
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, Value
-from stack.socket.options_socket import SO_REUSEPORT, socket_level
+from stack.socket.options_socket import (
+    SO_PASSSEC,
+    SO_PEEK_OFF,
+    SO_PEERNAME,
+    SO_REUSEPORT,
+    SO_ZEROCOPY,
+    socket_level,
+)
 
 if TYPE_CHECKING:
     from stack.socket.netlink.socket import NetlinkSocket
@@ -61,6 +68,17 @@ def _memberships(socket: NetlinkSocket) -> bytes:
     return b"".join(map(_U32.pack, words))
 
 
+def _peer_name(socket: NetlinkSocket, room: int) -> bytes:
+    if room > _SOCKADDR_NL.size:
+        raise NetError(errno.EINVAL)
+    endpoint = socket.endpoint
+    return _SOCKADDR_NL.pack(socket.family, endpoint.peer, socket.peer_groups)
+
+
+#: struct sockaddr_nl
+_SOCKADDR_NL: Final = struct.Struct("=HxxII")
+
+
 def _no_enobufs(socket: NetlinkSocket, value: int) -> None:
     socket.endpoint.no_enobufs = bool(value)
     if value:
@@ -73,7 +91,10 @@ def _row(number: int, name: str, kind: Kind = Kind.BOOL, **more: Any) -> Option:
 
 NETLINK_OPTIONS: Final = OptionTable(
     [
-        *socket_level(without=(SO_REUSEPORT,)),
+        *socket_level(without=(SO_REUSEPORT, SO_PEEK_OFF)),
+        Option(SOL_SOCKET, SO_PASSSEC, "SO_PASSSEC", Kind.BOOL),
+        Option(SOL_SOCKET, SO_ZEROCOPY, "SO_ZEROCOPY", Kind.BOOL, writable=False, refusal=errno.EOPNOTSUPP),
+        Option(SOL_SOCKET, SO_PEERNAME, "SO_PEERNAME", Kind.OPAQUE, writable=False, show=_peer_name),
         Option(SOL_SOCKET, SO_PASSCRED, "SO_PASSCRED", Kind.BOOL),
         _row(
             NETLINK_ADD_MEMBERSHIP,

@@ -16,6 +16,8 @@ from stack.socket.options_socket import SO_RCVBUF, SO_RCVBUFFORCE, SO_SNDBUF
 from stack.socket.poll import ERR, IN, OUT, RDNORM, WRNORM
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stack.link.device import Buffer
     from stack.socket.netlink.socket import NetlinkAddress, NetlinkSocket
 
@@ -56,6 +58,19 @@ class NetlinkPhase(Phase):
         socket.endpoint.connected = True
         socket.endpoint.peer = port
         socket.peer_groups = mask_of(first_group(groups))
+
+    def send_message(
+        self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: NetlinkAddress | None
+    ) -> int | Again:
+        """SCM_CREDENTIALS, which say what is true (row SEC-06), are all there is of level SOL_SOCKET."""
+        for level, kind, content in ancillary:
+            if level != SOL_SOCKET:
+                continue
+            if kind != SCM_CREDENTIALS or len(content) != _UCRED.size:
+                raise NetError(errno.EINVAL)
+            if _UCRED.unpack(content) != self.socket.credentials and not self.socket.capable:
+                raise NetError(errno.EPERM)
+        return self.send(data, flags, address)
 
     def send(self, data: Buffer, flags: int, address: NetlinkAddress | None) -> int | Again:
         socket = self.socket

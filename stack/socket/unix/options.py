@@ -78,8 +78,6 @@ def _peer_name(socket: UnixSocket[Any], room: int) -> bytes:
     if address and address[0]:
         packed += b"\0"
     if room > len(packed):
-        return packed
-    if room < len(packed):
         raise NetError(errno.EINVAL)
     return packed
 
@@ -101,7 +99,6 @@ def _passing(number: int, name: str, bit: int) -> Option:
 UNIX_OPTIONS: Final = OptionTable(
     [
         *socket_level(without=(SO_REUSEPORT, SO_ZEROCOPY)),
-        _row(SO_REUSEPORT, "SO_REUSEPORT", writable=False, refusal=errno.EOPNOTSUPP),
         _row(SO_ZEROCOPY, "SO_ZEROCOPY", writable=False, refusal=errno.EOPNOTSUPP),
         _passing(SO_PASSCRED, "SO_PASSCRED", PASS_IDENTITY),
         _passing(SO_PASSPIDFD, "SO_PASSPIDFD", PASS_PIDFD),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
-from stack.socket.message import MSG_OOB, Message
+from stack.socket.message import MSG_ERRQUEUE, MSG_OOB
 from stack.socket.poll import ERR, OUT, WRNORM
 from stack.wire.vsock import CID_ANY, CID_HOST, CID_LOCAL, PORT_ANY
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class VsockInit(Phase):
     """`bound`: the port the user has bound; `error`: the errno of a failed connect, until read."""
 
+    mute = True
     __slots__ = ("bound", "cid", "error", "socket")
 
     def __init__(
@@ -78,13 +79,13 @@ class VsockInit(Phase):
             raise NetError(errno.EOPNOTSUPP)
         raise NetError(errno.ENOTCONN)
 
-    def recv(self, size: int, flags: int) -> bytes:
-        if not size:
-            return b""
+    def recv(self, size: int, flags: int) -> Again:
+        if flags & MSG_ERRQUEUE:
+            return AGAIN
         raise NetError(errno.ENOTCONN)
 
-    def receive(self, size: int, flags: int) -> Message:
-        return Message(self.recv(size, flags))
+    def receive(self, size: int, flags: int) -> Again:
+        return self.recv(size, flags)
 
     def shutdown(self, how: int) -> None:
         raise NetError(errno.ENOTCONN)

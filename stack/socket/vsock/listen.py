@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
-from stack.socket.message import Message
+from stack.socket.message import MSG_ERRQUEUE
 from stack.socket.poll import IN, RDNORM
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class VsockListen(Phase):
     """Both the listener and this phase hold the port."""
 
+    mute = True
     __slots__ = ("bound", "cid", "listener", "socket")
     listening: ClassVar[bool] = True
 
@@ -48,13 +49,13 @@ class VsockListen(Phase):
     def send(self, data: Buffer, flags: int, address: VsockAddress | None) -> int:
         raise NetError(errno.EOPNOTSUPP if address is not None else errno.ENOTCONN)
 
-    def recv(self, size: int, flags: int) -> bytes:
-        if not size:
-            return b""
+    def recv(self, size: int, flags: int) -> Again:
+        if flags & MSG_ERRQUEUE:
+            return AGAIN
         raise NetError(errno.ENOTCONN)
 
-    def receive(self, size: int, flags: int) -> Message:
-        return Message(self.recv(size, flags))
+    def receive(self, size: int, flags: int) -> Again:
+        return self.recv(size, flags)
 
     def shutdown(self, how: int) -> None:
         raise NetError(errno.ENOTCONN)

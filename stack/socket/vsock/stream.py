@@ -74,7 +74,7 @@ class VsockSocket(Socket):
 
     def set_option(self, level: int, number: int, value: int | Buffer) -> None:
         """CPython hands an int on to AF_VSOCK as 64 bits."""
-        if level == AF_VSOCK and isinstance(value, int):
+        if isinstance(value, int):
             value = _U64.pack(value & _U64_MAX)
         super().set_option(level, number, value)
 
