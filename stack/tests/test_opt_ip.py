@@ -398,6 +398,22 @@ def test_opt_ipv6_dontfrag_mtu_and_pathmtu(world: World) -> None:
         assert len(receiver.recv(3000)) == 1232
 
 
+def test_opt_ipv6_recvpathmtu(world: World) -> None:
+    """IPV6_RECVPATHMTU: after a datagram that was too long for the path, an empty message tells its MTU, once."""
+    sender, receiver = pair(world, kernel.AF_INET6)
+    with sender, receiver:
+        for option, value in ((24, 1280), (62, 1), (60, 1)):
+            sender.setsockopt(IPV6, option, value)
+        assert code(sender.send, bytes(2000)) == errno.EMSGSIZE
+        sender.setblocking(False)  # poll does not tell of it
+        data, ancillary, flags, address = sender.recvmsg(99, 99)
+        assert (data, flags, address) == (b"", 0, ("::1", 0, 0, 0))
+        ((level, kind, info),) = ancillary
+        assert (level, kind) == (IPV6, 61)
+        assert (info[8:24], info[28:32]) == (kernel.inet_pton(kernel.AF_INET6, "::1"), struct.pack("@I", 1280))
+        assert empty(sender)
+
+
 def test_opt_ipv6_recvorigdstaddr(world: World) -> None:
     """IPV6_RECVORIGDSTADDR tells the address and port a datagram was for."""
     sender, receiver = pair(world, kernel.AF_INET6)

@@ -65,6 +65,7 @@ class UdpEndpoint:
         self.errors = ErrorQueue()
         self.connected_from: bytes | None = None  #: local address a connect() chose
         self.remote: tuple[bytes, int] | None = None
+        self.too_long: tuple[bytes, int] | None = None  #: whom a datagram was too long for, and what the path takes
         self.flow = 0  #: IPv6 flow label of what goes to the peer
         self.error = 0  #: pending errno, see `take_error`
         self.on_event: Callable[[], None] | None = None  #: readiness may have changed
@@ -265,6 +266,8 @@ class UdpEndpoint:
             discover in (_DO, _PROBE, _INTERFACE)
             or (not v4 and (settings.dont_fragment if how.dont_fragment is None else how.dont_fragment))
         ):
+            if settings.report_mtu:
+                self.too_long = (address, route.mtu)
             raise self._too_long(route, address, port, settings)
         if self.no_checksum if v4 else self.no_checksum6:
             checksum_offset = None

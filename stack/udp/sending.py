@@ -31,8 +31,8 @@ class Settings:
     """What an endpoint sends IPv4, or IPv6, with. Plain attributes, live."""
 
     __slots__ = ("discover", "dont_fragment", "extension", "flow_label", "hops", "longest", "loop",
-                 "multicast_hops", "multicast_ifindex", "multicast_source", "options", "report_errors", "source",
-                 "tos", "unicast_ifindex")  # fmt: skip
+                 "multicast_hops", "multicast_ifindex", "multicast_source", "options", "report_errors",
+                 "report_mtu", "source", "tos", "unicast_ifindex")  # fmt: skip
 
     def __init__(self) -> None:
         self.discover = int(Discover.WANT)
@@ -47,6 +47,7 @@ class Settings:
         self.options = b""  #: IPv4 options, padded to whole words
         self.extension: tuple[int, bytes] | None = None  #: IPv6 extension headers, see `SendOptions.extension`
         self.report_errors = False  #: IP_RECVERR
+        self.report_mtu = False  #: IPV6_RECVPATHMTU
         self.source: bytes | None = None  #: IPV6_PKTINFO: source address
         self.tos = 0
         self.unicast_ifindex = 0

@@ -34,6 +34,7 @@ from stack.socket.ip.options6 import (
     IPV6_MULTICAST_IF,
     IPV6_MULTICAST_LOOP,
     IPV6_RECVERR,
+    IPV6_RECVPATHMTU,
     IPV6_RTHDR,
     IPV6_UNICAST_IF,
     datagram_rows6,
@@ -130,6 +131,7 @@ def _apply6(socket: DatagramSocket, endpoint: UdpEndpoint) -> None:
     v6.multicast_hops = value(IPV6_MULTICAST_HOPS)
     v6.loop = bool(value(IPV6_MULTICAST_LOOP))
     v6.multicast_ifindex = value(IPV6_MULTICAST_IF)
+    v6.report_mtu = bool(value(IPV6_RECVPATHMTU))
     v6.flow_label = bool(value(IPV6_AUTOFLOWLABEL))
     v6.longest = path_mtu_limit(socket)
     interface, source = settled(socket)

@@ -182,10 +182,15 @@ def _mtu(socket: Any) -> int:
 def _path_mtu(socket: Any, room: int) -> bytes:
     if room < _PATH_MTU.size:
         raise NetError(errno.EINVAL)
-    address = socket.phase.peer_address()[0] if socket.path_mtu() else bytes(16)
+    mtu = int(socket.path_mtu())
+    return path_mtu_info(socket.phase.peer_address()[0], mtu)
+
+
+def path_mtu_info(address: bytes, mtu: int) -> bytes:
+    """struct ip6_mtuinfo."""
     if len(address) == 4:
         address = bytes(10) + b"\xff\xff" + address
-    return _PATH_MTU.pack(AF_INET6, 0, 0, address, 0, socket.path_mtu())
+    return _PATH_MTU.pack(AF_INET6, 0, 0, address, 0, mtu)
 
 
 def _read_only(socket: Any, data: bytes) -> None:
