@@ -118,7 +118,7 @@ class Phase:
     __slots__ = ()
     listening: ClassVar[bool] = False  #: SO_ACCEPTCONN
     final: ClassVar[bool] = False  #: a hang-up in this phase is for good
-    mute: ClassVar[bool] = False  #: `send` only says why not, before anybody looks at control messages
+    refuses: ClassVar[bool] = False  #: `send` only says why not, before anybody looks at control messages
 
     def bind(self, address: Address) -> None:
         raise NetError(errno.EOPNOTSUPP)
@@ -145,7 +145,7 @@ class Phase:
         self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: Address | None
     ) -> int | Again:
         """As `send`, with control messages (see `stack.socket.cmsg`); here for families that have none."""
-        if not self.mute:
+        if not self.refuses:
             refuse_unknown(ancillary)
         return self.send(data, flags, address)
 

@@ -25,7 +25,7 @@ class StreamInit(Phase):
     `before` is what a socket shows that has given up the port the kernel chose for it; the address it keeps.
     """
 
-    mute = True
+    refuses = True
     __slots__ = ("before", "bound", "error", "refused", "socket")
 
     def __init__(

@@ -26,7 +26,7 @@ _WRITE: Final = 1
 class StreamListen(Phase):
     """The listener has taken the port over; `bound` is a second hold on it for the time after shutdown(SHUT_RD)."""
 
-    mute = True
+    refuses = True
     __slots__ = ("bound", "listener", "socket")
     listening = True
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class VsockInit(Phase):
     """`bound`: the port the user has bound; `error`: the errno of a failed connect, until read."""
 
-    mute = True
+    refuses = True
     __slots__ = ("bound", "cid", "error", "socket")
 
     def __init__(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class VsockListen(Phase):
     """Both the listener and this phase hold the port."""
 
-    mute = True
+    refuses = True
     __slots__ = ("bound", "cid", "listener", "socket")
     listening: ClassVar[bool] = True
 
