@@ -253,6 +253,7 @@ class Connection(Pcb):
     def shutdown_read(self) -> None:
         """`eof` from now on (what still arrives stays readable, as on Linux)."""
         self.read_shut = True
+        self.predict()
         self.notify()
 
     def shutdown_write(self) -> None:

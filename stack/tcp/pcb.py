@@ -216,6 +216,7 @@ class Pcb:
             self.timestamps
             and not self.orphan
             and self.state in _FAST_STATES
+            and not (self.read_shut and self.state is TcpState.FIN_WAIT_2)
             and (self.urgent is None or self.urgent.state is not UrgentByte.AWAITED)
         )
 

@@ -302,6 +302,10 @@ class Synchronized(State):
                 # RFC 9293 section 3.6.1 (MAY-1), RFC 1122 section 4.2.2.13: nobody will read it: tell the peer.
                 connection.abort()
                 return
+            if connection.read_shut and not self.takes_writes:
+                # Both directions shut down by a user who still holds it: the same, and he hears of it (as Linux).
+                connection.abort_with(errno.ECONNRESET)
+                return
             if fin_seq is not None and seg.seq + len(payload) > fin_seq:
                 payload = payload[: max(fin_seq - seg.seq, 0)]  # text behind a FIN cannot be
             if payload and receiver.text(seg.seq, payload, seg.gso_size):
