@@ -98,6 +98,7 @@ class QemuConfig:
     net: tuple[NetCard, ...] = ()
     vsock: VsockCard | None = None
     user_net: bool = False  #: one more card on QEMU's own slirp, for comparisons
+    disk: Path | None = None  #: written to a temporary copy of QEMU's, which has no name
     ram: str = ""  #: the file that is the guest's memory; "": a new memfd of QEMU's own
     spare_ports: int = 0  #: root ports that cards can be plugged into while the guest runs (q35 only)
     incoming: bool = False  #: start no guest, wait for a saved one
@@ -125,6 +126,7 @@ def arguments(config: QemuConfig) -> list[str]:
         *(word for index, card in enumerate(config.net) for word in net_arguments(card, config, index)),
         *(vsock_arguments(config.vsock, config) if config.vsock is not None else ()),
         *(_user_net(config) if config.user_net else ()),
+        *(_disk(config.disk, config) if config.disk is not None else ()),
         *(word for number in range(config.spare_ports) for word in ("-device", _spare_port(number))),
         *(("-incoming", "defer") if config.incoming else ()),
         *config.extra,
@@ -133,6 +135,8 @@ def arguments(config: QemuConfig) -> list[str]:
 
 def kernel_words(config: QemuConfig) -> list[str]:
     words = [*KERNEL_WORDS, *(_TCG_WORDS if config.accelerator == "tcg" else ()), f"rdinit={config.init}"]
+    if config.disk is not None:
+        words.append("guestwire.root=disk")
     return [*words, *config.append]
 
 
@@ -243,6 +247,21 @@ def _own_chardevs(config: QemuConfig) -> list[str]:
 def _spare_port(number: int) -> str:
     slot = _FIRST_SPARE_SLOT + number
     return f"pcie-root-port,id={spare_port_name(number)},chassis={slot},slot={slot}"
+
+
+def _disk(path: Path, config: QemuConfig) -> list[str]:
+    """A disk as it is, with a copy-on-write layer that QEMU makes in TMPDIR and unlinks at once (snapshot=on)."""
+    drive = f"id=disk,if=none,file={_escaped(str(path))},format={disk_format(path)},snapshot=on,discard=unmap"
+    return ["-drive", drive, "-device", _device("virtio-blk", config, {"drive": "disk"})]
+
+
+def disk_format(path: Path) -> str:
+    """By what is in it: qcow2's magic (docs/interop/qcow2.txt), else raw. Raises SetupError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
+    except OSError as error:
+        raise SetupError(f"cannot read the disk {path}: {error.strerror}") from error
 
 
 def _user_net(config: QemuConfig) -> list[str]:

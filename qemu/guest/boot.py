@@ -41,7 +41,9 @@ class Recipe:
 
     def write_image(self, path: Path) -> None:
         config = self.config
-        content = ImageContent(config.machine, config.modules, config.programs, config.shares, config.initrd)
+        content = ImageContent(
+            config.machine, config.modules, config.programs, config.shares, config.initrd, config.disk is not None
+        )
         write_image(path, self.kernel, self.agent, content)
 
     def qemu_config(self, initrd: Path) -> QemuConfig:
@@ -56,6 +58,7 @@ class Recipe:
             memory_mib=config.memory_mib,
             smp=config.smp,
             append=config.append,
+            disk=config.disk,
             spare_ports=config.ports,
             user_net=config.user_net,
         )

@@ -34,6 +34,7 @@ _READ_BYTES: Final = 65536
 @click.option("--kernel", type=FILE, help="Kernel to boot: bzImage or vmlinux. Default: Debian's cloud kernel, cached.")
 @click.option("--modules", "modules_dir", type=DIRECTORY, help="lib/modules/RELEASE that belongs to --kernel.")
 @click.option("--initrd", type=FILE, help="Root file system (cpio) instead of busybox; the agent is put on top.")
+@click.option("--disk", type=FILE, help="Boot the root on this disk (raw, qcow2), which is not written to.")
 @click.option(
     "--memory",
     "memory_mib",
@@ -139,6 +140,7 @@ def _config(
         kernel=options["kernel"],
         modules_dir=options["modules_dir"],
         initrd=options["initrd"],
+        disk=options["disk"],
         memory_mib=options["memory_mib"],
         smp=options["smp"],
         machine=machine,

@@ -33,6 +33,9 @@ class GuestConfig:
     kernel: Path | None = None  #: bzImage or vmlinux; None: Debian's cloud kernel from the cache
     modules_dir: Path | None = None  #: lib/modules/RELEASE of that kernel
     initrd: Path | None = None  #: a root of the user's own instead of busybox
+    #: A disk with a root of its own, raw or qcow2; the guest writes to a copy that goes away with it. Its init is
+    #: started, systemd say; it needs nothing of ours installed, the agent comes along.
+    disk: Path | None = None
     memory_mib: int = DEFAULT_MEMORY_MIB
     smp: int = 1
     machine: Machine = "q35"  #: or "pc"; in a "microvm" the Debian kernel finds no clock under QEMU 7.2's TCG

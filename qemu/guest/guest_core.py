@@ -248,7 +248,9 @@ class GuestCore:
     def address(self) -> str:
         """The guest's address on its card, once it has a lease; "" without."""
         if self.config.net and self._launch is not None:
-            self._wired()
+            wiring = self._wired()
+            if not self._address and self._has_own_root and self.config.dhcp:
+                return wiring.leased()  # by a client of its own, whenever that is
         return self._address
 
     @property
@@ -430,13 +432,17 @@ class GuestCore:
 
         return smbios_arguments(credentials)
 
+    @property
+    def _has_own_root(self) -> bool:
+        return self.config.initrd is not None or self.config.disk is not None
+
     def _configure_network(self) -> None:
         """Bring the card up and take a lease; what the script says (image.py) becomes `address`.
 
         A root of the user's own has no DHCP client of ours; on a switch, leases are the user's affair.
         """
         config = self.config
-        if not (config.net and config.dhcp) or config.switch is not None or config.initrd is not None:
+        if not (config.net and config.dhcp) or config.switch is not None or self._has_own_root:
             return
         if self._slots is not None:
             self._await_in_guest("/sys/class/net/eth0", "its network card")

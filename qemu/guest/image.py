@@ -24,6 +24,19 @@ DEFAULT_SHARE: Final = "/share"
 
 _DEVICE_MODULES: Final = ("virtio_console", "virtio_net", "vmw_vsock_virtio_transport")
 _TRANSPORT_MODULES: Final = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
+#: File systems a disk's root may be (agent/root.c knows them by their magic), and what they ask for at run time.
+_FILE_SYSTEMS: Final = {
+    "ext4": ("crc32c_generic",),
+    "xfs": ("crc32c_generic",),
+    "btrfs": ("crc32c_generic",),
+    "squashfs": (),
+    "erofs": (),
+}
+#: cpio "newc" with and without checksums; gzip, xz, zstd, lz4 (legacy), bzip2, lzma, lzo.
+_ARCHIVES: Final = (
+    *(b"070701", b"070702", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"),
+    *(b"\x02\x21\x4c\x18", b"BZh", b"\x5d\0\0", b"\x89LZO"),
+)
 _BUSYBOX_SECONDS: Final = 10
 
 #: udhcpc calls this with the lease in its environment (busybox examples/udhcp/simple.script says which names).
@@ -70,6 +83,7 @@ class ImageContent:
     programs: tuple[str, ...] = ()  #: host programs, packed with their libraries
     shares: tuple[Share, ...] = ()
     initrd: Path | None = None  #: the user's own root: nothing but the agent, modules and shares is put on top
+    disk: bool = False  #: the root proper is on a disk: what it takes to mount it
 
 
 def write_image(path: Path, kernel: Kernel, agent: Path, content: ImageContent) -> None:
@@ -106,6 +120,19 @@ def parse_share(text: str) -> Share:
     if not target.startswith("/"):
         raise SetupError(f"cannot share {source} as {target!r}: the path in the guest must be absolute")
     return Share(Path(source), target)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether it begins as an initramfs does, packed or not (kernel: init/initramfs.c, lib/decompress.c).
+
+    Raises SetupError if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise SetupError(f"cannot read the image {path}: {error.strerror}") from error
+    return head.startswith(_ARCHIVES)
 
 
 def find_busybox() -> Path:
@@ -146,14 +173,25 @@ def _add_modules(image: Initramfs, kernel: Kernel, content: ImageContent) -> Non
             )
         return
     tree = ModuleTree(kernel.modules_dir)
-    names = [_TRANSPORT_MODULES[content.machine], *_DEVICE_MODULES, *content.modules]
-    loaded = []
+    disk = ("virtio_blk",) if content.disk else ()
+    names = [_TRANSPORT_MODULES[content.machine], *_DEVICE_MODULES, *disk, *content.modules]
+    _add_list(image, tree, MODULES_FILE, names)
+    if content.disk:
+        for name, helpers in _FILE_SYSTEMS.items():
+            if tree.has(name):
+                wanted = [name, *(helper for helper in helpers if tree.has(helper))]
+                _add_list(image, tree, f"{MODULES_FILE}.{name}", wanted)
+
+
+def _add_list(image: Initramfs, tree: ModuleTree, path: str, names: list[str]) -> None:
+    """The modules `names` and what they need, and a file at `path` that lists them in the order of loading."""
+    listed = []
     for number, module in enumerate(tree.resolve(names)):
         name = module.name.partition(".")[0]
-        path = f"{HOME}/modules.d/{number:02}-{name}.ko"
-        image.add_bytes(path, tree.read(module))
-        loaded.append(path)
-    image.add_bytes(MODULES_FILE, "".join(f"{path}\n" for path in loaded).encode())
+        place = f"{HOME}/modules.d/{number:02}-{name}.ko"
+        image.add_bytes(place, tree.read(module))
+        listed.append(place)
+    image.add_bytes(path, "".join(f"{place}\n" for place in listed).encode())
 
 
 def _read_initrd(path: Path) -> bytes:

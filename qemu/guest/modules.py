@@ -45,6 +45,10 @@ class ModuleTree:
             self._visit(_canonical(name), order, ())
         return list(order.values())
 
+    def has(self, name: str) -> bool:
+        """Whether `name` is a module of this kernel, or built into it."""
+        return _canonical(name) in self._files or _canonical(name) in self._builtin
+
     def read(self, path: Path) -> bytes:
         """A module's content, decompressed (the guest then needs no decompressor of its own)."""
         data = path.read_bytes()

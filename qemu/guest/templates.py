@@ -72,6 +72,8 @@ def why_not(config: GuestConfig) -> str:
         return f"cards can be plugged into a running guest on a q35 only, not on {config.machine}"
     if config.extra:
         return "QEMU's further arguments (extra) may stand for things a template cannot know"
+    if config.disk is not None:
+        return "what is on a disk belongs to the guest it was saved with"
     if config.user_net:
         return "QEMU's own network card (user_net) is there from the start"
     if config.systemd or config.credentials:

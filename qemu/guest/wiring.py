@@ -11,6 +11,7 @@ import itertools
 import threading
 import time
 from contextlib import ExitStack
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -114,6 +115,15 @@ class Wiring:
         """The network card as QEMU is to be told of it."""
         config = self._config
         return NetCard(socket, self.mac, config.queues, config.mtu, reconnect)
+
+    def leased(self) -> str:
+        """The address the gateway has given to the guest's card, "" if none."""
+        services = self.services if self._config.lan is None else self._config.lan.link_services
+        if services is None or services.dhcp is None:
+            return ""
+        with self.network.lock:
+            leases = [lease for lease in services.dhcp.leases() if lease.client == self.mac]
+            return str(IPv4Address(leases[-1].address)) if leases else ""
 
     def close(self) -> None:
         """Idempotent."""

@@ -6,6 +6,7 @@
  * card or the vsock, which are what is being tested. It is one static program, one thread, one poll(2) loop:
  *
  *   boot.c     mounts, modules, loopback, finding the port by its name in sysfs (there is no udev in the guest)
+ *   root.c     a root on a disk instead of the initramfs
  *   frame.c    framing: a 12-byte header and at most 64 KiB of payload; pure functions over bytes
  *   serve.c    the loop: port in, port out, children's pipes, SIGCHLD
  *   command.c  one running command: fork, pipes, credit, exit status
@@ -115,8 +116,17 @@ int copy_stream(int from, int to); /* until the end; 0, or -1 with errno */
 
 /* boot.c */
 void boot_system(void);
+void boot_load_modules(const char *list); /* a file of "path[ parameters]" lines; none is fine */
 int boot_open_port(int wait_ms);
 size_t boot_report(char *text, size_t size); /* "key=value\n" lines about how booting went */
+void boot_problem(const char *format, ...) __attribute__((format(printf, 1, 2))); /* goes into that report */
+
+/* root.c */
+bool root_wanted(void); /* the command line names a root on a disk */
+bool root_mount(void);  /* finds and mounts it */
+void root_enter(void);  /* process 1 becomes its init; a child of it returns from here, in the new root */
+
+extern bool is_guest; /* we are a guest's agent and not a test's on the host */
 
 /* serve.c */
 int serve(int fd); /* until POWEROFF (0), end of the stream (1) or a framing error (2) */

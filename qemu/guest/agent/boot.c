@@ -24,9 +24,7 @@
 
 static char problems[2048]; /* "problem=...\n" lines */
 
-static void problem(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static void problem(const char *format, ...)
+void boot_problem(const char *format, ...)
 {
     char text[256];
     va_list args;
@@ -42,7 +40,7 @@ static void mount_at(const char *type, const char *where, unsigned long flags, c
 {
     mkdir(where, 0755);
     if (mount(type, where, type, flags, data) != 0 && errno != EBUSY)
-        problem("cannot mount %s on %s: %s", type, where, strerror(errno));
+        boot_problem("cannot mount %s on %s: %s", type, where, strerror(errno));
 }
 
 static void load_module(char *line)
@@ -53,15 +51,15 @@ static void load_module(char *line)
         *parameters++ = 0;
     int fd = open(line, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || (syscall(SYS_finit_module, fd, parameters == NULL ? "" : parameters, 0) != 0 && errno != EEXIST))
-        problem("cannot load module %s: %s", line, strerror(errno));
+        boot_problem("cannot load module %s: %s", line, strerror(errno));
     if (fd >= 0)
         close(fd);
 }
 
-static void load_modules(void)
+void boot_load_modules(const char *path)
 {
     char line[512];
-    FILE *list = fopen(AGENT_MODULES_FILE, "re");
+    FILE *list = fopen(path, "re");
     if (list == NULL)
         return; /* a kernel with everything built in */
     while (fgets(line, sizeof line, list) != NULL) {
@@ -78,7 +76,7 @@ static void loopback_up(void)
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     request.ifr_flags = IFF_UP | IFF_RUNNING;
     if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) != 0)
-        problem("cannot bring lo up: %s", strerror(errno));
+        boot_problem("cannot bring lo up: %s", strerror(errno));
     if (fd >= 0)
         close(fd);
 }
@@ -96,7 +94,7 @@ void boot_system(void)
     mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755");
     for (int fd = 3; fd < 16; fd++)
         close(fd);
-    load_modules();
+    boot_load_modules(AGENT_MODULES_FILE);
     loopback_up();
     setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
     setenv("HOME", "/root", 1);
@@ -104,7 +102,7 @@ void boot_system(void)
     unsetenv("BOOT_IMAGE");
     mkdir("/root", 0700);
     if (chdir("/") != 0)
-        problem("cannot enter /: %s", strerror(errno));
+        boot_problem("cannot enter /: %s", strerror(errno));
 }
 
 /* A small sysfs or list file as a string without its trailing newline. */

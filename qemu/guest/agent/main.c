@@ -13,6 +13,8 @@
 
 #define PORT_WAIT_MS 10000
 
+bool is_guest;
+
 void say(const char *format, ...)
 {
     char text[512];
@@ -27,8 +29,11 @@ void say(const char *format, ...)
 
 static _Noreturn void init_main(void)
 {
+    is_guest = true;
     boot_system();
     int fd = boot_open_port(PORT_WAIT_MS);
+    if (fd >= 0 && root_wanted() && root_mount())
+        root_enter();
     if (fd < 0) {
         say("no virtio-serial port named %s: was virtio_console loaded?", AGENT_PORT_NAME);
     } else {

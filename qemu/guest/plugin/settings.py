@@ -82,7 +82,12 @@ def _yes(text: str, _: Path) -> bool:
 OPTIONS: Final = (
     Option("kernel", "kernel to boot, bzImage or vmlinux (default: Debian's cloud kernel, cached)", _file, "FILE"),
     Option("modules", "lib/modules/RELEASE that belongs to the kernel", _directory, "DIR"),
-    Option("image", "first root, a cpio archive, instead of busybox", _file, "FILE"),
+    Option(
+        "image",
+        "root instead of busybox: a disk (qcow2, raw), which is not written to, or a cpio archive",
+        _file,
+        "FILE",
+    ),
     Option(
         "accel", "kvm, tcg, or auto: KVM if it proves to work (default)", _one_of("auto", "kvm", "tcg"), None, "auto"
     ),

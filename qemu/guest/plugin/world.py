@@ -12,10 +12,13 @@ import pytest
 from qemu.guest.config import GuestConfig
 from qemu.guest.errors import GuestError, SetupError
 from qemu.guest.guest import Guest
+from qemu.guest.image import is_archive
 from qemu.guest.lan import Lan
 from qemu.guest.templates import why_not
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from qemu.guest.dmesg import Finding
     from qemu.guest.plugin.settings import Settings
 
@@ -94,7 +97,7 @@ class World:
         chosen: dict[str, Any] = {
             "kernel": settings.kernel,
             "modules_dir": settings.modules,
-            "initrd": settings.image,
+            **_image(settings.image),
             "kvm": settings.accel != "tcg",
             "timeout_scale": settings.timeout_scale,
             "watch": True,
@@ -106,3 +109,10 @@ class World:
             lazy = "lazy" not in changes and not self.wants_net
             config = GuestConfig(**{**chosen, **changes, "template": True, "lazy": changes.get("lazy", lazy)})
         return config
+
+
+def _image(path: Path | None) -> dict[str, Any]:
+    """An archive is the first root; anything else a disk."""
+    if path is None:
+        return {}
+    return {"initrd": path} if is_archive(path) else {"disk": path}
