@@ -80,7 +80,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "action", "variables"), SYNTHETIC)
-def test_ue_01_ue_03_ue_05_a_synthetic_event_byte_by_byte(
+def test_ue_01_03_05_a_synthetic_event_byte_by_byte(
     node: Stack, text: str, action: str, variables: dict[str, str]
 ) -> None:
     """An event is ACTION@DEVPATH, ACTION, DEVPATH, SUBSYSTEM, SYNTH_UUID and SYNTH_ARGs, the object's own, SEQNUM,
@@ -97,7 +97,7 @@ def test_ue_01_ue_03_ue_05_a_synthetic_event_byte_by_byte(
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_ue_03_ue_05_what_is_no_synthetic_event(node: Stack, text: str) -> None:
+def test_ue_03_05_what_is_no_synthetic_event(node: Stack, text: str) -> None:
     """Other actions, bad UUIDs, keys and blanks are EINVAL, and no event."""
     before = node.events.seqnum
     with pytest.raises(OSError, match="Invalid argument") as refused:
@@ -175,7 +175,7 @@ def test_ue_06_who_may_listen_and_send(node: Stack) -> None:
         assert received(sock) == []
 
 
-def test_ue_07_ue_08_links_and_their_queues_come_and_go_in_linuxs_order(node: Stack) -> None:
+def test_ue_07_08_links_and_their_queues_come_and_go_in_linuxs_order(node: Stack) -> None:
     """A link is added, then its queues; a rename is a move with DEVPATH_OLD; queues are removed before their link."""
     with node.events.subscribe() as events:
         make(node, "veth", "dm0")

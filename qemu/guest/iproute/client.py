@@ -77,6 +77,15 @@ class Client:
         link = self.links.get(index)
         return str(link.attributes["ifname"]) if link is not None else f"if{index}"
 
+    def learn(self, index: int) -> None:
+        """Ask for a link that nothing was heard of yet. One that is gone stays unknown."""
+        if index and index not in self.links:
+            try:
+                found = list(self._ask(Rtm.GETLINK, NLM_F_REQUEST | NLM_F_ACK, LINK.emit({"index": index})))
+            except AnswerError:
+                return
+            self.links.update((index, LINK.parse(each)) for _, each in found)
+
     def index(self, name: str) -> int:
         """Of the link called `name`. Raises NoDeviceError."""
         for index, link in (self.links or self.look()).items():
@@ -86,11 +95,15 @@ class Client:
 
     def listen(self) -> Iterator[tuple[int, memoryview]]:
         """(type, body) of what is told to the groups the socket is in, for ever."""
-        while self._unasked:
-            kind, body = self._unasked.popleft()
-            yield kind, memoryview(body)
-        for header, whole in self._messages():
-            yield header.type, whole[HEADER_LENGTH:]
+        while True:
+            while self._unasked:
+                kind, body = self._unasked.popleft()
+                yield kind, memoryview(body)
+            data = self._socket.recv(MAX_DATAGRAM)
+            if not data:
+                return
+            # All of it is put by first: whoever is told one may ask something, which listens too.
+            self._unasked.extend((header.type, bytes(whole[HEADER_LENGTH:])) for header, whole in split(data))
 
     def _ask(self, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, memoryview]]:
         self._seq += 1

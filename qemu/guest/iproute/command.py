@@ -175,6 +175,8 @@ def _monitor(client: Client, style: Style) -> Iterator[str]:
         if layout is None:
             continue
         message = layout.parse(body)
+        if layout is not LINK:
+            client.learn(message.attributes.get("oif", 0) if layout is ROUTE else message.fields["index"])
         gone = kind in (Rtm.DELLINK, Rtm.DELADDR, Rtm.DELROUTE, Rtm.DELNEIGH)
         if layout is LINK and not gone:
             client.links[message.fields["index"]] = message
@@ -189,7 +191,7 @@ def _monitor(client: Client, style: Style) -> Iterator[str]:
 
 def _told(client: Client, layout: object, message: Message) -> list[show.Piece]:
     if layout is LINK:
-        return show.link(client, message, mode=False)
+        return show.link(client, message, mode=False, queue=False)
     if layout is ADDR:
         index, name = message.fields["index"], client.name(message.fields["index"])
         return [("index", index, f"{index}: "), ("dev", name, name), *show.address(message)]

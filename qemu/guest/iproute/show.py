@@ -66,8 +66,11 @@ def json_of(pieces: list[Piece]) -> dict[str, Any]:
     return {key: value for key, value, _ in pieces if key}
 
 
-def link(client: Client, message: Message, *, mode: bool = True, family: int = 0) -> list[Piece]:
-    """Two lines; with a `family` only the first, and shorter. `mode`: as `ip link` has it and `ip addr` has not."""
+def link(client: Client, message: Message, *, mode: bool = True, queue: bool = True, family: int = 0) -> list[Piece]:
+    """Two lines; with a `family` only the first, and shorter.
+
+    `mode`: as `ip link` has it and `ip addr` has not; `queue`: as both have it and `ip monitor` has not.
+    """
     fields, attributes = message.fields, message.attributes
     name = attributes["ifname"]
     pieces: list[Piece] = [("ifindex", fields["index"], f"{fields['index']}: ")]
@@ -102,7 +105,7 @@ def link(client: Client, message: Message, *, mode: bool = True, family: int = 0
     if "group" in attributes and family != AF_INET6:
         group = str(attributes["group"] or "default")
         pieces.append(("group", group, f"group {group} "))
-    if attributes.get("txqlen"):
+    if queue and attributes.get("txqlen"):
         pieces.append(("txqlen", attributes["txqlen"], f"qlen {attributes['txqlen']}"))
     if family:
         return pieces
@@ -215,7 +218,9 @@ def _hop(client: Client, hop: dict[str, Any]) -> dict[str, Any]:
 def neighbour(client: Client, message: Message) -> list[Piece]:
     """One line."""
     fields, attributes = message.fields, message.attributes
-    pieces: list[Piece] = [("dst", _ip(attributes["dst"]), f"{_ip(attributes['dst'])} ")]
+    pieces: list[Piece] = []
+    if "dst" in attributes:  # what a bridge knows of its ports is told as neighbours without addresses
+        pieces.append(("dst", _ip(attributes["dst"]), f"{_ip(attributes['dst'])} "))
     pieces.append(("dev", client.name(fields["index"]), f"dev {client.name(fields['index'])} "))
     if "lladdr" in attributes:
         pieces.append(("lladdr", _mac(attributes["lladdr"]), f"lladdr {_mac(attributes['lladdr'])} "))

@@ -64,20 +64,68 @@ print(json.dumps(answers))
 """
 
 
+CHANGES = [
+    *("link add v1 type veth peer name v2", "link set v1 up", "link set v2 up", "addr add 10.8.0.1/24 brd + dev v1"),
+    *("addr add 10.8.0.2/24 dev v1", "addr add 10.8.0.3/24 dev v1 valid_lft 900 preferred_lft 0"),
+    *("route add 10.77.0.0/16 via 10.8.0.9", "route add default via 10.8.0.8 metric 5"),
+    *("route replace 10.77.0.0/16 via 10.8.0.7", "route add blackhole 9.9.9.0/24", "route del default"),
+    "route add 10.78.0.0/16 nexthop via 10.8.0.3 nexthop via 10.8.0.4 weight 3",
+    *("route del 10.78.0.0/16", "neigh add 10.8.0.9 lladdr 02:01:01:01:01:01 dev v1", "neigh del 10.8.0.9 dev v1"),
+    *("link set v1 mtu 1400", "link set v1 alias left", "link set v2 down", "link set v2 name w2"),
+    *("addr del 10.8.0.1/24 dev v1", "link del v1", "link add br0 type bridge", "link set br0 up"),
+]
+
+#: Run in a network namespace of its own: what `ip monitor` prints of the changes, and what we print.
+KERNEL_MONITOR = """
+import json, socket, subprocess, sys, threading
+from qemu.guest.iproute.client import Client
+from qemu.guest.iproute.command import Style, groups, run
+words = ["monitor", "link", "address", "route", "neigh"]
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+with subprocess.Popen(["ip", *words], stdout=subprocess.PIPE, text=True) as monitor:
+    listening = False  # Eth Pid Groups are the second to fourth column of the kernel's table of netlink sockets
+    while not listening and monitor.poll() is None:
+        rows = [line.split() for line in open("/proc/net/netlink").readlines()[1:]]
+        listening = any(row[1] == "0" and int(row[3], 16) for row in rows)
+    with socket.socket(16, 3, 0) as netlink:
+        netlink.setsockopt(270, 11, 1)
+        netlink.bind((0, groups(words)))
+        netlink.settimeout(20)
+        for line in [*json.loads(sys.argv[1]), "link add the-end type bridge"]:
+            subprocess.run(["ip", *line.split()], check=True)
+        theirs, ours = [], []
+        for line in monitor.stdout:
+            theirs.append(line.rstrip("\\n"))
+            if "the-end: " in line:
+                break
+        for text in run(Client(netlink), words, Style()):
+            ours += text.split("\\n")
+            if "the-end: " in text:
+                break
+        monitor.terminate()
+print(json.dumps([theirs, ours]))
+"""
+
+
 def kernel_answers() -> list[tuple[str, str, str]]:
     """(question, what ip says, what we say). Skips where no network namespace can be made."""
+    kernel_answers_possible()
     command = ["unshare", "-rn", sys.executable, "-c", KERNEL, json.dumps(SETUP), json.dumps(QUESTIONS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return [(question, theirs, ours) for question, theirs, ours in json.loads(done.stdout)]
+
+
+def kernel_answers_possible() -> None:
+    """Skips where no network namespace can be made."""
     try:
         possible = subprocess.run(
-            [*command[:2], "ip", "link", "add", "br0", "type", "bridge"], check=False, capture_output=True
+            ["unshare", "-rn", "ip", "link", "add", "br0", "type", "bridge"], check=False, capture_output=True
         )
     except FileNotFoundError as missing:
         pytest.skip(f"{missing.filename} is not installed")
     if possible.returncode:
         pytest.skip(f"no network namespace with a bridge can be made: {possible.stderr.decode().strip()}")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return [(question, theirs, ours) for question, theirs, ours in json.loads(done.stdout)]
 
 
 def test_asked_of_the_kernel_every_answer_is_ips_own_to_the_byte() -> None:
@@ -85,6 +133,16 @@ def test_asked_of_the_kernel_every_answer_is_ips_own_to_the_byte() -> None:
     assert len(answers) == 2 * len(QUESTIONS)
     for question, theirs, ours in answers:
         assert ours == theirs, question
+
+
+def test_told_by_the_kernel_every_change_is_said_as_ip_monitor_says_it() -> None:
+    kernel_answers_possible()
+    command = ["unshare", "-rn", sys.executable, "-c", KERNEL_MONITOR, json.dumps(CHANGES)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    theirs, ours = json.loads(done.stdout)
+    assert len(theirs) > 2 * len(CHANGES)
+    assert ours[: len(theirs)] == theirs
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_addresses_end_when_their_time_is_over() -> None:
             assert talker.ask(Rtm.NEWADDR, NEW, ADDR.emit(fields, given)) == 0
 
         def heard() -> list[tuple[str, int, int]]:
-            told = []
+            told: list[tuple[str, int, int]] = []
             while True:
                 try:
                     data = ear.recv(65536)

@@ -334,7 +334,7 @@ def test_unknown_options(world: World) -> None:
     fails(errno.ENOPROTOOPT, sock.setsockopt, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, 1)
 
 
-def test_nl_12_and_13_what_comes_along(world: World) -> None:
+def test_nl_12_13_what_comes_along(world: World) -> None:
     """PKTINFO tells the group, 0 for an answer; SO_PASSCRED whose it is, root with process id 0 for the kernel."""
     sock = world.socket()
     sock.bind((0, 0))
@@ -471,7 +471,7 @@ def stack() -> Iterator[Stack]:
         yield network.stack("gw")
 
 
-def test_sec_04_and_sec_08_without_capabilities(stack: Stack) -> None:
+def test_sec_04_08_without_capabilities(stack: Stack) -> None:
     """RT-E14: changes are refused, questions answered; privileged groups and other people's ports are closed."""
     with stack.acting(Credentials.user(1000)):
         with stack.socket.socket(AF_NETLINK, RAW, 0) as sock:

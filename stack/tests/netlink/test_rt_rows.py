@@ -385,7 +385,7 @@ def test_rt_e10_a_dump_that_cannot_be(told: Told) -> None:
         assert text
 
 
-def test_nl_17_rt_e12_several_messages_in_one_datagram(stack: Stack) -> None:
+def test_rt_e12_several_messages_in_one_datagram(stack: Stack) -> None:
     """They are worked off in order, each answered in a datagram of its own; an error does not stop those behind it."""
     with stack.socket.socket(AF_NETLINK, SOCK_RAW, 0) as sock:
         sock.settimeout(5)

@@ -47,6 +47,16 @@ def test_nl_14_a_message_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize("body", [b"", b"a", b"abcd", bytes(65)])
+def test_nl_17_a_message_says_its_length_and_takes_up_whole_words(body: bytes) -> None:
+    """The length in a message's header is that of header and body; what follows begins at the next multiple of four."""
+    raw = header.pack(18, 1, 7, 9, body)
+    assert int.from_bytes(raw[:4], "little") == 16 + len(body)
+    assert len(raw) == header.align(16 + len(body))
+    found = list(header.split(raw + raw))
+    assert [(each.length, bytes(whole[16:])) for each, whole in found] == [(16 + len(body), body)] * 2
+
+
 def test_nl_15_attributes_by_hand() -> None:
     """An attribute is length with header, type with NESTED and NET_BYTEORDER in its high bits, and a value aligned to
     four bytes.
