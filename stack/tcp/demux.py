@@ -59,5 +59,6 @@ class Demux:
             return None
         if len(group) == 1:
             return group[0]
-        # Not hash(): that of bytes differs from run to run, and a seed must reproduce a run.
-        return group[crc32(key[0] + key[2].to_bytes(4, "big")) % len(group)]
+        # Not hash(): that of bytes differs from run to run, and a seed must reproduce a run. Scaled, not modulo, as
+        # Linux: a listener more or less moves as few flows as can be.
+        return group[crc32(key[0] + key[1] + key[2].to_bytes(4, "big")) * len(group) >> 32]

@@ -30,6 +30,7 @@ class Mib(StrEnum):
     TSECR_REJECTED = "TcpExtTSEcrRejected"  # segments that echo a timestamp never sent
     ACK_SKIPPED_SYN_RECV = "TcpExtTCPACKSkippedSynRecv"  # not answered, to break ACK loops
     ACK_SKIPPED_TIME_WAIT = "TcpExtTCPACKSkippedTimeWait"
+    OFO_PRUNED = "TcpExtOfoPruned"  # segments beyond a gap thrown away for lack of room
     OUT_OF_WINDOW_ICMPS = "TcpExtOutOfWindowIcmps"
     FASTOPEN_ACTIVE = "TcpExtTCPFastOpenActive"  # data in our SYN was acknowledged
     FASTOPEN_ACTIVE_FAIL = "TcpExtTCPFastOpenActiveFail"  # ... was not

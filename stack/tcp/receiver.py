@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stack.tcp.buffers import ReceiveQueue
+from stack.tcp.mib import Mib
 from stack.tcp.reassembly import Reassembly
 from stack.tcp.seqnum import MASK
 
@@ -172,7 +173,9 @@ class Receiver:
             self.data_segments += segments
             if not self.reassembly.insert(seq, view):
                 self.dsack = (seq, seq + len(view))
-            self.reassembly.limit(self.pin_limit)
+            if self.reassembly.limit(self.pin_limit):
+                self.connection.layer.mib.count(Mib.OFO_PRUNED)
+                self.connection.layer.drops.count("out-of-order-limit")
             self.owe_ack()
             return False
         if seq < self.rcv_nxt:
