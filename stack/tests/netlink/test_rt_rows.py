@@ -14,7 +14,7 @@ from stack.socket.netlink.endpoint import SOL_NETLINK
 from stack.socket.netlink.options import NETLINK_CAP_ACK, NETLINK_EXT_ACK
 from stack.tests.netlink import script
 from stack.tests.netlink.script import AF_NETLINK, SOCK_RAW, ip
-from stack.tests.netlink.test_netlink_twin import kernel, may_unshare, plain, settled
+from stack.tests.netlink.test_netlink_twin import comparable, kernel, plain, settled
 from stack.wire.netlink import ack, header
 from stack.wire.netlink.attribute import NLA_TYPE_MASK, attributes
 from stack.wire.netlink.header import NLM_F_ACK, NLM_F_DUMP, NLM_F_MULTI, NLM_F_REQUEST
@@ -59,7 +59,7 @@ class Told:
 def told() -> Told:
     with Network() as network:
         ours, _ = script.run(network.stack("gw").socket)
-    return Told(ours, kernel("script")[0] if may_unshare() else None)
+    return Told(ours, kernel("script")[0] if comparable() else None)
 
 
 @pytest.fixture
