@@ -39,11 +39,13 @@ lint: $(EXTENSION) ## ruff, mypy --strict, and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fuzz: $(EXTENSION) system-fuzz ## Coverage-guided fuzzing of rings and messages (SECONDS=n, default 60)
+fuzz: $(EXTENSION) system-fuzz ## Coverage-guided fuzzing: rings, messages, frames, services (SECONDS=n, default 60)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	@mkdir -p $(BUILD)/fuzz
-	$(BIN)/python -m vhost_user.tests.c_programs fuzz --out $(BUILD)/fuzz --seconds $$(( ($(SECONDS) + 1) / 2 ))
-	$(BIN)/python -m vhost_user.fuzz.fuzz_messages $$(( ($(SECONDS) + 1) / 2 )) $(BUILD)/fuzz
+	$(BIN)/python -m vhost_user.tests.c_programs fuzz --out $(BUILD)/fuzz --seconds $$(( ($(SECONDS) + 3) / 4 ))
+	$(BIN)/python -m vhost_user.fuzz.fuzz_messages $$(( ($(SECONDS) + 3) / 4 )) $(BUILD)/fuzz
+	$(BIN)/python -m stack.fuzz.fuzz_frames $$(( ($(SECONDS) + 3) / 4 )) $(BUILD)/fuzz
+	$(BIN)/python -m stack.fuzz.fuzz_services $$(( ($(SECONDS) + 3) / 4 )) $(BUILD)/fuzz
 
 doctor: $(EXTENSION) ## Check this machine and say what is missing
 	@$(BIN)/guestwire doctor
