@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "serve": "serve the devices of a QEMU you start yourself",
     "exec": "run a program of this machine on a LAN with guests",
     "ip": "look at and change the network of a served guest's gateway, as with iproute2",
+    "matrix": "run the same tests on many kernels and images",
     "vsock": "reach a served guest's vsock from a shell",
     "doctor": "check what this machine has and lacks",
 }
