@@ -132,9 +132,10 @@ class _Port:
         self._drops = drops
         self._oif = oif
         self._more = netns.scheduler.timer(self._serve)
-        self._endpoint: UdpEndpoint = netns.udp.bind(address, PORT)
+        # Link-local addresses may be the same on several links; there, each link has its own port 53.
+        self._endpoint: UdpEndpoint = netns.udp.bind(address, PORT, ifindex=oif)
         try:
-            bound = netns.tcp.ports.bind(address, PORT, reuse_addr=True)
+            bound = netns.tcp.ports.bind(address, PORT, reuse_addr=True, ifindex=oif)
             try:
                 listener = netns.tcp.listen(bound, BACKLOG)
             except BaseException:

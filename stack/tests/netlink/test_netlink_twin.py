@@ -54,7 +54,7 @@ def kernel_namespaces() -> None:
 
 
 def kernel(module: str) -> Any:
-    """What the script `module` hears in a fresh network namespace of the kernel. Skips where there is none to compare."""
+    """What the script `module` hears in a fresh network namespace of the kernel. Skips where there is none for it."""
     kernel_namespaces()
     if not comparable():
         pytest.skip(f"the answers are those of Linux 6.18, which this kernel is too old for: {os.uname().release}")
