@@ -127,7 +127,7 @@ class TcpLayer:
         """
         if src is None and bound is not None and any(bound.addr):
             src = bound.addr
-        route = self.ip.route(remote[0], src=src, oif=oif)
+        route = self.ip.route(remote[0], src=src, oif=oif, mark=0 if options is None else options.mark)
         if route.kind not in _CONNECTABLE:
             raise NetError(errno.ENETUNREACH)
         source = route.src if src is None else src
@@ -319,7 +319,8 @@ class TcpLayer:
 
     def reroute(self, connection: Pcb) -> Route:
         """The connection's route anew, after the routing changed. Raises NetError."""
-        route = self.ip.route(connection.remote[0], src=connection.local[0], oif=connection.oif)
+        mark = connection.options.mark
+        route = self.ip.route(connection.remote[0], src=connection.local[0], oif=connection.oif, mark=mark)
         connection.route = route
         if route.mtu != connection.path_mtu:
             connection.path_mtu = route.mtu

@@ -56,6 +56,7 @@ class TcpOptions:
     ttl: int = DEFAULT_TTL  #: IP_TTL or IPV6_UNICAST_HOPS
     told: Any = None  #: of a Listener: what its socket had been told, for the sockets of its connections
     tos: int = 0  #: IP_TOS or IPV6_TCLASS
+    mark: int = 0  #: SO_MARK, for rules that choose routes by it
 
     def copy(self) -> TcpOptions:
         return replace(self)

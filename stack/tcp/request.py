@@ -99,7 +99,7 @@ class Request(Minisock):
         given = self.listener.options
         layer = self.layer
         try:
-            mtu = layer.ip.route(self.key[0], src=self.key[1], oif=self.oif).mtu
+            mtu = layer.ip.route(self.key[0], src=self.key[1], oif=self.oif, mark=given.mark).mtu
         except NetError:
             layer.drops.count(DropReason.NO_ROUTE)
             return False
@@ -209,7 +209,7 @@ class Request(Minisock):
         listener = self.listener
         layer = self.layer
         try:
-            route = layer.ip.route(self.key[0], src=self.key[1], oif=self.oif)
+            route = layer.ip.route(self.key[0], src=self.key[1], oif=self.oif, mark=listener.options.mark)
         except NetError:
             layer.drops.count(DropReason.NO_ROUTE)
             return None

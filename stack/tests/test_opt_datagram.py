@@ -308,6 +308,40 @@ def test_opt_so_mark_chooses_the_route() -> None:
             each.close()
 
 
+@pytest.mark.parametrize("how", ["mark", "device", "unicast interface"])
+def test_opt_so_mark_and_bindtodevice_of_a_connection(how: str) -> None:
+    """SO_MARK, SO_BINDTODEVICE and IP_UNICAST_IF choose a TCP connection's way, too."""
+    from stack.iface.address import parse_address
+    from stack.ip.policy import Rule
+    from stack.ip.route import RouteEntry
+
+    with Network() as network:
+        gw, others = two_ways(network)
+        ip = gw.netns.ip
+        with network.lock:
+            iface = next(each for each in ip.interfaces.values() if each.name == "eth1")
+            ip.add_route(RouteEntry(bytes(4), 0, iface, gateway=parse_address("10.0.1.2"), table=100))
+            ip.add_route(RouteEntry(bytes(4), 0, iface, gateway=parse_address("10.0.1.2"), metric=99))
+            ip.routes4.add_rule(Rule(4, 1000, 100, fwmark=7, fwmask=0xFF))
+            ip.invalidate()
+        servers = [other.socket.create_server(("0.0.0.0", 80)) for other in others]
+        for chosen in (0, 1):
+            with gw.socket.socket() as client:
+                if chosen and how == "mark":
+                    client.setsockopt(SOL, 36, 7)
+                elif chosen and how == "device":
+                    client.setsockopt(SOL, kernel.SO_BINDTODEVICE, b"eth1")
+                elif chosen:
+                    client.setsockopt(IP, 50, struct.pack("!I", gw.socket.if_nametoindex("eth1")))
+                client.settimeout(10)
+                client.connect(("192.0.2.9", 80))
+                accepted, address = servers[chosen].accept()
+                assert address[0] == f"10.0.{chosen}.1"
+                accepted.close()
+        for server in servers:
+            server.close()
+
+
 @pytest.mark.parametrize("by_name", [True, False])
 def test_opt_so_bindtodevice_sends_and_hears_through_one_interface(by_name: bool) -> None:
     """SO_BINDTODEVICE and SO_BINDTOIFINDEX: packets leave and are heard through that interface only; an unknown name

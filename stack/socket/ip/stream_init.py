@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind, connect_source
+from stack.socket.ip.options import IP_UNICAST_IF, IPPROTO_IP, unicast_interface
 from stack.socket.ip.stream_options import reuse
 from stack.socket.message import MSG_ERRQUEUE, MSG_OOB, Message
+from stack.socket.options_device import bound_interface
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ class StreamInit(Phase):
         if fastopen is None and socket.fastopen_connect:
             fastopen = b""
             deferred = tcp.fastopen.ready(remote[0], no_cookie=options.fastopen_no_cookie)
-        connection = tcp.connect(self.bound, source, remote, options=options, fastopen=fastopen, hold=deferred)
+        oif = bound_interface(socket) or unicast_interface(socket, IPPROTO_IP, IP_UNICAST_IF)
+        connection = tcp.connect(self.bound, source, remote, options=options, oif=oif, fastopen=fastopen, hold=deferred)
         if deferred:
             socket.phase = StreamDeferred(socket, connection, self.bound)
             return None

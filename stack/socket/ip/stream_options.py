@@ -17,6 +17,7 @@ from stack.socket.ip.options import ip_level, tos_of, ttl_of
 from stack.socket.ip.peername import peer_name_row
 from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, OptionValues, Value
+from stack.socket.options_device import SO_MARK
 from stack.socket.options_socket import (
     SO_KEEPALIVE,
     SO_OOBINLINE,
@@ -305,6 +306,7 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, "fastopen_no_cookie", bool),
     (IPPROTO_TCP, TCP_CONGESTION, "congestion", lambda name: name.decode("latin-1")),
     # The stored value is doubled for book-keeping (options_socket), payload gets the half.
+    (SOL_SOCKET, SO_MARK, "mark", int),
     (SOL_SOCKET, SO_RCVBUF, "rcvbuf", lambda doubled: doubled // 2),
     (SOL_SOCKET, SO_SNDBUF, "sndbuf", lambda doubled: doubled // 2),
 )

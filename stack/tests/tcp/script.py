@@ -80,7 +80,7 @@ class FakeIp:
         assert proto == 6
         self.handler, self.on_error = handler, on_error
 
-    def route(self, dst: bytes, *, src: bytes | None = None, oif: int = 0) -> Route:
+    def route(self, dst: bytes, *, src: bytes | None = None, oif: int = 0, mark: int = 0) -> Route:
         if self.fail is not None:
             raise self.fail
         ours = US4 if len(dst) == 4 else US6
