@@ -11,6 +11,7 @@ import errno
 from stack.errors import NetError
 from stack.link.device import Buffer
 from stack.tcp.congestion import ALGORITHMS
+from stack.tcp.delay import DelayLine
 from stack.tcp.info import TcpInfo, collect
 from stack.tcp.limits import notsent_room
 from stack.tcp.pcb import Pcb
@@ -243,12 +244,21 @@ class Connection(Pcb):
             fresh.cwnd, fresh.ssthresh = congestion.cwnd, congestion.ssthresh
             self.sender.use(fresh)
         self.sender.pace(options.max_pacing_rate)
+        if options.tx_delay or self.ip is not self.layer.ip:
+            self._delay(options.tx_delay)
         receiver.make_room(options.rcvlowat)
         if self.connected:
             self.resegment()
         self.sender.rtt.limit(options.rto_min, options.rto_max)
         self.timers.options_changed()
         self.schedule()  # Nagle, cork or the window may let something go now
+
+    def _delay(self, delay: int) -> None:
+        """TCP_TX_DELAY."""
+        if isinstance(self.ip, DelayLine):
+            self.ip.delay = delay
+        else:
+            self.ip = DelayLine(self.layer, delay)
 
     def shutdown_read(self) -> None:
         """`eof` from now on (what still arrives stays readable, as on Linux)."""

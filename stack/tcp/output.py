@@ -41,7 +41,7 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
     way: the retransmission timer will try again. `fresh`: new data, which may be sent as ECN-capable.
     """
     layer = connection.layer
-    ip = layer.ip
+    ip = connection.ip
     receiver = connection.receiver
     slice_ = connection.sender.queue.slice
     if plan[0][1] and receiver.rcv_nxt != receiver.last_ack_sent:
@@ -211,7 +211,7 @@ def _emit_with_options(
         0,
     )
     layer = connection.layer
-    ip = layer.ip
+    ip = connection.ip
     try:
         route = connection.route
         if route.generation != ip.generation:

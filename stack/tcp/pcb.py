@@ -23,6 +23,7 @@ from stack.errors import NetError
 from stack.link.device import GSO_TCPV4, GSO_TCPV6
 from stack.scheduler import NS_PER_MS
 from stack.tcp.congestion import ALGORITHMS
+from stack.tcp.delay import DelayLine
 from stack.tcp.ecn import Ecn, agreed
 from stack.tcp.mtuprobe import MtuProber
 from stack.tcp.options import TcpOptions
@@ -37,6 +38,7 @@ from stack.tcp.urgent import UrgentByte
 from stack.wire.tcp import ACK, RST
 
 if TYPE_CHECKING:
+    from stack.ip.layer import IpLayer
     from stack.ip.ports import BoundPort
     from stack.ip.route import Route
     from stack.tcp.fastopen import FastOpen
@@ -66,6 +68,7 @@ class Pcb:
         "fast_state",
         "fastopen",
         "gso_type",
+        "ip",
         "ip_header",
         "key",
         "ladder",
@@ -115,6 +118,7 @@ class Pcb:
         six = len(remote[0]) == 16
         self.layer = layer
         self.scheduler = layer.scheduler
+        self.ip: IpLayer | DelayLine = layer.ip  #: where segments go
         self.local = local  #: (address, port), address of 4 or 16 bytes
         self.remote = remote
         self.options = options  #: live; call options_changed() after setting a field
@@ -162,6 +166,8 @@ class Pcb:
             receiver.quick = -1
         receiver.make_room(options.rcvlowat)
         self.sender.rtt.limit(options.rto_min, options.rto_max)
+        if options.tx_delay:
+            self.ip = DelayLine(layer, options.tx_delay)
         self.timers = Timers(self)
 
     def __repr__(self) -> str:

@@ -53,6 +53,7 @@ class Request(Minisock):
         "sent_at",
         "shift",
         "stamped",
+        "syn",
         "timestamp_offset",
         "ts_recent",
         "window",
@@ -74,6 +75,7 @@ class Request(Minisock):
         self.stamped = config.timestamps and options.timestamps is not None
         self.ts_recent = options.timestamps[0] if self.stamped and options.timestamps is not None else 0
         self.ecn = agreed(seg, config.ecn)
+        self.syn = _headers(seg) if given.save_syn else b""
         self.fastopen: bytes | None = None  #: cookie to be told with the SYN|ACK
         rcvbuf = given.rcvbuf or config.rcvbuf
         self.shift = 0 if self.scale is None else window_shift(given.rcvbuf or config.rcvbuf_max)
@@ -215,6 +217,7 @@ class Request(Minisock):
             return None
         options = listener.options.copy()
         options.defer_accept = 0  # not inherited, row TCP-16
+        options.saved_syn = self.syn
         connection = Connection(
             layer,
             self.local,
@@ -240,3 +243,9 @@ class Request(Minisock):
         sender.retries = self.retransmitted
         receiver.rcv_adv = max(receiver.rcv_adv, receiver.rcv_nxt + self.window)
         return connection
+
+
+def _headers(seg: Segment) -> bytes:
+    """The IP and TCP headers of a SYN as it came (TCP_SAVED_SYN)."""
+    segment = seg.packet.payload
+    return bytes(seg.packet.header) + bytes(segment[: segment[12] >> 4 << 2])

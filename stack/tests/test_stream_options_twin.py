@@ -60,6 +60,7 @@ REACHES = [  # option, value, field of TcpOptions, value there
     ("TCP_USER_TIMEOUT", 1234, "user_timeout", 1234 * NS_PER_MS),
     ("TCP_NOTSENT_LOWAT", 5000, "notsent_lowat", 5000),
     ("TCP_INQ", 1, "inq", True),
+    ("TCP_TX_DELAY", 5000, "tx_delay", 5 * NS_PER_MS),
     ("TCP_RTO_MAX_MS", 2000, "rto_max", 2 * NS_PER_S),
     ("TCP_RTO_MIN_US", 20_000, "rto_min", 20 * NS_PER_MS),
     ("TCP_DELACK_MAX_US", 8000, "delayed_ack_max", 8 * NS_PER_MS),
@@ -74,6 +75,7 @@ REACHES = [  # option, value, field of TcpOptions, value there
 NUMBERS = {
     "TCP_THIN_LINEAR_TIMEOUTS": 16,
     "TCP_INQ": 36,
+    "TCP_TX_DELAY": 37,
     "TCP_RTO_MAX_MS": 44,
     "TCP_RTO_MIN_US": 45,
     "TCP_DELACK_MAX_US": 46,
@@ -241,6 +243,29 @@ def test_opt_what_is_not_there_is_refused_as_by_the_kernel(world: World) -> None
         assert (sock.getsockopt(TCP, 24) - first) & 0xFFFFFFFF < 10_000
         sock.setsockopt(TCP, 17, 1)  # TCP_THIN_DUPACK is taken and ignored
         assert sock.getsockopt(TCP, 17) == 0
+
+
+def test_opt_save_syn_keeps_the_headers_of_the_syn_until_read(world: World) -> None:
+    """IP and TCP headers, from IP's first byte; too little room is EINVAL; once read they are gone."""
+    with world.listener() as listener:
+        listener.setsockopt(TCP, 27, 1)
+        for bad in (-1, 3):
+            assert code(listener.setsockopt, TCP, 27, bad) == errno.EINVAL
+        with world.socket.create_connection(listener.getsockname(), timeout=10) as client:
+            served, _ = listener.accept()
+            with served:
+                assert code(served.getsockopt, TCP, 28, 20) == errno.EINVAL
+                saved = served.getsockopt(TCP, 28, 200)
+                assert saved[0] == 0x45
+                assert saved[9] == TCP
+                assert saved[12:20] == bytes((127, 0, 0, 1)) * 2
+                ports = client.getsockname()[1], listener.getsockname()[1]
+                assert struct.unpack_from("!HH", saved, 20) == ports
+                assert saved[33] & 0x3F == 2  # SYN
+                assert len(saved) == 20 + (saved[32] >> 4 << 2)
+                assert served.getsockopt(TCP, 28, 200) == b""
+                assert code(served.setsockopt, TCP, 28, 1) == errno.ENOPROTOOPT
+            assert client.getsockopt(TCP, 28, 200) == b""
 
 
 def test_opt_window_clamp_needs_a_closed_socket_to_be_lifted(world: World) -> None:

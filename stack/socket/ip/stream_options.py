@@ -62,9 +62,12 @@ TCP_USER_TIMEOUT: Final = 18
 TCP_TIMESTAMP: Final = 24
 TCP_NOTSENT_LOWAT: Final = 25
 TCP_CC_INFO: Final = 26
+TCP_SAVE_SYN: Final = 27
+TCP_SAVED_SYN: Final = 28
 TCP_ULP: Final = 31
 TCP_ZEROCOPY_RECEIVE: Final = 35
 TCP_INQ: Final = 36
+TCP_TX_DELAY: Final = 37
 TCP_RTO_MAX_MS: Final = 44
 TCP_RTO_MIN_US: Final = 45
 TCP_DELACK_MAX_US: Final = 46
@@ -78,6 +81,7 @@ WINDOW_CLAMP_MIN: Final = 1152
 LINGER2_DEFAULT: Final = 60
 LINGER2_MAX: Final = 120
 _CONGESTION_NAME: Final = 16
+TX_DELAY_MAX: Final = (1 << 28) - 1  # us; Linux shifts it by three within 31 bits
 TICK_US: Final = 4000
 LEAST_TICKS: Final = 2  # Linux TCP_TIMEOUT_MIN
 MOST_TICKS: Final = 50  # 200 ms: Linux TCP_RTO_MIN, TCP_DELACK_MAX
@@ -213,6 +217,18 @@ def _invalid(socket: StreamSocket) -> Value:
     raise NetError(errno.EINVAL)
 
 
+def _saved_syn(socket: StreamSocket, room: int) -> bytes:
+    """Once; it takes enough room."""
+    connection = socket.connection
+    if connection is None:
+        return b""
+    saved = connection.options.saved_syn
+    if len(saved) > room:
+        raise NetError(errno.EINVAL)
+    connection.options.saved_syn = b""
+    return saved
+
+
 def _unsupported(socket: StreamSocket, value: object) -> None:
     raise NetError(errno.EINVAL)
 
@@ -266,9 +282,12 @@ TCP_ROWS: Final = (
     _row(TCP_TIMESTAMP, "TCP_TIMESTAMP", get=_timestamp, check=_refused),
     _row(TCP_NOTSENT_LOWAT, "TCP_NOTSENT_LOWAT"),
     _row(TCP_CC_INFO, "TCP_CC_INFO", Kind.OPAQUE, writable=False, get=cc_info),
+    _row(TCP_SAVE_SYN, "TCP_SAVE_SYN", low=0, high=2),
+    _row(TCP_SAVED_SYN, "TCP_SAVED_SYN", Kind.OPAQUE, writable=False, show=_saved_syn),
     _row(TCP_ULP, "TCP_ULP", Kind.NAME, default=b"", check=_ulp),
     _row(TCP_ZEROCOPY_RECEIVE, "TCP_ZEROCOPY_RECEIVE", writable=False, get=_invalid),
     _row(TCP_INQ, "TCP_INQ", low=0, high=1),
+    _row(TCP_TX_DELAY, "TCP_TX_DELAY", low=0, high=TX_DELAY_MAX),
     _row(TCP_RTO_MAX_MS, "TCP_RTO_MAX_MS", default=120_000, low=1000, high=120_000, adjust=_rto_max),
     _row(TCP_RTO_MIN_US, "TCP_RTO_MIN_US", default=200_000, adjust=_ticks),
     _row(TCP_DELACK_MAX_US, "TCP_DELACK_MAX_US", default=200_000, adjust=_ticks),
@@ -283,6 +302,8 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (IPPROTO_TCP, TCP_CORK, "cork", bool),
     (IPPROTO_TCP, TCP_QUICKACK, "quickack", bool),
     (IPPROTO_TCP, TCP_INQ, "inq", bool),
+    (IPPROTO_TCP, TCP_TX_DELAY, "tx_delay", lambda microseconds: microseconds * NS_PER_US),
+    (IPPROTO_TCP, TCP_SAVE_SYN, "save_syn", bool),
     (IPPROTO_TCP, TCP_NOTSENT_LOWAT, "notsent_lowat", lambda value: value & 0xFFFFFFFF),
     (IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, "thin_linear", bool),
     (IPPROTO_TCP, TCP_RTO_MAX_MS, "rto_max", lambda milliseconds: milliseconds * NS_PER_MS),

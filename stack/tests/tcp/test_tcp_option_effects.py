@@ -373,6 +373,28 @@ def test_opt_info_tells_what_held_data_back() -> None:
     assert s.connection.info().sndbuf_limited == 100_000
 
 
+def test_opt_tx_delay_makes_the_way_longer() -> None:
+    """Segments leave so much later, in order, and the round trip measured includes it; it may change at any time."""
+    s = Script().established(TcpOptions(tx_delay=30 * NS_PER_MS))
+    s.write(b"a")
+    s.wait(29)
+    s.expect_nothing()
+    s.wait(2)
+    s.expect(PSH | ACK, data=b"a")
+    s.send(ACK, seq=1, ack=2)
+    assert s.connection.info().rtt > 3000
+    s.write(b"b")
+    live(s, tx_delay=0)
+    s.write(b"c")
+    s.send(ACK, seq=1, ack=2)
+    s.expect_nothing()
+    s.wait(31)
+    s.expect(PSH | ACK, data=b"b")
+    s.send(ACK, seq=1, ack=3)
+    s.wait(1)
+    s.expect(PSH | ACK, data=b"c")
+
+
 def test_opt_oobinline_is_live() -> None:
     s = Script().established()
     s.send(ACK | 0x20, seq=1, ack=1, data=b"ab", urgent=2)
