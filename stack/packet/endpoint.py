@@ -54,6 +54,8 @@ class Received(NamedTuple):
     vlan: int
     vlan_tpid: int
     prefix: bytes
+    stamp: int  #: when it passed, ns of the Network's clock
+    lost: int  #: frames this socket lost before it, ever
 
 
 class PacketEndpoint:
@@ -72,6 +74,7 @@ class PacketEndpoint:
         self.queue: deque[Received] = deque()
         self.charge = 0  #: bytes
         self.error = 0  #: pending errno
+        self.lost_ever = 0  #: frames there was no room for (SO_RXQ_OVFL)
         self.packets = self.lost = 0  #: delivered and dropped since `statistics` was last asked
         self.on_event: Callable[[], None] | None = None
         self.closed = False
@@ -123,6 +126,7 @@ class PacketEndpoint:
                 return
         if self.charge >= self.receive_limit:
             self.lost += 1
+            self.lost_ever += 1
             return
         shown = sighting.protocol if self.headers else sighting.inner_protocol
         iface = sighting.iface
@@ -137,6 +141,8 @@ class PacketEndpoint:
                 max(sighting.vlan, 0),
                 sighting.vlan_tpid,
                 sighting.vnet_header(self.vnet_header) if self.vnet_header else b"",
+                self._layer.now,
+                self.lost_ever,
             )
         )
         self.charge += len(data) + OVERHEAD

@@ -152,6 +152,11 @@ class PacketLayer:
         self._endpoints.append(endpoint)
         return endpoint
 
+    @property
+    def now(self) -> int:
+        """The Network's clock, ns."""
+        return self._scheduler.now
+
     def find(self, ifindex: int) -> Interface | None:
         return self._ip.interfaces.get(ifindex)
 

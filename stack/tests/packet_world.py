@@ -69,6 +69,17 @@ class World:
             sock.settimeout(10)
         return False
 
+    def nothing_peeked(self, sock: Any) -> bool:
+        """As `nothing`, what there is left in place."""
+        sock.setblocking(False)
+        try:
+            sock.recv(1, kernel.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        finally:
+            sock.settimeout(10)
+        return False
+
     def _make(self, family: int, kind: int, proto: int) -> Any:
         raise NotImplementedError
 

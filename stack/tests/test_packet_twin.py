@@ -256,6 +256,32 @@ def test_packet_auxdata(world: World) -> None:
     assert ancillary == [(SOL_PACKET, 8, AUXDATA.pack(1, 19, 19, 0, 14, 0, 0))]
 
 
+def test_packet_time_stamps(world: World) -> None:
+    """SO_TIMESTAMP, SO_TIMESTAMPNS tell when a frame passed, before the auxiliary data; SO_RXQ_OVFL what was lost."""
+    sock, sender = world.packet(RAW, OURS, "va"), world.packet(RAW, 0, "vb")
+    sock.setsockopt(SOL_PACKET, 8, 1)
+    for option, unit in ((29, 1_000_000), (35, 1_000_000_000)):
+        sock.setsockopt(kernel.SOL_SOCKET, option, 1)
+        sender.send(frame(world.mac("va")))
+        _, ancillary, _, _ = sock.recvmsg(100, 200)
+        assert [(level, kind) for level, kind, _ in ancillary] == [(kernel.SOL_SOCKET, option), (SOL_PACKET, 8)]
+        seconds, fraction = struct.unpack("@qq", ancillary[0][2])
+        assert seconds > 0
+        assert 0 <= fraction < unit
+    sock.setsockopt(kernel.SOL_SOCKET, 35, 0)
+    sock.setsockopt(SOL_PACKET, 8, 0)
+    sock.setsockopt(kernel.SOL_SOCKET, 40, 1)
+    sock.setsockopt(kernel.SOL_SOCKET, kernel.SO_RCVBUF, 0)
+    for _ in range(10):
+        sender.send(frame(world.mac("va")))
+    lost = 10
+    while not world.nothing_peeked(sock):
+        assert sock.recvmsg(100, 200)[1] == []
+        lost -= 1
+    sender.send(frame(world.mac("va")))
+    assert sock.recvmsg(100, 200)[1] == [(kernel.SOL_SOCKET, 40, struct.pack("@I", lost))]
+
+
 @pytest.mark.parametrize("tpid", [0x8100, 0x88A8])
 def test_packet_vlan_tag_is_told_beside(world: World, tpid: int) -> None:
     """The outermost tag of an incoming frame is taken off and told in the auxiliary data."""
@@ -430,6 +456,38 @@ def test_packet_memberships_are_counted(world: World, kind: int, counts: tuple[i
     assert world.counts("va") == counts
     other.close()
     assert world.counts("va") == (0, 0)
+
+
+def test_packet_what_sockets_want_is_not_shown(world: World) -> None:
+    """IFF_PROMISC and IFF_ALLMULTI show what the administrator asked for; what sockets want is counted beside it."""
+    sock = world.packet()
+    for kind in (1, 2):
+        sock.setsockopt(SOL_PACKET, 1, mreq(world, kind))
+    assert _listening_flags(world) == 0
+    _ask(world, 0x300)
+    assert _listening_flags(world) == 0x300
+    assert world.counts("va") == (2, 2)
+    sock.close()
+    assert world.counts("va") == (1, 1)
+    _ask(world, 0)
+    assert (_listening_flags(world), world.counts("va")) == (0, (0, 0))
+
+
+def _ask(world: World, flags: int) -> None:
+    """RTM_NEWLINK as `ip link set va promisc on allmulticast on` sends it."""
+    sock = world.socket(kernel.AF_NETLINK, RAW)
+    sock.send(struct.pack("@IHHIIBxHiII", 32, 16, 5, 1, 0, 0, 0, world.index("va"), flags, 0x300))
+    assert struct.unpack_from("@i", sock.recv(1000), 16)[0] == 0
+    sock.close()
+
+
+def _listening_flags(world: World) -> int:
+    """IFF_PROMISC and IFF_ALLMULTI of va, as RTM_GETLINK tells them."""
+    sock = world.socket(kernel.AF_NETLINK, RAW)
+    sock.send(struct.pack("@IHHIIBxHiII", 32, 18, 1, 1, 0, 0, 0, world.index("va"), 0, 0))
+    flags: int = struct.unpack_from("@I", sock.recv(65536), 24)[0]
+    sock.close()
+    return flags & 0x300
 
 
 def test_packet_membership_errors(world: World) -> None:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import NetError
 from stack.packet.endpoint import PacketAddress, Received
 from stack.socket.base import AGAIN, Again, Phase
+from stack.socket.cmsg import of_int
+from stack.socket.ip.received import stamping, time_stamps
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_PEEK, MSG_TRUNC, Ancillary, Message
+from stack.socket.options import SOL_SOCKET
+from stack.socket.options_device import RX_SOFTWARE, SOFTWARE, stamp_flags, stamp_option
+from stack.socket.options_socket import SO_RXQ_OVFL
 from stack.socket.packet.options import PACKET_AUXDATA, SOL_PACKET, apply
 from stack.socket.poll import ERR, IN, OUT, RDNORM, WRNORM
 
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from stack.link.device import Buffer
     from stack.socket.packet.socket import PacketSocket
 
+_SOFTWARE_STAMPS: Final = RX_SOFTWARE | SOFTWARE
 _RECEIVE_FLAGS: Final = MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC | MSG_ERRQUEUE
 #: struct tpacket_auxdata: status, length, length kept, offsets of link and network header, VLAN TCI and TPID
 _AUXDATA: Final = struct.Struct("=IIIHHHH")
@@ -54,9 +60,20 @@ class PacketOpen(Phase):
         assert received is not None
         data = received.prefix + received.data
         message = Message(data[:size], received.address, MSG_TRUNC if len(data) > size else 0, len(data))
-        if self.socket.options.value(SOL_PACKET, PACKET_AUXDATA):
-            message.ancillary.append(_auxdata(received))
+        message.ancillary = self._told(received)
         return message
+
+    def _told(self, received: Received) -> list[Ancillary]:
+        """Control messages: when it passed, how many were lost before, what the frame itself does not say."""
+        socket = self.socket
+        told = time_stamps(socket, received.stamp) if stamp_option(socket) else []
+        if stamp_flags(socket) & _SOFTWARE_STAMPS == _SOFTWARE_STAMPS:
+            told.append(stamping(socket, received.stamp))
+        if received.lost and socket.options.value(SOL_SOCKET, SO_RXQ_OVFL):
+            told.append(of_int(SOL_SOCKET, SO_RXQ_OVFL, received.lost))
+        if socket.options.value(SOL_PACKET, PACKET_AUXDATA):
+            told.append(_auxdata(received))
+        return told
 
     def local_address(self) -> PacketAddress:
         endpoint = self.endpoint
@@ -75,7 +92,7 @@ class PacketOpen(Phase):
         self.endpoint.error = error
 
     def memory(self) -> tuple[int, int, int]:
-        return self.endpoint.charge, 0, self.endpoint.lost
+        return self.endpoint.charge, 0, self.endpoint.lost_ever
 
     def option_changed(self, level: int, name: int) -> None:
         apply(self.socket, level, name)
