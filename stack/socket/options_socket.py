@@ -157,7 +157,7 @@ def socket_level(
         row(SO_PEERGROUPS, "SO_PEERGROUPS", Kind.OPAQUE, writable=False, get=_no_data),
         row(SO_ZEROCOPY, "SO_ZEROCOPY", Kind.INT, low=0, high=1),
         row(SO_TXTIME, "SO_TXTIME", Kind.OPAQUE, default=bytes(_TXTIME.size), act=_set_transmit_time),
-        row(SO_PREFER_BUSY_POLL, "SO_PREFER_BUSY_POLL"),
+        row(SO_PREFER_BUSY_POLL, "SO_PREFER_BUSY_POLL", check=_admin_to_switch_on),
         row(SO_NETNS_COOKIE, "SO_NETNS_COOKIE", Kind.OPAQUE, writable=False, show=_namespace_cookie),
         row(SO_BUF_LOCK, "SO_BUF_LOCK", Kind.INT, low=0, high=3),
         row(SO_TXREHASH, "SO_TXREHASH", Kind.INT, check=_rehash, get=_get_rehash),
@@ -185,6 +185,11 @@ def socket_level(
 def _never_on(socket: Socket, value: Value) -> None:
     if value:
         raise NetError(errno.EOPNOTSUPP)
+
+
+def _admin_to_switch_on(socket: Socket, value: Value) -> None:
+    if value and not socket.host.credentials.may(Capability.NET_ADMIN):
+        raise NetError(errno.EPERM)
 
 
 def _debug(socket: Socket, value: Value) -> None:

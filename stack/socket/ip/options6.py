@@ -210,7 +210,7 @@ def _set_packet_info(socket: Socket, data: bytes) -> None:
 
 def _set_extension(number: int) -> Callable[[Socket, bytes], None]:
     def act(socket: Socket, data: bytes) -> None:
-        if data and number != IPV6_RTHDR and not socket.host.credentials.may(Capability.NET_RAW):
+        if number != IPV6_RTHDR and not socket.host.credentials.may(Capability.NET_RAW):
             raise NetError(errno.EPERM)
         checked = checked_routing(data) if number == IPV6_RTHDR else checked_extension(data)
         socket.options.store(IPPROTO_IPV6, number, checked)
