@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from stack.errors import NetError
 from stack.socket.cmsg import SCM_RIGHTS
-from stack.socket.message import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_WAITALL, Ancillary, Message
+from stack.socket.message import MSG_DONTWAIT, MSG_NOSIGNAL, MSG_OOB, MSG_PEEK, MSG_WAITALL, Ancillary, Message
 from stack.socket.phase import AGAIN, Again, Timeout
 from stack.socket.poll import IN, PRI
 from stack.socket.unix import SOCK_STREAM
@@ -129,9 +129,9 @@ class UnixStreamSocket(UnixSocket[StreamEndpoint]):
         try:
             while taken < len(data):
                 if ancillary:
-                    taken += super().send_message(rest[taken:], ancillary, flags, None, None)
+                    taken += super().send_message(rest[taken:], ancillary, flags | MSG_NOSIGNAL, None, None)
                 else:
-                    taken += super().send(rest[taken:], flags, None)
+                    taken += super().send(rest[taken:], flags | MSG_NOSIGNAL, None)
         except OSError:
             pass
         return taken
