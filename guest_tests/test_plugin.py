@@ -33,6 +33,9 @@ PROJECT = """
     def test_kernel_dies(guest):
         guest.run("echo c > /proc/sysrq-trigger; sleep 100")
 
+    def test_kernel_complains_while_waited_for(guest):
+        guest.run("echo 'BUG: KASAN: use-after-free in words' > /dev/kmsg; sleep 1000", timeout=900)
+
     def test_kernel_complains_and_nobody_looks(guest):
         guest.run("echo 'WARNING: possible circular locking dependency detected' > /dev/kmsg")
 
@@ -83,6 +86,11 @@ def test_a_panic_is_shown_with_the_lines_that_matter(run: Run) -> None:
     assert not any("RAX:" in line for line in lines)
 
 
+def test_a_complaint_ends_what_is_waited_for_at_once(run: Run) -> None:
+    assert "KernelTroubleError: the guest's kernel reported a KASAN:" in run.output
+    assert "BUG: KASAN: use-after-free in words" in run.output
+
+
 def test_a_complaint_nobody_looked_at_fails_the_test(run: Run) -> None:
     assert "guest1's kernel reported a lockdep:" in run.output
     assert "FAILED test_it.py::test_kernel_complains_and_nobody_looks" in run.output
@@ -109,6 +117,7 @@ def test_the_evidence_is_written_for_failures_only(run: Run) -> None:
         "test_it.py-test_command_fails",
         "test_it.py-test_handler_is_wrong",
         "test_it.py-test_kernel_complains_and_nobody_looks",
+        "test_it.py-test_kernel_complains_while_waited_for",
         "test_it.py-test_kernel_dies",
         "test_it.py-test_marker_is_wrong",
     ]
@@ -137,6 +146,7 @@ def test_junit_has_what_the_guests_ran_on(run: Run) -> None:
         assert properties["guest1_kernel"]
         assert 0 < float(properties["guest1_boot_seconds"]) < 60
         assert properties["qemu"][0].isdigit()
+        assert properties["seed"].isdigit()
 
 
 def test_github_shows_the_failures(run: Run) -> None:
@@ -191,7 +201,7 @@ def test_a_project_without_guests_sees_nothing_of_the_plugin(tmp_path: Path) -> 
 
 def test_help_and_markers_name_everything(tmp_path: Path) -> None:
     run = run_project(tmp_path, "", "--help")
-    for option in ("kernel", "image", "accel", "timeout-scale", "artifacts", "pcap", "keep"):
+    for option in ("kernel", "image", "accel", "timeout-scale", "artifacts", "pcap", "seed", "keep"):
         assert f"--guest-{option}" in run.output
         assert f"GUESTWIRE_{option.replace('-', '_').upper()}" in run.output
     assert "@pytest.mark.guest" in run_project(tmp_path, "", "--markers").output

@@ -45,7 +45,7 @@ class Listening:
         state = _WAITING_STATE[self.protocol]
         tables = f"/proc/net/{self.protocol} /proc/net/{self.protocol}6"
         look = f"grep -qsE '^ *[0-9]+: [0-9A-F]+:{self.port:04X} [0-9A-F]+:0000 {state} ' {tables}"
-        return f"until {look}; do usleep 10000; done"
+        return f"until {look}; do sleep 0.01; done"
 
     def __str__(self) -> str:
         return f"somebody to listen on {self.protocol} port {self.port}"
@@ -70,7 +70,7 @@ class GuestNetwork(GuestFiles):
         deadline = time.monotonic() + seconds
         waiting: Command | None = None
         if not callable(ready):
-            look = ready.command() if isinstance(ready, Listening) else f"until {ready}; do usleep 10000; done"
+            look = ready.command() if isinstance(ready, Listening) else f"until {ready}; do sleep 0.01; done"
             waiting = self.spawn(f"({look}) >/dev/null 2>&1")
         try:
             while True:

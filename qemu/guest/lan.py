@@ -6,6 +6,7 @@ Everything of it is made when it is first used: a test that asks for the fixture
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -58,11 +59,12 @@ class Lan:
         address6: str | None = None,
         dhcp6: bool = False,
         dns_upstream: bool | tuple[str, ...] = False,
+        seed: int | None = None,
     ) -> None:
         """`address` is the gateway's; `gateway` the name of its node, made if the Network has none of that name.
 
         `address6`, `dhcp6` and `dns_upstream` are those of `GuestConfig`: guests may have IPv6 as well, and names of
-        the outside.
+        the outside. With `seed` chance in a Network of its own is drawn from that.
 
         With `record`, what passes the guests' cables is kept in a ring in memory. Raises SetupError for an address
         that is none, or in a network too small for services and leases.
@@ -79,6 +81,7 @@ class Lan:
         self._given = network
         self._gateway_name = gateway
         self._record = record
+        self._seed = seed
         self._lock = threading.RLock()
         self._undo = ExitStack()
         self._parts: _Parts | None = None
@@ -337,7 +340,7 @@ class Lan:
 
         network = self._given
         if network is None:
-            network = Network()
+            network = Network(rng=None if self._seed is None else random.Random(self._seed))  # noqa: S311 - no secret
             undo.callback(network.close)
             network.start()
         stack = network.stacks.get(self._gateway_name) or network.stack(self._gateway_name)

@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "(memory_mib=512, programs=('curl',) ...); complaints of the kernel that match `allow` do not fail the test",
     )
     if os.environ.get("GITHUB_STEP_SUMMARY") and not hasattr(config, "workerinput"):
-        from qemu.guest.plugin.summary import StepSummary
+        from qemu.guest.plugin.github import StepSummary
 
         config.pluginmanager.register(StepSummary(os.environ["GITHUB_STEP_SUMMARY"]), "guestwire-step-summary")
 

@@ -59,6 +59,7 @@ def properties(world: World) -> Iterator[tuple[str, object]]:
         from qemu.guest.plugin.summary import qemu_version
 
         yield "qemu", qemu_version()
+        yield "seed", str(world.seed)
 
 
 def collect(world: World, report: Any) -> Iterator[tuple[str, str]]:

@@ -73,6 +73,10 @@ def _scale(text: str, _: Path) -> float:
     return value
 
 
+def _whole(text: str, _: Path) -> int:
+    return int(text)
+
+
 def _yes(text: str, _: Path) -> bool:
     if text.lower() not in _TRUE | _FALSE:
         raise ValueError(f"{text!r} is neither yes nor no")
@@ -106,6 +110,7 @@ OPTIONS: Final = (
         None,
         "on-failure",
     ),
+    Option("seed", "what chance in a test's network is drawn from (default: the test's name)", _whole, "N"),
     Option("keep", "keep the evidence of tests that passed as well", _yes, None, False),
 )
 
@@ -121,6 +126,7 @@ class Settings:
     timeout_scale: float
     artifacts: Path
     pcap: Pcap
+    seed: int | None
     keep: bool
     given: tuple[str, ...]  #: what differs from the defaults, as options, to repeat the run with
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import zlib
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -35,7 +36,9 @@ class World:
     def __init__(self, settings: Settings, item: pytest.Item) -> None:
         self.settings = settings
         self.item = item
-        self.lan = Lan()
+        #: The same for the same test each time, unless it is chosen.
+        self.seed = zlib.crc32(item.nodeid.encode()) if settings.seed is None else settings.seed
+        self.lan = Lan(seed=self.seed)
         self.wants_net = False  #: the test works with the LAN, so its guests are plugged in from the start
         self.guests: list[Guest] = []
         self.started = time.monotonic()
