@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stack.bpf import Program, check
 from stack.bpf.program import INSTRUCTION, MAX_INSTRUCTIONS
+from stack.credentials import Capability
 from stack.errors import NetError
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionValues, Value
 
@@ -27,6 +28,7 @@ SO_LOCK_FILTER: Final = 44
 #: struct sock_fprog: number of instructions, where they are.
 _PROGRAM: Final = struct.Struct("@HP")
 _INT: Final = 4  # bytes
+_SOCK_STREAM: Final = 1
 
 
 #: Options after which a phase asks for `attached` again.
@@ -67,6 +69,8 @@ def attached(options: OptionValues) -> Program | None:
 def _attachable(socket: Socket, value: Any) -> None:
     if len(value) < _INT:
         raise NetError(errno.EINVAL)
+    if socket.type == _SOCK_STREAM and not socket.host.credentials.may(Capability.NET_ADMIN):
+        raise NetError(errno.EPERM)  # of TCP, as Linux 6.18 measured
     _fetch(value)
     _unlocked(socket)
 
