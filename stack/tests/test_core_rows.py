@@ -23,6 +23,13 @@ from stack.socket.poll import HUP, IN, OUT, RDHUP
 from stack.testing.clock import ManualClock
 from stack.tests.kernel_twin import LOOPBACK, World, code
 
+DIFFERENCES = {
+    "CORE-02": "SOCK_PACKET (type 10), obsolete since Linux 2.0, is ESOCKTNOSUPPORT on a Stack",
+    "CORE-09": "an error of a socket (POLLERR) shows in its descriptor as readable and writable, not as POLLERR: the "
+    "descriptor is one end of a kernel's socketpair; hang-ups show where they are final",
+    "CORE-17": "Python ignores SIGPIPE, so a Stack calls a hook where the kernel would send it",
+}
+
 INET, INET6, UNIX, NETLINK, VSOCK = 2, 10, 1, 16, 40
 STREAM, DGRAM, RAW, SEQPACKET = 1, 2, 3, 5
 NONBLOCK, CLOEXEC = 0x800, 0x80000
@@ -491,6 +498,26 @@ def test_core_14_16_messages(world: World) -> None:
         buffer = bytearray(3)
         assert other.recv_into(buffer, 0, kernel.MSG_TRUNC) == 5
         assert buffer == b"123"
+
+
+def test_mm_05_sendto_and_recvfrom(world: World) -> None:
+    """sendto() without an address is send(), with one it goes there for once; recvfrom() tells the sender, on a stream
+    nobody.
+    """
+    with world.socket.socket(INET, DGRAM) as one, world.socket.socket(INET, DGRAM) as other:
+        other.settimeout(10)
+        other.bind((LOOPBACK, 0))
+        assert code(one.sendmsg, [b"x"]) == errno.EDESTADDRREQ
+        assert one.sendto(b"there", other.getsockname()) == 5
+        assert code(one.send, b"x") == errno.EDESTADDRREQ
+        assert other.recvfrom(10) == (b"there", (LOOPBACK, one.getsockname()[1]))
+        buffer = bytearray(3)
+        one.sendto(b"12345", 0, other.getsockname())
+        assert other.recvfrom_into(buffer) == (3, (LOOPBACK, one.getsockname()[1]))
+    one, other = world.pair()
+    with one, other:
+        assert one.sendto(b"ignored", ("192.0.2.1", 9)) == 7
+        assert other.recvfrom(10) == (b"ignored", None)
 
 
 def test_core_15_accept_answers_the_peer(world: World) -> None:

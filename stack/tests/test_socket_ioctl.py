@@ -18,6 +18,11 @@ from stack.link import cable
 from stack.socket import ioctl as requests
 from stack.tests.kernel_twin import LOOPBACK, World, code
 
+DIFFERENCES = {
+    "IOCTL_VM_SOCKETS_GET_LOCAL_CID": "Linux answers it on /dev/vsock, a Stack on its AF_VSOCK sockets",
+    "ioctls": "0x89F0 to 0x89FF are EOPNOTSUPP on Linux, for drivers of cards; on a Stack ENOTTY, as every unknown one",
+}
+
 INET, INET6, UNIX, NETLINK, PACKET, VSOCK = 2, 10, 1, 16, 17, 40
 STREAM, DGRAM, RAW = 1, 2, 3
 LO = b"lo".ljust(40, b"\0")
