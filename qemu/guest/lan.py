@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stack.iface.interface import Interface
     from stack.link import LinkDevice, Switch
     from stack.link.capture_ring import CaptureRing
+    from stack.vsock.transport import VsockTransport
 
 DEFAULT_ADDRESS: Final = "10.0.2.2/24"
 GATEWAY: Final = "gw"
@@ -201,9 +202,19 @@ class Lan:
         """Write what is recorded to a pcapng file; the number of frames. Raises OSError."""
         parts = self._open()
         with parts.network.lock:
+            comment = "\n".join([*filter(None, [comment]), *self._dropped(parts)]) or None
             # The Scheduler's clock is monotonic; a capture file wants the time of day.
             epoch = time.time_ns() - parts.network.clock()
             return self.ring.write(path, epoch_ns=epoch, comment=comment)
+
+    @staticmethod
+    def _dropped(parts: _Parts) -> Iterator[str]:
+        """A line for each place where frames were dropped: how many, and why."""
+        places = {f"{port.name}'s port": port.drops for port in parts.switch.ports}
+        places |= {f"{name} of the gateway": each.drops for name, each in parts.stack.netns.interfaces.items()}
+        for place, drops in places.items():
+            if drops:
+                yield f"dropped at {place}: {', '.join(f'{reason} {count}' for reason, count in drops.items())}"
 
     def close(self) -> None:
         with self._lock:
@@ -284,6 +295,11 @@ class Lan:
                 parts.switch.remove(port)
 
         return unplug
+
+    def vsock_tap(self, name: str) -> Callable[[VsockTransport], VsockTransport] | None:
+        """What records the vsock of the guest `name`; None where nothing is recorded."""
+        ring = self._open().ring
+        return None if ring is None else lambda transport: ring.tap_vsock(transport, f"{name}-vsock")
 
     def admit(self) -> dict[str, Any]:
         """A place on the LAN for a program of this machine, as `join` tells it. Raises SetupError if all are taken."""

@@ -14,6 +14,7 @@ from qemu.guest.errors import SetupError
 if TYPE_CHECKING:
     from stack import Stack
     from stack.services.vsock_gateway import VsockGateway
+    from stack.vsock.transport import VsockTransport
     from vhost_user import VsockDevice
 
 T = TypeVar("T")
@@ -36,7 +37,10 @@ class VsockConfig:
 class VsockPlug:
     """One guest's vsock, until `close`. Raises SetupError for what cannot be."""
 
-    def __init__(self, stack: Stack, config: VsockConfig) -> None:
+    def __init__(
+        self, stack: Stack, config: VsockConfig, *, tap: Callable[[VsockTransport], VsockTransport] | None = None
+    ) -> None:
+        """`tap` is put between the device and the engine: it may record what passes."""
         from vhost_user import VsockDevice
 
         self.config = config
@@ -51,7 +55,7 @@ class VsockPlug:
                 except ValueError as error:
                     raise SetupError(str(error)) from error
                 try:
-                    stack.add_vsock(device, groups=config.groups)
+                    stack.add_vsock(device if tap is None else tap(device), groups=config.groups)
                 except ValueError as error:
                     device.close()
                     if config.cid is not None:

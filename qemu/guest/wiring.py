@@ -203,5 +203,6 @@ class Wiring:
     def _plug_vsock(self, undo: ExitStack) -> None:
         config = self._config
         settings = VsockConfig(cid=config.cid, uds_path=config.vsock_uds, groups=config.vsock_groups)
-        self.vsock = VsockPlug(self.stack, settings)
+        tap = None if config.lan is None else config.lan.vsock_tap(self.name)
+        self.vsock = VsockPlug(self.stack, settings, tap=tap)
         undo.callback(self.vsock.close)

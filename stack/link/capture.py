@@ -30,6 +30,7 @@ from stack.link.offload import headers_length
 from stack.scheduler import Scheduler
 
 LINKTYPE_ETHERNET: Final = 1  # https://www.tcpdump.org/linktypes.html
+LINKTYPE_VSOCK: Final = 271
 #: What is announced as the largest packet: tshark's own default, above the largest superframe (65549 bytes).
 SNAPLEN: Final = 262144
 INBOUND: Final = 1  # epb_flags, pcapng draft section 4.3.1: direction as the observer's host sees it
@@ -98,12 +99,14 @@ class Capture:
         """`device` with everything that passes it recorded under `name`: use the result in its place."""
         return CapturedDevice(device, self, self.interface(name, description))
 
-    def interface(self, name: str, description: str | None = None) -> int:
-        """A new interface of the file; the number is for `record`."""
+    def interface(self, name: str, description: str | None = None, *, linktype: int | None = None) -> int:
+        """A new interface of the file, Ethernet unless `linktype` says otherwise; the number is for `record`."""
         options = [(_IF_NAME, _text(name)), (_IF_TSRESOL, _NANOSECONDS)]
         if description is not None:
             options.append((_IF_DESCRIPTION, _text(description)))
-        block = pcapng.InterfaceDescriptionBlockLE(linktype=LINKTYPE_ETHERNET, snaplen=SNAPLEN, opts=_options(options))
+        block = pcapng.InterfaceDescriptionBlockLE(
+            linktype=LINKTYPE_ETHERNET if linktype is None else linktype, snaplen=SNAPLEN, opts=_options(options)
+        )
         self._write(bytes(block))
         number = self._interfaces
         self._interfaces += 1

@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stack.link.capture import Capture, CapturedDevice
+from stack.link.capture import LINKTYPE_VSOCK, Capture, CapturedDevice
 from stack.link.device import Buffer, LinkDevice
 from stack.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from stack.link.capture_vsock import RecordedTransport, VsockTransport
+    from stack.link.dissect import Packet, Predicate
 
 #: Bytes kept by default: some thousand full packets, a hundred superframes.
 DEFAULT_LIMIT: Final = 8 << 20
@@ -45,6 +49,28 @@ class CaptureRing:
         self._limit = limit
         self._bytes = 0
         self._comment: str | None = None
+        self._vsock: set[int] = set()  # interfaces that are no Ethernet
+
+    def filter(self, *wanted: Predicate) -> list[Packet]:
+        """The frames that all of these predicates of `stack.link.dissect` want, oldest first; none: every one.
+
+        Times are the Scheduler's, in seconds.
+        """
+        from stack.link.dissect import Packet
+
+        packets = [
+            Packet(frame, self.interfaces[frame.interface][0], vsock=frame.interface in self._vsock)
+            for frame in tuple(self.frames)
+        ]
+        return [packet for packet in packets if all(each(packet) for each in wanted)]
+
+    def tap_vsock(self, transport: VsockTransport, name: str) -> RecordedTransport:
+        """As `tap`, for a guest's vsock: its packets are recorded as Linux's vsockmon does."""
+        from stack.link.capture_vsock import RecordedTransport
+
+        self.interfaces.append((name, "vsock"))
+        self._vsock.add(len(self.interfaces) - 1)
+        return RecordedTransport(transport, self, len(self.interfaces) - 1)
 
     def tap(self, device: LinkDevice, name: str, *, description: str | None = None) -> CapturedDevice:
         """`device` with everything that passes it recorded under `name`: use the result in its place."""
@@ -73,8 +99,10 @@ class CaptureRing:
             lost = f"{self.dropped} earlier frames are not kept"
             comment = lost if comment is None else f"{comment}\n{lost}"
         with Capture(path, self._scheduler, epoch_ns=epoch_ns, comment=comment) as capture:
+            numbers: list[int] = []
             for name, description in self.interfaces:
-                capture.interface(name, description)
+                vsock = len(numbers) in self._vsock
+                numbers.append(capture.interface(name, description, linktype=LINKTYPE_VSOCK if vsock else None))
             for frame in frames:
                 if frame.comment is not None:
                     capture.comment(frame.comment)

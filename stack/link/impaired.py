@@ -102,6 +102,11 @@ class ImpairedDevice:
         return self.device.carrier
 
     @property
+    def connected(self) -> bool:
+        """A front-end is there, if the device can tell."""
+        return bool(getattr(self.device, "connected", False))
+
+    @property
     def offloads(self) -> int:
         return self.device.offloads
 

@@ -252,6 +252,11 @@ class Switch:
         self._where: dict[bytes, Port] = {}
         self._made = 0
 
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Everything plugged in, in that order."""
+        return tuple(self._ports)
+
     def port(self, name: str | None = None, *, mtu: int | None = None, mac: bytes | None = None) -> StackPort:
         """A new port as a `LinkDevice` for a stack's interface. `mac` is a random local one unless given."""
         if mac is None:
