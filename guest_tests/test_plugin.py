@@ -149,6 +149,32 @@ def test_junit_has_what_the_guests_ran_on(run: Run) -> None:
         assert properties["seed"].isdigit()
 
 
+@pytest.mark.parametrize(
+    ("option", "written"),
+    [
+        ("--guest-pcap=always", ["passes/net.pcapng", "fails/net.pcapng"]),
+        ("--guest-pcap=never", []),
+        ("--guest-keep", ["fails/net.pcapng", "passes/report.txt"]),
+    ],
+)
+def test_what_is_written_is_chosen(tmp_path: Path, option: str, written: list[str]) -> None:
+    source = """
+        def test_passes(guest, net):
+            assert guest.address
+
+        def test_fails(guest, net):
+            assert guest.address == ""
+    """
+    run = run_project(tmp_path, source, option, "--guest-artifacts=kept")
+    assert "1 failed, 1 passed" in run.output, run.output
+    kept = {str(path.relative_to(tmp_path / "kept")) for path in (tmp_path / "kept").glob("*/*")}
+    wanted = {f"test_it.py-test_{name}" for name in written}
+    assert wanted <= kept
+    assert {name for name in kept if name.endswith("pcapng")} == {name for name in wanted if name.endswith("pcapng")}
+    assert "test_it.py-test_fails/report.txt" in kept
+    assert ("test_it.py-test_passes/report.txt" in kept) == (option != "--guest-pcap=never")
+
+
 def test_github_shows_the_failures(run: Run) -> None:
     summary = (run.place / "summary.md").read_text()
     assert "| test_it.py::test_command_fails | " in summary
