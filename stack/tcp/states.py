@@ -344,7 +344,7 @@ class SynReceived(Synchronized):
 
 
 class FastOpened(SynReceived):
-    """After a SYN with data that was taken (RFC 7413 section 4.2.1): the user may write already."""
+    """After a SYN with data that was taken (RFC 7413 section 4.2.2): the user may write already."""
 
     sends = True
     takes_writes = True

@@ -52,7 +52,7 @@ def opened(s: Script, data: bytes = b"GET /") -> Script:
     return s
 
 
-def test_section_4_1_1_a_cookie_is_given_to_who_asks() -> None:
+def test_section_4_2_1_a_cookie_is_given_to_who_asks() -> None:
     """Eight bytes, the same each time for the same addresses, another for another key."""
     s = server()
     first = granted(s)
@@ -64,14 +64,14 @@ def test_section_4_1_1_a_cookie_is_given_to_who_asks() -> None:
     assert granted(s) != first
 
 
-def test_section_4_1_1_data_beside_a_request_is_not_taken() -> None:
+def test_section_4_2_1_data_beside_a_request_is_not_taken() -> None:
     s = server()
     syn(s, b"", b"early")
     s.expect(SYN | ACK, seq=0, ack=1)
     assert s.listener.ready == 0
 
 
-def test_section_4_2_1_data_with_a_good_cookie_is_taken_at_once() -> None:
+def test_section_4_2_2_data_with_a_good_cookie_is_taken_at_once() -> None:
     """The SYN|ACK acknowledges it, accept() gives the connection, and it may be read before the handshake ends."""
     s = server()
     syn(s, granted(s), b"GET /")
@@ -88,7 +88,7 @@ def test_section_4_2_1_data_with_a_good_cookie_is_taken_at_once() -> None:
     assert s.connection.info().options & 32  # TCPI_OPT_SYN_DATA
 
 
-def test_section_4_2_1_the_server_may_answer_before_the_handshake_ends() -> None:
+def test_section_4_2_2_the_server_may_answer_before_the_handshake_ends() -> None:
     """Within the window of the SYN, which is not scaled."""
     s = opened(server())
     s.write(b"200 OK")
@@ -100,7 +100,7 @@ def test_section_4_2_1_the_server_may_answer_before_the_handshake_ends() -> None
     s.expect_nothing()
 
 
-def test_section_4_2_1_the_server_may_close_before_the_handshake_ends() -> None:
+def test_section_4_2_2_the_server_may_close_before_the_handshake_ends() -> None:
     s = opened(server())
     s.read()
     s.write(b"bye")
@@ -114,14 +114,14 @@ def test_section_4_2_1_the_server_may_close_before_the_handshake_ends() -> None:
     assert s.in_state(TcpState.TIME_WAIT)
 
 
-def test_section_4_2_1_a_cookie_without_data_opens_too() -> None:
+def test_section_4_2_2_a_cookie_without_data_opens_too() -> None:
     """As Linux: the connection may be written to in SYN-RECEIVED."""
     s = opened(server(), b"")
     s.write(b"hello")
     s.expect(ACK, seq=1, ack=1, data=b"hello")
 
 
-def test_section_4_2_1_a_bad_cookie_falls_back() -> None:
+def test_section_4_2_2_a_bad_cookie_falls_back() -> None:
     """An ordinary handshake; the right cookie comes with the SYN|ACK, the data is not taken."""
     s = server()
     good = granted(s)
@@ -134,7 +134,7 @@ def test_section_4_2_1_a_bad_cookie_falls_back() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_section_4_2_1_no_more_at_a_time_than_the_limit(limit: int) -> None:
+def test_section_4_2_2_no_more_at_a_time_than_the_limit(limit: int) -> None:
     """TCP_FASTOPEN: beyond it a cookie is as good as none, until handshakes complete."""
     s = server(limit)
     cookie = granted(s)
@@ -176,7 +176,7 @@ def test_section_5_1_a_reset_counts_for_a_minute() -> None:
 
 
 def test_syn_ack_comes_again_and_data_waits_for_nothing() -> None:
-    """RFC 7413 section 4.2.1: a lost SYN|ACK is sent again, once more often than others; then ETIMEDOUT."""
+    """RFC 7413 section 4.2.2: a lost SYN|ACK is sent again, once more often than others; then ETIMEDOUT."""
     s = opened(server())
     s.write(b"reply")
     s.drain()
@@ -335,7 +335,7 @@ def test_section_4_1_3_a_cookie_is_asked_for_and_kept() -> None:
     assert s.tcp.mib["TcpExtTCPFastOpenActive"] == s.tcp.mib["TcpExtTCPFastOpenActiveFail"] == 0
 
 
-def test_section_4_2_1_data_leaves_with_the_syn() -> None:
+def test_section_4_2_2_data_leaves_with_the_syn() -> None:
     s = knowing(b"GET /")
     sent = s.expect(SYN, seq=0, data=b"GET /")
     assert sent.header.options.fastopen == COOKIE
@@ -347,7 +347,7 @@ def test_section_4_2_1_data_leaves_with_the_syn() -> None:
     assert s.connection.info().options & 32
 
 
-def test_section_4_2_1_no_more_than_the_peers_mss_of_last_time() -> None:
+def test_section_4_2_2_no_more_than_the_peers_mss_of_last_time() -> None:
     """Less forty bytes for options; what is left over is the caller's to write later."""
     s = knowing(bytes(5000))
     s.expect(SYN, seq=0, length=1360)
@@ -374,7 +374,7 @@ def test_section_4_2_2_part_of_it_is_sent_again() -> None:
     s.expect(ACK, seq=4, ack=1, data=b"3456789")
 
 
-def test_section_4_2_1_the_syn_again_is_a_plain_one() -> None:
+def test_section_4_2_2_the_syn_again_is_a_plain_one() -> None:
     """No option and no data: whatever swallowed the first one may let this one pass."""
     s = knowing(b"GET /")
     s.expect(SYN, data=b"GET /")
