@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -97,6 +98,7 @@ class Watcher:
         self._pending = b""
         self._current: Finding | None = None
         self._timer: threading.Timer | None = None
+        self._fed_at = 0.0
         self._lock = threading.Lock()
 
     def feed(self, data: bytes) -> None:
@@ -106,7 +108,8 @@ class Watcher:
             self._pending = self._pending[-_MAX_LINE_BYTES:]
             for line in lines:
                 self._line(_ESCAPE.sub("", line[:_MAX_LINE_BYTES].decode(errors="replace")), complete)
-            self._rearm()
+            self._fed_at = time.monotonic()
+            self._watch_silence()
         for finding in complete:
             self._told(finding)
 
@@ -118,9 +121,17 @@ class Watcher:
                 line, self._pending = self._pending, b""
                 self._line(_ESCAPE.sub("", line.decode(errors="replace")), complete)
             self._finish(complete)
-            self._rearm()
         for finding in complete:
             self._told(finding)
+
+    def close(self) -> None:
+        """Nothing more comes. Leaves no thread behind; idempotent."""
+        self.flush()
+        with self._lock:
+            timer, self._timer = self._timer, None
+        if timer is not None and timer is not threading.current_thread():
+            timer.cancel()
+            timer.join()
 
     def _line(self, line: str, complete: list[Finding]) -> None:
         text = _STAMP.sub("", line).rstrip()
@@ -160,15 +171,23 @@ class Watcher:
         self.findings.append(finding)
         complete.append(finding)
 
-    def _rearm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._current is not None:
-            self._timer = threading.Timer(SILENCE_SECONDS, self.flush)
+    def _watch_silence(self) -> None:
+        """See to it that a report without an end is told. One timer at a time: it looks again if there was more."""
+        if self._current is not None and self._timer is None:
+            self._timer = threading.Timer(SILENCE_SECONDS, self._look)
             self._timer.daemon = True
             self._timer.name = "guest-dmesg"
             self._timer.start()
+
+    def _look(self) -> None:
+        complete: list[Finding] = []
+        with self._lock:
+            self._timer = None
+            if time.monotonic() - self._fed_at >= SILENCE_SECONDS:
+                self._finish(complete)
+            self._watch_silence()
+        for finding in complete:
+            self._told(finding)
 
 
 def _kind(text: str) -> tuple[str, bool] | None:

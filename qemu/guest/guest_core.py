@@ -125,7 +125,7 @@ class GuestCore:
             # QEMU first: nobody else's end of a device goes away while it still runs.
             if self._launch is not None:
                 self._launch.close()
-                self._watcher.flush()
+                self._watcher.close()
             self._undo.close()
 
     def power_off(self, timeout: float = DEFAULT_RUN_SECONDS) -> int:
