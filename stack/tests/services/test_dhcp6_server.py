@@ -167,6 +167,22 @@ def test_an_offer_nobody_takes_is_free_again_after_a_minute() -> None:
     assert other.lease() == ip("fd00::15")
 
 
+def test_asking_again_shortens_no_lease_and_lengthens_an_offer() -> None:
+    """Who has a lease and solicits anew keeps what it has, bound; an offer is held a minute from the last asking."""
+    client = Client(server(last="fd00::15"))
+    client.lease()
+    client.ask(MessageType.SOLICIT)
+    (lease,) = client.server.leases(0)
+    assert (lease.bound, lease.expires) == (True, 1000 * NS_PER_S)
+    offered = Client(server(last="fd00::15"))
+    offered.ask(MessageType.SOLICIT)
+    offered.now = 40 * NS_PER_S
+    offered.ask(MessageType.SOLICIT)
+    other = Client(offered.server, UUID_DUID)
+    other.now = 70 * NS_PER_S
+    assert identity_status(other.ask(MessageType.SOLICIT)) == Status.NO_ADDRESSES
+
+
 def test_an_address_of_another_link_is_not_on_link() -> None:
     """Section 18.3.2."""
     answer = Client(server()).ask(MessageType.REQUEST, holding(ip("fd01::1")))

@@ -326,7 +326,10 @@ def test_faults_happen_as_often_as_asked_and_to_whom_they_are_meant_for() -> Non
     assert [verdict(world.ask("api.test")) for _ in range(3)] == ["SERVFAIL", "SERVFAIL", "NOERROR"]
     assert fault.happened == 2
     again = world.server.faults.rcode(Rcode.NXDOMAIN)
-    assert verdict(world.ask("gw")) == "NXDOMAIN"
+    failed = world.ask("gw")
+    assert verdict(failed) == "NXDOMAIN"
+    assert (failed.answer, failed.authority) == ([], [])
+    assert world.ask("nobody").authority == []
     world.server.faults.remove(again)
     assert verdict(world.ask("gw")) == "NOERROR"
 
@@ -359,7 +362,9 @@ def test_wrong_answers_and_cut_ones() -> None:
     world = alone()
     lie = world.server.faults.answer("203.0.113.1", "2001:db8::bad")
     assert texts(world.ask("gw")) == ["203.0.113.1"]
-    assert texts(world.ask("nobody", "AAAA")) == ["2001:db8::bad"]
+    lied = world.ask("nobody", "AAAA")
+    assert (texts(lied), verdict(lied), lied.authority) == (["2001:db8::bad"], "NOERROR", [])
+    assert lied.answer[0].ttl == 0
     assert verdict(world.ask("gw", "MX")) == "NODATA"
     world.server.faults.remove(lie)
     world.server.faults.truncate()
@@ -368,12 +373,16 @@ def test_wrong_answers_and_cut_ones() -> None:
     cut = dns.message.from_wire(raw, raise_on_truncation=False)
     assert cut.flags & dns.flags.TC
     assert not cut.answer
+    nothing = world.raw(query("nobody").to_wire())
+    assert nothing is not None
+    assert not dns.message.from_wire(nothing, raise_on_truncation=False).authority
     whole = world.raw(query("gw").to_wire(), stream=True)
     assert whole is not None
     assert texts(dns.message.from_wire(whole)) == ["10.0.2.2"]
     world.server.faults.clear()
     world.server.faults.inject(alter=lambda request, response: None)
     assert world.raw(query("gw").to_wire()) is None
+    assert world.server.drops["fault"] == 1
 
 
 def test_faults_that_would_do_nothing_are_refused() -> None:
@@ -439,6 +448,31 @@ def test_a_forwarded_answer_is_passed_on_under_our_header() -> None:
     assert not answer.flags & (dns.flags.AA | dns.flags.AD)
 
 
+def passed_on(rcode: int, **options: Any) -> dns.message.Message:
+    """What a client is told of a response with `rcode`."""
+    upstream = Elsewhere()
+    world = alone(forwarder=upstream)
+    asked = query("www.example.com", **options)
+    world.server.handle(asked.to_wire(), world.said.append)
+    response = dns.message.make_response(query("www.example.com", use_edns=0))
+    response.set_rcode(dns.rcode.Rcode.make(rcode))
+    upstream.asked[0][3](response)
+    assert world.said[0] is not None
+    return dns.message.from_wire(world.said[0])
+
+
+def test_the_verdict_from_elsewhere_is_passed_on() -> None:
+    """An extended one only to who speaks EDNS (RFC 6891 section 6.1.3); DO is copied (RFC 3225 section 3)."""
+    assert verdict(passed_on(dns.rcode.NXDOMAIN)) == "NXDOMAIN"
+    assert verdict(passed_on(dns.rcode.NOTAUTH, use_edns=0)) == "NOTAUTH"
+    assert passed_on(15).rcode() == 15
+    assert passed_on(16, use_edns=0).rcode() == 16
+    assert passed_on(16).rcode() == dns.rcode.SERVFAIL
+    assert passed_on(0, use_edns=0, want_dnssec=True).ednsflags & dns.flags.DO
+    assert not passed_on(0, use_edns=0).ednsflags
+    assert passed_on(0).edns == -1
+
+
 def test_without_a_response_from_elsewhere_it_is_our_failure() -> None:
     upstream = Elsewhere()
     world = alone(forwarder=upstream)
@@ -455,5 +489,7 @@ def test_who_does_not_want_recursion_does_not_get_it() -> None:
 
 
 def test_a_ttl_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="TTL"):
-        alone(ttl=-1)
+    for bad in (-1, 1 << 31):
+        with pytest.raises(ValueError, match="TTL"):
+            alone(ttl=bad)
+    assert alone(ttl=(1 << 31) - 1).ask("gw").answer[0].ttl == (1 << 31) - 1
