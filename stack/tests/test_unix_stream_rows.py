@@ -6,6 +6,7 @@ There are no differences here but where paths are: a Stack's are in a tree of it
 from __future__ import annotations
 
 import errno
+import random
 import socket as kernel
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from stack import Credentials
+from stack.errors import NetError
+from stack.scheduler import Scheduler
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP
 from stack.task import CLONE_NEWNET
 from stack.tests.kernel_twin import code
@@ -28,6 +31,7 @@ from stack.tests.unix_world import (
     outcome,
     stack_world,
 )
+from stack.unix import AbstractNames, StreamEndpoint, UnixSpace
 
 both_connected = pytest.mark.parametrize("kind", CONNECTED_KINDS)
 
@@ -144,32 +148,18 @@ def test_unx_03_autobind(world: UnixWorld, kind: int) -> None:
     assert first.getsockname() != second.getsockname()
 
 
-def test_unx_03_autobind_begins_at_random_and_ends(ours: UnixWorld) -> None:
-    """Automatic names begin at a random one; when all 2**20 are taken it is ENOSPC."""
-    from stack.errors import NetError
-    from stack.unix import AbstractNames, UnixSpace
-    from stack.unix.stream import StreamEndpoint
-
-    assert ours.stack is not None
-
-    class Fixed:
-        def getrandbits(self, k: int, /) -> int:
-            return (1 << k) - 1
-
-        def random(self) -> float:
-            return 0.5
-
-        def randrange(self, start: int, stop: int, /) -> int:
-            return start
-
-    names = AbstractNames(Fixed())
-    endpoint = StreamEndpoint(UnixSpace(ours.stack.network.scheduler), names)
-    assert names.autobind(STREAM, endpoint) == b"\0fffff"
-    assert names.autobind(STREAM, endpoint) == b"\x0000000"
-    names._bound.update(dict.fromkeys(((STREAM, b"\0%05x" % each) for each in range(1 << 20)), endpoint))
+def test_unx_03_autobind_begins_at_random_and_ends() -> None:
+    """Automatic names go on from a random one, and around; when all are taken it is ENOSPC."""
+    scheduler = Scheduler(rng=random.Random(7))
+    space = UnixSpace(scheduler)
+    names = AbstractNames(scheduler.rng, digits=2)
+    found = [names.autobind(STREAM, StreamEndpoint(space, names)) for _ in range(256)]
+    assert sorted(found) == [b"\0%02x" % number for number in range(256)]
+    assert found[0] != b"\x0000"
     with pytest.raises(NetError) as caught:
-        names.autobind(STREAM, endpoint)
+        names.autobind(STREAM, StreamEndpoint(space, names))
     assert caught.value.errno == errno.ENOSPC
+    names.autobind(DGRAM, StreamEndpoint(space, names))  # names of other types are others
 
 
 def test_unx_03_names_under_a_race() -> None:

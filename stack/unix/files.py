@@ -44,8 +44,10 @@ class Files:
             try:
                 tree.make(done, stat.S_IFDIR | mode & 0o1777, who)
             except NetError as error:
-                if error.errno != errno.EEXIST or not tree.find(done, who).is_directory:
+                if error.errno != errno.EEXIST:
                     raise
+        if not tree.find(path, who).is_directory:
+            raise NetError(errno.EEXIST)
 
     def touch(self, path: str | bytes, mode: int = 0o666) -> None:
         """A plain file, which only stands in the way."""

@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from stack.scheduler import Randomness
     from stack.unix.endpoint import Endpoint
 
-_AUTOBIND_BITS: Final = 20  # five hexadecimal digits
+AUTOBIND_DIGITS: Final = 5  # hexadecimal
 
 
 class AbstractNames:
     """Who is bound to which name. A name is free again when its socket is closed."""
 
-    __slots__ = ("_bound", "_rng")
+    __slots__ = ("_bound", "_digits", "_rng")
 
-    def __init__(self, rng: Randomness) -> None:
+    def __init__(self, rng: Randomness, digits: int = AUTOBIND_DIGITS) -> None:
+        """Automatic names have so many digits."""
         self._rng = rng
+        self._digits = digits
         self._bound: dict[tuple[int, bytes], Endpoint] = {}
 
     def find(self, kind: int, name: bytes) -> Endpoint | None:
@@ -33,11 +35,11 @@ class AbstractNames:
             raise NetError(errno.EADDRINUSE)
 
     def autobind(self, kind: int, endpoint: Endpoint) -> bytes:
-        """The first free name of five hexadecimal digits from a random one on. Raises NetError(ENOSPC)."""
-        first = self._rng.getrandbits(_AUTOBIND_BITS)
-        mask = (1 << _AUTOBIND_BITS) - 1
-        for step in range(1 << _AUTOBIND_BITS):
-            name = b"\0%05x" % (first + step & mask)
+        """The first free name of hexadecimal digits from a random one on. Raises NetError(ENOSPC)."""
+        bits = 4 * self._digits
+        first = self._rng.getrandbits(bits)
+        for step in range(1 << bits):
+            name = b"\0%0*x" % (self._digits, first + step & (1 << bits) - 1)
             if (kind, name) not in self._bound:
                 self._bound[kind, name] = endpoint
                 return name

@@ -30,5 +30,5 @@ def create(host: Host, kind: int, protocol: int) -> Socket:
     if kind == SOCK_SEQPACKET:
         return UnixSeqpacketSocket(host, protocol)
     if kind in (SOCK_DGRAM, SOCK_RAW):
-        return UnixDatagramSocket(host, protocol)
+        return UnixDatagramSocket(host, kind, protocol)
     raise NetError(errno.ESOCKTNOSUPPORT)

@@ -9,7 +9,6 @@ from stack.errors import NetError
 from stack.socket.message import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, Ancillary, Message
 from stack.socket.phase import AGAIN, Again, Timeout
 from stack.socket.poll import IN
-from stack.socket.unix import SOCK_DGRAM
 from stack.socket.unix.phase import UnixPhase
 from stack.socket.unix.records import RecordSocket, received
 from stack.unix.datagram import DatagramEndpoint
@@ -79,8 +78,9 @@ class UnixDatagramSocket(RecordSocket[DatagramEndpoint]):
 
     unconnected = errno.ENOTCONN
 
-    def __init__(self, host: Host, protocol: int) -> None:
-        super().__init__(host, SOCK_DGRAM, protocol, DatagramEndpoint(host.unix, host.netns.abstract))
+    def __init__(self, host: Host, kind: int, protocol: int) -> None:
+        """`kind` is what the user asked for; both are one, SO_TYPE says SOCK_DGRAM."""
+        super().__init__(host, kind, protocol, DatagramEndpoint(host.unix, host.netns.abstract))
         self.phase = UnixDatagram(self, self.endpoint)
 
     def connected(self) -> UnixDatagram:

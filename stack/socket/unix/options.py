@@ -23,6 +23,7 @@ from stack.socket.options_socket import (
     SO_REUSEPORT,
     SO_SNDBUF,
     SO_SNDBUFFORCE,
+    SO_TYPE,
     SO_ZEROCOPY,
     socket_level,
 )
@@ -100,6 +101,7 @@ UNIX_OPTIONS: Final = OptionTable(
     [
         *socket_level(without=(SO_REUSEPORT, SO_ZEROCOPY)),
         _row(SO_ZEROCOPY, "SO_ZEROCOPY", writable=False, refusal=errno.EOPNOTSUPP),
+        _row(SO_TYPE, "SO_TYPE", Kind.INT, writable=False, get=lambda s: s.endpoint.kind),
         _passing(SO_PASSCRED, "SO_PASSCRED", PASS_IDENTITY),
         _passing(SO_PASSPIDFD, "SO_PASSPIDFD", PASS_PIDFD),
         _passing(SO_PASSRIGHTS, "SO_PASSRIGHTS", PASS_RIGHTS),
