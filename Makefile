@@ -16,7 +16,8 @@ EXTENSION := $(VENV)/.extension-built
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long bench lint fuzz doctor clean system-build system-run system-test system-fuzz
+.PHONY: help demo test test-long bench lint fuzz doctor clean system-build system-run system-test system-fuzz \
+    system-long
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +28,7 @@ demo: $(EXTENSION) system-run ## Boot a Linux guest on our network card and vsoc
 test: lint $(EXTENSION) system-run system-test ## Lint, then every test but the long ones (PYTEST_ARGS=... is passed on)
 	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
 
-test-long: $(EXTENSION) system-run system-test system-fuzz ## The tests that take minutes (SAMPLE=n SEED=s: n of them)
+test-long: $(EXTENSION) system-run system-test system-fuzz system-long ## The tests that take minutes (SAMPLE=n SEED=s: n of them)
 	$(BIN)/python -m pytest -m long $(if $(SAMPLE),--sample $(SAMPLE) --sample-seed $(SEED)) $(PYTEST_ARGS)
 
 bench: $(EXTENSION) system-run ## Throughput and latency, as ratios to QEMU's slirp measured in the same run
@@ -55,7 +56,7 @@ clean: ## Remove what was built here (the cache in $XDG_CACHE_HOME/guestwire sta
 	    .import_linter_cache vhost_user/_vring*.so vhost_user/_vring.c
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-system-build system-run system-test system-fuzz: system-%:
+system-build system-run system-test system-fuzz system-long: system-%:
 	@PYTHON=$(PYTHON) tools/system-packages $*
 
 # Built once, and again when what it was made from changes.

@@ -17,6 +17,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
@@ -30,6 +31,7 @@ _READ_BYTES: Final = 1 << 18
 #: The agent always reads, so a send that takes this long means the guest has stopped.
 _SEND_SECONDS: Final = 30.0
 _SESSION: Final = 0
+_HISTORY: Final = 500
 #: Numbers of commands are used once in this process: what goes on in a restored guest is not taken for a new one.
 _numbers = itertools.count(1)
 
@@ -40,6 +42,7 @@ class AgentClient:
     def __init__(self, connection: socket.socket, *, resume: bool = False) -> None:
         """Owns `connection`, the stream to the agent's port. `resume`: the agent may be in the middle of a frame."""
         self.report: list[tuple[str, str]] = []
+        self.history: deque[Command] = deque(maxlen=_HISTORY)  #: commands started lately, ended ones too
         self._connection = connection
         connection.settimeout(None)
         # SO_SNDTIMEO, not settimeout: the reader thread is to wait for ever.
@@ -76,6 +79,7 @@ class AgentClient:
             number = next(_numbers)
             command = Command(number, tuple(argv), self.send, self._forget)
             self._commands[number] = command
+            self.history.append(command)
         try:
             self.send(protocol.run(number, argv, env=env, clear_env=clear_env, cwd=cwd, stdin=stdin))
         except BaseException:

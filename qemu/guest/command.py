@@ -32,6 +32,8 @@ class Command:
         self.args = args
         self.pid = 0  #: in the guest; 0 until it is started
         self.exit: Exit | None = None
+        self.began = time.monotonic()
+        self.finished: float | None = None  #: when it ended, of `time.monotonic`; None while it runs
         self._number = number
         self._send = send
         self._forget = forget
@@ -63,6 +65,8 @@ class Command:
                     self._failure = AgentError(f"the agent refused to go on with {' '.join(self.args)!r}: {text}")
                 case _:
                     self._failure = AgentError(f"the agent answered a command with {frame.type.name}")
+            if frame.type in (Type.EXIT, Type.ERROR):
+                self.finished = time.monotonic()
             self._changed.notify_all()
         if frame.type in (Type.EXIT, Type.ERROR):
             self._forget(self._number)
@@ -70,6 +74,7 @@ class Command:
     def fail(self, error: GuestError) -> None:
         with self._changed:
             self._failure = error
+            self.finished = time.monotonic()
             self._changed.notify_all()
 
     # What users call.

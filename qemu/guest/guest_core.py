@@ -62,6 +62,7 @@ class GuestCore:
 
     def __init__(self, config: GuestConfig | None = None, **changes: Any) -> None:
         self.config = dataclasses.replace(config or GuestConfig(), **changes)
+        self.began = 0.0  #: when `start` was called, of `time.monotonic`
         self.boot_seconds = 0.0  #: from the start of QEMU until the agent answered
         self.ready_seconds = 0.0  #: how long `start` took, the lease included
         self.verdict: accel.Verdict | None = None  #: which accelerator was chosen, and why
@@ -102,7 +103,7 @@ class GuestCore:
             raise GuestError("this guest was started already")
         self._started = True
         config = self.config
-        begun = time.monotonic()
+        begun = self.began = time.monotonic()
         try:
             if config.template:
                 self._restore_template()
@@ -194,6 +195,11 @@ class GuestCore:
     def findings(self) -> list[Finding]:
         """What the guest's kernel complained of so far: see `qemu.guest.dmesg`."""
         return list(self._watcher.findings)
+
+    @property
+    def commands(self) -> list[Command]:
+        """The commands started in it lately, oldest first."""
+        return list(self._launch.agent.history) if self._launch is not None else []
 
     def settle_findings(self) -> None:
         """A report the kernel is in the middle of counts as it is."""

@@ -48,6 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from qemu.guest.plugin.github import StepSummary
 
         config.pluginmanager.register(StepSummary(os.environ["GITHUB_STEP_SUMMARY"]), "guestwire-step-summary")
+    if config.getoption("guest_report") or os.environ.get("GUESTWIRE_REPORT") or config.getini("guest_report"):
+        path = settings_of(config).report
+        if path is not None and not hasattr(config, "workerinput"):
+            from qemu.guest.plugin.page import SessionPage
+
+            config.pluginmanager.register(SessionPage(path), "guestwire-session-page")
 
 
 def settings_of(config: pytest.Config) -> Settings:

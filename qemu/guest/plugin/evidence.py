@@ -32,6 +32,10 @@ def complete(world: World, item: pytest.Item, call: pytest.CallInfo[None], repor
     for key, value in properties(world):
         item.user_properties.append((key, value))
     report.user_properties = list(item.user_properties)
+    if world.settings.report is not None:
+        from qemu.guest.plugin.timeline import timeline
+
+        report.guest_timeline = timeline(world)
     keep_pcap = world.settings.pcap == "always" or (world.settings.pcap == "on-failure" and report.failed)
     if not (report.failed or world.settings.keep or world.settings.pcap == "always"):
         return

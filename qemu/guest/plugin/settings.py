@@ -110,6 +110,12 @@ OPTIONS: Final = (
         None,
         "on-failure",
     ),
+    Option(
+        "report",
+        "write a page of the session: a timeline of each test with its packets (needs guestwire[report])",
+        _path,
+        "FILE.html",
+    ),
     Option("seed", "what chance in a test's network is drawn from (default: the test's name)", _whole, "N"),
     Option("keep", "keep the evidence of tests that passed as well", _yes, None, False),
 )
@@ -126,6 +132,7 @@ class Settings:
     timeout_scale: float
     artifacts: Path
     pcap: Pcap
+    report: Path | None
     seed: int | None
     keep: bool
     given: tuple[str, ...]  #: what differs from the defaults, as options, to repeat the run with
@@ -154,7 +161,7 @@ def read_settings(config: pytest.Config) -> Settings:
                 value = option.parse(text, base)
             except ValueError as error:
                 raise pytest.UsageError(f"{where}: {error}") from None
-            if value != option.default and option.name != "artifacts":
+            if value != option.default and option.name not in ("artifacts", "report"):
                 given.append(f"--guest-{option.name}" + ("" if value is True else f"={value}"))
         values[option.name.replace("-", "_")] = value
     values["artifacts"] = Path(config.rootpath) / values["artifacts"]

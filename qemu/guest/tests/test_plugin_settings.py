@@ -53,6 +53,7 @@ VALUES: dict[str, tuple[str, str, str]] = {
     "timeout-scale": ("2", "3.5", "10"),
     "artifacts": ("x", "y", "z"),
     "pcap": ("always", "never", "on-failure"),
+    "report": ("x.html", "y.html", "z.html"),
     "seed": ("1", "0", "-7"),
     "keep": ("yes", "no", "on"),
 }
