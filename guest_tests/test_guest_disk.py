@@ -92,6 +92,7 @@ def test_its_own_init_runs_and_the_image_stays_as_it_is(image: Path) -> None:
     assert hashlib.sha256(image.read_bytes()).digest() == before
 
 
+@pytest.mark.long
 def test_a_disk_without_a_root_is_told_of(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     with empty.open("wb") as file:
@@ -109,6 +110,7 @@ def test_a_disk_that_is_none_is_named(tmp_path: Path) -> None:
         Guest(disk=damaged, net=False, vsock=False).start()
 
 
+@pytest.mark.long
 def test_the_plugin_and_the_command_line_take_a_disk(image: Path, tmp_path: Path) -> None:
     source = "def test_it(guest):\n    assert guest.read('/proc/1/cmdline').startswith('/bin/sh')\n"
     run = run_project(tmp_path, source, f"--guest-image={image}")

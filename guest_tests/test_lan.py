@@ -196,6 +196,7 @@ def test_who_cannot_join_is_told_why(lan: Lan, tmp_path: Path, programs: None) -
         assert stranger.recv(10) == b""
 
 
+@pytest.mark.long
 def test_guestwire_run_lets_programs_onto_its_lan(programs: None) -> None:
     with tempfile.TemporaryDirectory(prefix="gw-", dir="/tmp") as place:
         path = str(Path(place, "lan"))

@@ -153,8 +153,8 @@ def test_junit_has_what_the_guests_ran_on(run: Run) -> None:
     ("option", "written"),
     [
         ("--guest-pcap=always", ["passes/net.pcapng", "fails/net.pcapng"]),
-        ("--guest-pcap=never", []),
-        ("--guest-keep", ["fails/net.pcapng", "passes/report.txt"]),
+        pytest.param("--guest-pcap=never", [], marks=pytest.mark.long),
+        pytest.param("--guest-keep", ["fails/net.pcapng", "passes/report.txt"], marks=pytest.mark.long),
     ],
 )
 def test_what_is_written_is_chosen(tmp_path: Path, option: str, written: list[str]) -> None:
@@ -188,13 +188,13 @@ def test_any_number_of_workers_share_a_template(tmp_path: Path, workers: int) ->
     source = """
         import pytest
 
-        @pytest.mark.parametrize("number", range(6))
+        @pytest.mark.parametrize("number", range(4))
         def test_it(guest, net, number):
             assert guest.run(f"ping -c 1 -W 5 {guest.gateway}").succeeded
             assert guest.address == "10.0.2.15"
     """
     run = run_project(tmp_path, source, "-n", str(workers))
-    assert "6 passed" in run.output, run.output
+    assert "4 passed" in run.output, run.output
 
 
 def test_asynchronous_tests_have_guests(tmp_path: Path) -> None:

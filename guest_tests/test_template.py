@@ -101,6 +101,7 @@ def test_the_template_is_made_once_and_again_when_it_is_damaged(own_cache: Path)
     assert [path.name for path in own_cache.iterdir() if path.is_dir()] == [first.entry.name]
 
 
+@pytest.mark.long
 def test_a_full_disk_is_named_and_nothing_wrong_is_kept(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

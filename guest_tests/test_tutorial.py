@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from guest_tests.project import run_project
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
 
 
+@pytest.mark.long
 def test_the_tutorial_goes_from_red_to_green(tmp_path: Path) -> None:
     blocks = re.findall(r"```(\w+)\n(.*?)```", TUTORIAL.read_text(), re.DOTALL)
     first, tests, *_ = [text for kind, text in blocks if kind == "python"]
