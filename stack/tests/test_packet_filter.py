@@ -187,6 +187,18 @@ def test_packet_superframes_are_shown_whole(lan: Lan) -> None:
     assert (data[0], struct.unpack_from("=I", ancillary[0][2])[0]) == (2, 1 | 0x80)
 
 
+def test_packet_tag_taken_off_moves_the_facts(lan: Lan) -> None:
+    """The offload facts of a frame that lost its tag are those of the frame that is shown."""
+    sock = lan.packet(ALL)
+    sock.setsockopt(263, 15, 1)
+    tcp = builders.tcp(PEER, ME, 1, 2, payload=b"data")
+    whole = builders.ethernet(MY_MAC, PEER_MAC, 0x0800, builders.ipv4(PEER, ME, 6, tcp), vlan=7)
+    lan.device.inbox.append((memoryview(whole), NEEDS_CSUM, GSO_NONE, 0, 38, 16))
+    lan.receive()
+    data = sock.recv(100)
+    assert (struct.unpack("=BBHHHH", data[:10])[4:], data[22:24]) == ((34, 16), b"\x08\0")
+
+
 def test_packet_superframes_are_sent_and_cut(lan: Lan) -> None:
     """With PACKET_VNET_HDR a superframe may be sent; a device that cannot cut it gets the pieces."""
     sender = lan.packet(0)
@@ -229,8 +241,15 @@ def test_packet_removed_interface(lan: Lan) -> None:
     """A socket bound to an interface that is removed has ENETDOWN pending and no interface any more."""
     sock = lan.packet(OURS)
     sock.setsockopt(263, 1, mreq(lan.eth.index, 1))
+    index = lan.eth.index
     lan.stack.remove_interface("eth0")
     assert code(sock.recv, 1) == errno.ENETDOWN
+    with lan.network.lock:  # somebody else gets its number
+        again = create(lan.stack.netns, "dummy", "d0", {"index": index})
+        lan.stack.netns.set_up(again, True)
+        lan.network.finish()
+    assert again.index == index
+    assert again.taps == []
     assert sock.getsockname() == ("", OURS, 0, 0, b"")
     assert code(sock.send, frame(PEER_MAC)) == errno.ENXIO
     sock.close()

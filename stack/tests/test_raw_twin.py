@@ -211,6 +211,9 @@ def test_raw_bound_and_connected(world: World) -> None:
     sender.sendto(b"from the peer", (LO4, 0))
     assert sock.recv(100)[20:] == b"from the peer"
     assert world.nothing(sock)
+    liar = raw(world, HDRINCL)
+    liar.sendto(header(src=LO4, dst=ME4) + b"to another address of ours", (ME4, 0))
+    assert world.nothing(sock)
     assert sock.send(b"to the peer") == 11
     assert sock.recv(100)[20:] == b"to the peer"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import socket as kernel
 import struct
 from collections.abc import Iterator
@@ -308,6 +309,23 @@ def test_filter_cuts_tcp_segments(world: World) -> None:
     assert served.recv(100) == b"abc"
     served.setsockopt(SOL, DETACH, 0)
     assert served.recv(100) == b"def"
+    served.close()
+
+
+def test_filter_never_cuts_tcp_headers(world: World) -> None:
+    """Of a segment at least the header is kept, so that acknowledgements count."""
+    _, client, served = connected(world)
+    attach(served, keep(1))
+    served.send(b"answered")
+    assert client.recv(100) == b"answered"
+    waiting = -1
+    for _ in range(1000):
+        asked = fcntl.ioctl(served, 0x5411, bytes(4)) if world.is_kernel else served.ioctl(0x5411, bytes(4))
+        waiting = struct.unpack("@i", asked)[0]
+        if not waiting:
+            break
+        assert world.nothing(client)
+    assert waiting == 0
     served.close()
 
 
