@@ -410,6 +410,16 @@ def test_opt_so_timestamp_tells_when_it_came(world: World, option: int, layout: 
         assert told(receiver) == []
 
 
+def test_opt_so_timestamp_one_of_four(world: World) -> None:
+    """Of SO_TIMESTAMP, SO_TIMESTAMPNS and the new ones the last set counts; the new one in ns reads as both new."""
+    with datagram(world) as sock:
+        for option, shown in ((29, [1, 0, 0, 0]), (35, [0, 1, 0, 0]), (63, [0, 0, 1, 0]), (64, [0, 0, 1, 1])):
+            sock.setsockopt(SOL, option, 1)
+            assert [sock.getsockopt(SOL, each) for each in (29, 35, 63, 64)] == shown
+        sock.setsockopt(SOL, 29, 0)
+        assert not any(sock.getsockopt(SOL, each) for each in (29, 35, 63, 64))
+
+
 def test_opt_so_timestamp_is_the_networks_clock() -> None:
     """In virtual time a time stamp is exactly what the clock said."""
     from stack.testing.clock import ManualClock
