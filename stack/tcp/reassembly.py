@@ -99,7 +99,7 @@ class Reassembly:
         self._charge = pinned_bytes(self._data)
         if self._charge <= most:
             return 0
-        self._data = [memoryview(bytes(view)) for view in self._data]
+        self._collapse()
         self._charge = self.length + len(self._data) * CHUNK_OVERHEAD
         dropped = 0
         # An eighth more than necessary, so that a flood does not bring us here with every segment (as Linux prunes).
@@ -111,6 +111,24 @@ class Reassembly:
             self.length -= size
             dropped += size
         return dropped
+
+    def _collapse(self) -> None:
+        """Copy what is contiguous together, into memory of exactly its size: so a window full of segments behind a gap
+        costs what it holds, and only crumbs cost more.
+        """
+        starts, ends, data = self._starts, self._ends, self._data
+        merged: list[list[memoryview]] = []
+        edges: list[tuple[int, int]] = []
+        for start, end, view in zip(starts, ends, data, strict=True):
+            if edges and edges[-1][1] == start:
+                edges[-1] = (edges[-1][0], end)
+                merged[-1].append(view)
+            else:
+                edges.append((start, end))
+                merged.append([view])
+        self._starts = [start for start, _ in edges]
+        self._ends = [end for _, end in edges]
+        self._data = [memoryview(b"".join(views)) for views in merged]
 
     def blocks(self) -> list[tuple[int, int]]:
         """Contiguous (left, right) edges, lowest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 from hypothesis import given, settings
@@ -172,3 +173,20 @@ def test_reassembly_lets_slabs_go() -> None:
         reassembly.insert(number * 5000, slab[:3000])
         assert reassembly.limit(1_000_000) == 0
     assert reassembly.length == 30_000
+
+
+def test_reassembly_of_a_window_behind_one_gap_loses_nothing() -> None:
+    """Segments that follow each other cost what they hold: a peer whose reported data is dropped waits for RTOs."""
+    reassembly = Reassembly()
+    window, segment = 4 << 20, 1448
+    limit = window + 64 * 1024
+    data = bytes(segment)
+    count = window // segment
+    order = list(range(1, count))
+    random.Random(5).shuffle(order)
+    for number in order:
+        reassembly.insert(number * segment, memoryview(data))
+        assert reassembly.limit(limit) == 0
+    assert reassembly.length == (count - 1) * segment
+    assert len(reassembly.blocks()) == 1
+    assert sum(map(len, reassembly.take(segment))) == (count - 1) * segment
