@@ -295,6 +295,30 @@ class Script:
         self.expect(SYN | ACK, seq=0, ack=1)
         return self
 
+    def cookies_sent(self) -> Script:
+        """A listener that answers SYNs with cookies, and has done so."""
+        self.config.syncookies = 2
+        return self.syn_received()
+
+    def fast_opened(self) -> Script:
+        """SYN-RECEIVED with five bytes taken from the SYN (RFC 7413)."""
+        self.config.fastopen = 3
+        self.listen(options=TcpOptions(fastopen=5, fastopen_no_cookie=True))
+        self.send(SYN, seq=0, data=b"early", options=HeaderOptions(mss=1460))
+        self.expect(SYN | ACK, seq=0, ack=6)
+        self.accept()
+        return self
+
+    def fast_open_sent(self) -> Script:
+        """SYN-SENT with five bytes in the SYN."""
+        self.config.fastopen = 5
+        bound = self.tcp.ports.bind(bytes(len(self.us)), self.our_port)
+        self.connection = self.tcp.connect(bound, None, (self.peer, self.peer_port), fastopen=b"early")
+        self._watch()
+        self.turn()
+        self.expect(SYN, seq=0, data=b"early")
+        return self
+
     def accept(self) -> None:
         accepted = self.listener.accept()
         assert accepted is not None
