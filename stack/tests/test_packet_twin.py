@@ -7,7 +7,6 @@ Stack filters as a network card does, which a veth does not; see `test_packet_fi
 from __future__ import annotations
 
 import errno
-import os
 import socket as kernel
 import struct
 from collections.abc import Iterator
@@ -535,24 +534,6 @@ def test_packet_unknown_options(world: World) -> None:
     for level in (0, 6, 41):
         assert code(sock.getsockopt, level, 1) == errno.ENOPROTOOPT
         assert code(sock.setsockopt, level, 1, 1) == errno.ENOPROTOOPT
-
-
-# -- credentials ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can show what an ordinary user may not")
-def test_sec_03_kernel_packet_sockets_need_cap_net_raw() -> None:
-    """Without CAP_NET_RAW AF_PACKET is EPERM, whatever the type."""
-    pid = os.fork()
-    if not pid:
-        os.setresuid(65534, 65534, 65534)
-        outcome = 1
-        try:
-            kernel.socket(kernel.AF_PACKET, kernel.SOCK_STREAM)
-        except OSError as error:
-            outcome = error.errno or 1
-        os._exit(0 if outcome == errno.EPERM else 1)
-    assert os.waitpid(pid, 0)[1] == 0
 
 
 _WORLDS: dict[Any, World] = {}

@@ -121,13 +121,16 @@ def test_sec_03_the_kernel_says_the_same() -> None:
     }
     pid = os.fork()
     if not pid:
-        right = False
+        outcome = 2
         try:
             os.setresuid(65534, 65534, 65534)
-            right = all(_refusal(*key) == value for key, value in wanted.items())
+            outcome = 0 if all(_refusal(*key) == value for key, value in wanted.items()) else 1
         finally:
-            os._exit(0 if right else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+            os._exit(outcome)
+    outcome = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if outcome == 2:
+        pytest.skip("there is no ordinary user to become in this user namespace")
+    assert outcome == 0
 
 
 def _refusal(family: int, kind: int, proto: int) -> int | None:
