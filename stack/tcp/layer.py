@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 _STAMPED: Final = struct.Struct("!IIIBBHHHIII")
 _QUOTED: Final = struct.Struct("!II")  # what an ICMP error quotes at least: ports and sequence number
 _PSH_OFF: Final = 0xF7
+_SHARED_KEPT: Final = 256  # ports connect() chose, before those released are looked for
 _PROVEN_MAX: Final = 1024  # addresses remembered that have completed a handshake
 
 
@@ -97,7 +98,8 @@ class TcpLayer:
         self._sequence = SequenceSource(scheduler.rng)
         self._cookies: SynCookies | None = None
         self._fastopen_key = b""
-        self._shared: dict[tuple[bytes, int], BoundPort] = {}  # ports connect() chose, by source address
+        self._shared: dict[tuple[bytes, int], BoundPort] = {}  # ports connect() chose, some released since
+        self._shared_most = _SHARED_KEPT
         self._orphans: dict[Pcb, None] = {}  # closed by their users, not in TIME-WAIT
         self._challenge_second = -1
         self._challenges = 0
@@ -181,7 +183,11 @@ class TcpLayer:
             if failure.errno != errno.EADDRINUSE:
                 raise
             return self._shared_port(source, remote)
-        self._shared[source, bound.port] = bound
+        shared = self._shared
+        shared[source, bound.port] = bound
+        if len(shared) > self._shared_most:
+            self._shared = shared = {place: one for place, one in shared.items() if not one.released}
+            self._shared_most = max(2 * len(shared), _SHARED_KEPT)
         return bound
 
     def _shared_port(self, source: bytes, remote: tuple[bytes, int]) -> BoundPort:

@@ -403,3 +403,13 @@ def test_options_of_the_layer_are_linuxs() -> None:
     config = Script().config
     assert (config.tw_reuse, config.rfc1337, config.time_wait) == (2, False, 60 * NS_PER_S)
     assert TcpOptions().fin_timeout == 60 * NS_PER_S
+
+
+def test_ports_given_back_are_not_remembered() -> None:
+    """However many connections come and go, what is kept of their ports is bounded."""
+    s = Script()
+    for number in range(3000):
+        s.tcp.connect(None, None, (PEER4, 1 + number)).abort()
+    s.drain()
+    assert len(s.tcp._shared) <= 300
+    assert not list(s.tcp.ports)
