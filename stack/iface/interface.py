@@ -18,13 +18,13 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import IntFlag
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.errors import DropReason, Drops, NetError
 from stack.iface.arp import Arp
 from stack.iface.changes import ChangeKind, ChangeLog
+from stack.iface.facts import TO_ALL, TO_GROUP, TO_US, InterfaceFlags, InterfaceStats, hardware_type, shown_flags
+from stack.iface.hooks import FrameHandler, Ports, RxHook, Tap
 from stack.link.device import GSO_UDP_L4, LinkDevice, Offload, RxFrame, TxFrame
 from stack.link.neighbour import Neighbour, NeighbourCache, NeighbourState
 from stack.link.offload import ALL_OFFLOADS, prepare, wire_length
@@ -40,15 +40,6 @@ TX_QUEUE_FRAMES: Final = 1000  # Linux: txqueuelen of an Ethernet device
 TX_QUEUE_BYTES: Final = 16 << 20  # a few receive windows of a 6 MiB autotuned peer
 MAX_SUPERFRAME: Final = 65549  # bytes: 14 + 65535, see LinkDevice.max_superframe
 
-#: ifi_type of <linux/if_arp.h> (IF-01, IF-02).
-ARPHRD_ETHER: Final = 1
-ARPHRD_LOOPBACK: Final = 772
-
-#: How the link addressed a frame; the values are those of `stack.ip.packet.PacketKind`.
-TO_US: Final = 0
-TO_ALL: Final = 1
-TO_GROUP: Final = 2
-
 _TSO4: Final = int(Offload.TSO4)
 _TSO6: Final = int(Offload.TSO6)
 _USO: Final = int(Offload.USO)
@@ -58,53 +49,6 @@ _EVERYTHING: Final = int(ALL_OFFLOADS) & ~_USO
 #: destination, ethertype
 _DESTINATION: Final = struct.Struct("!6s6xH")
 _ETHERTYPE: Final = struct.Struct("!H")
-
-#: What an ethertype's handler is called with: interface, whole frame, TO_*, offload flags, gso_size (0: no superframe).
-FrameHandler: TypeAlias = Callable[["Interface", memoryview, int, int, int], None]
-
-#: Takes what it wants of a burst and returns the rest, the very frames that came.
-RxHook: TypeAlias = Callable[[Sequence[RxFrame]], Sequence[RxFrame]]
-
-
-class InterfaceFlags(IntFlag):
-    """IFF_* of <net/if.h>."""
-
-    UP = 0x1
-    BROADCAST = 0x2
-    LOOPBACK = 0x8
-    RUNNING = 0x40
-    NOARP = 0x80
-    PROMISC = 0x100
-    ALLMULTI = 0x200
-    MULTICAST = 0x1000
-    LOWER_UP = 0x10000
-
-
-class Ports(Protocol):
-    """What a bridge-like kind lends its interface: other interfaces become its ports."""
-
-    def add(self, port: Interface) -> None:
-        """Raises NetError for an interface that cannot be a port: ELOOP, EINVAL, EBUSY."""
-        ...
-
-    def remove(self, port: Interface) -> None: ...
-
-
-class Tap(Protocol):
-    """Sees every frame of an interface as it passes: packet sockets, captures."""
-
-    def received(self, burst: Sequence[RxFrame]) -> None: ...
-    def transmitted(self, burst: Sequence[TxFrame]) -> None: ...
-
-
-@dataclass(slots=True)
-class InterfaceStats:
-    """Counters since creation; a superframe counts as one packet."""
-
-    rx_packets: int = 0
-    rx_bytes: int = 0
-    tx_packets: int = 0
-    tx_bytes: int = 0
 
 
 class Interface:
@@ -380,15 +324,7 @@ class Interface:
     @property
     def flags(self) -> InterfaceFlags:
         """IFF_* as Linux shows them (IF-01, IF-02)."""
-        flags = InterfaceFlags.LOOPBACK if self.loopback else InterfaceFlags.BROADCAST | InterfaceFlags.MULTICAST
-        if self.up:
-            flags |= InterfaceFlags.UP
-            if self.carrier:
-                flags |= InterfaceFlags.RUNNING | InterfaceFlags.LOWER_UP
-        flags |= self.asked  # what packet sockets want is counted, but not shown, as on Linux
-        if self.noarp:
-            flags = flags & ~InterfaceFlags.MULTICAST | InterfaceFlags.NOARP
-        return flags
+        return shown_flags(self.asked, loopback=self.loopback, up=self.up, carrier=self.carrier, noarp=self.noarp)
 
     @property
     def running(self) -> bool:
@@ -398,7 +334,7 @@ class Interface:
     @property
     def link_type(self) -> int:
         """ARPHRD_*"""
-        return ARPHRD_LOOPBACK if self.loopback else ARPHRD_ETHER
+        return hardware_type(loopback=self.loopback)
 
     @property
     def broadcast_mac(self) -> bytes:

@@ -84,7 +84,7 @@ class Filter:
 
 
 class InterfaceTap:
-    """The endpoints that listen on one interface; satisfies `stack.iface.interface.Tap`."""
+    """The endpoints that listen on one interface; satisfies `stack.iface.hooks.Tap`."""
 
     def __init__(self, iface: Interface, ip: IpLayer) -> None:
         self.iface = iface

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from stack import Network, Stack
-from stack.iface.interface import Interface, InterfaceFlags
+from stack.iface.facts import InterfaceFlags
+from stack.iface.interface import Interface
 from stack.link.cable import CableEnd, cable
 from stack.testing import builders
 from stack.testing.clock import ManualClock

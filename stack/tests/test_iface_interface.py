@@ -11,7 +11,8 @@ import pytest
 from stack.errors import NetError
 from stack.iface.address import InterfaceAddress, broadcast_of, parse_prefix
 from stack.iface.changes import ChangeKind, ChangeLog
-from stack.iface.interface import TX_QUEUE_BYTES, TX_QUEUE_FRAMES, Interface, InterfaceFlags
+from stack.iface.facts import InterfaceFlags
+from stack.iface.interface import TX_QUEUE_BYTES, TX_QUEUE_FRAMES, Interface
 from stack.link.device import GSO_TCPV4, NEEDS_CSUM, Offload, RxFrame, TxFrame
 from stack.link.neighbour import NeighbourState
 from stack.link.offload import ALL_OFFLOADS

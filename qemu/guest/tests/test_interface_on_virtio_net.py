@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from stack import Network, Stack
-from stack.iface.interface import Interface, InterfaceFlags
+from stack.iface.facts import InterfaceFlags
+from stack.iface.interface import Interface
 from stack.link.device import GSO_TCPV4, NEEDS_CSUM, Offload
 from stack.testing import builders
 from stack.testing.clock import ManualClock

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stack.errors import NetError
 from stack.iface import kinds
 from stack.iface.changes import Change, ChangeKind
-from stack.iface.interface import InterfaceFlags
+from stack.iface.facts import InterfaceFlags
 from stack.netns import check_name
 from stack.socket.netlink.kernel import Request
 from stack.wire.ethernet import MAC_LENGTH
