@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from qemu.guest import Guest, GuestError
-from qemu.guest.bench import cost, paths, report, rig, rows, vsock
+from qemu.guest.bench import cost, paths, report, rig, rows, sockets, vsock
 
 #: There are many vsock rows; each is measured for no longer than this.
 VSOCK_SECONDS = 1.0
@@ -59,6 +59,9 @@ def main(quick: bool, seconds: float, rounds: int, output: Path) -> None:
                 "A superframe of TCP from one stack to another, by stage": cost.superframe_stages(short),
                 "Packets without any offload": cost.packet_rates(short),
                 "Connections that say nothing": cost.idle_connections(counts),
+                "Socket calls, beside the kernel's through the same interpreter": list(
+                    sockets.figures(3 if quick else 9)
+                ),
             }
         with console.status("measuring congestion control over a long path"):
             sections["Bulk TCP over a simulated path"] = paths.figures(2 if quick else 10)
