@@ -29,10 +29,12 @@ from stack.link.device import RxFrame, TxFrame
 from stack.packet.endpoint import PacketEndpoint
 from stack.packet.sighting import (
     ETH_P_ALL,
+    FIRST_ETHERTYPE,
     PACKET_BROADCAST,
     PACKET_HOST,
     PACKET_MULTICAST,
     PACKET_OTHERHOST,
+    VLAN_TAGS,
     incoming,
     outgoing,
 )
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from stack.scheduler import Scheduler
 
 _MACS: Final = 12  # bytes
-_DESTINATION: Final = struct.Struct("!6s")
+_DESTINATION: Final = struct.Struct("!6s6xH")  # destination, ethertype
 _DOWN: Final = ("down", "closing")
 
 
@@ -90,23 +92,32 @@ class InterfaceTap:
         self.iface = iface
         self.endpoints: list[PacketEndpoint] = []
         self._everything = False  # somebody wants to see what goes out
+        #: Ethertypes somebody may want: those asked for, and tags, behind which they may be. None: all of them.
+        self._wanted: frozenset[int] | None = None
         self._ip = ip
         self._filter = Filter(iface, ip)
 
     def set(self, endpoints: list[PacketEndpoint]) -> None:
         self.endpoints = endpoints
         self._everything = any(each.protocol == ETH_P_ALL and not each.ignore_outgoing for each in endpoints)
+        protocols = {each.protocol for each in endpoints}
+        plain = all(protocol >= FIRST_ETHERTYPE for protocol in protocols)
+        self._wanted = frozenset(protocols | VLAN_TAGS) if plain else None
 
     def received(self, burst: Sequence[RxFrame]) -> None:
         iface = self.iface
         if not iface.up:
             return
         kind_of = self._filter.kind
+        wanted = self._wanted
         for frame in burst:
             view = frame[0]
             if len(view) < ethernet.HEADER_LENGTH or (iface.loopback and self._is_copy(view)):
                 continue
-            kind = kind_of(_DESTINATION.unpack_from(view)[0])
+            dst, ethertype = _DESTINATION.unpack_from(view)
+            if wanted is not None and ethertype not in wanted:
+                continue
+            kind = kind_of(dst)
             sighting = incoming(iface, frame, kind) if kind >= 0 else None
             if sighting is not None:
                 for endpoint in self.endpoints:
