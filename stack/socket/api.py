@@ -189,6 +189,10 @@ class StackSocket:
             sock.waiting.start()
         return end.fileno()
 
+    def poll(self) -> int:
+        """The poll(2) bits now, all of them: `stack.socket.poll` has their names. A descriptor shows fewer."""
+        return self._sock.poll()
+
     # -- connecting ---------------------------------------------------------------------------------------------------
 
     def bind(self, address: Any, /) -> None:

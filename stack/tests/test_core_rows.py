@@ -19,7 +19,7 @@ import pytest
 from stack import Credentials, Network
 from stack.link import cable
 from stack.socket import syscalls
-from stack.socket.poll import HUP, IN, OUT, RDHUP
+from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP
 from stack.testing.clock import ManualClock
 from stack.tests.kernel_twin import LOOPBACK, World, code
 
@@ -382,6 +382,16 @@ def test_core_09_poll_bits(world: World) -> None:
             client.shutdown(kernel.SHUT_WR)
             assert world.settle(served, RDHUP) == IN | OUT | RDHUP
             served.close()
+
+
+def test_core_09_all_bits_at_once() -> None:
+    """Refused, a socket is readable, writable, hung up and in error, and poll() of a Stack's socket says so."""
+    with Network() as network, network.stack("gw").socket.socket() as sock:
+        sock.setblocking(False)
+        assert code(sock.connect, (LOOPBACK, 9)) == errno.EINPROGRESS
+        assert sock.poll() & (IN | OUT | ERR | HUP | RDHUP) == IN | OUT | ERR | HUP | RDHUP
+        assert sock.getsockopt(kernel.SOL_SOCKET, kernel.SO_ERROR) == errno.ECONNREFUSED
+        assert not sock.poll() & ERR
 
 
 @pytest.mark.parametrize("edge", [0, select.EPOLLET])

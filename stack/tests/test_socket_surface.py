@@ -17,7 +17,7 @@ from stack import Network, Stack
 from stack.tests.kernel_twin import code
 
 #: What sockets of a Stack have besides the kernel's: calls that are functions of other modules there.
-EXTRA = {"ioctl", "recvmmsg", "sendmmsg", "surface"}
+EXTRA = {"ioctl", "poll", "recvmmsg", "sendmmsg", "surface"}
 #: What the interpreter's import system adds to a module.
 OF_IMPORT = {"__cached__", "__spec__"}
 
