@@ -112,7 +112,7 @@ def test_udp_03_send_without_destination(world: World, family: int) -> None:
 
 
 def test_udp_04_largest_payload(world: World) -> None:
-    """65507 bytes go over IPv4, 65508 are EMSGSIZE."""
+    """Over IPv4 65507 bytes go, 65508 are EMSGSIZE."""
     with bound(world) as one, datagram(world) as other:
         assert other.sendto(bytes(65507), one.getsockname()) == 65507
         assert len(one.recv(70000)) == 65507
@@ -197,7 +197,7 @@ def test_udp_08_icmp_errors(world: World, family: int) -> None:
 
 @FAMILIES
 def test_udp_09_listen_and_accept(world: World, family: int) -> None:
-    """Both are EOPNOTSUPP."""
+    """Listen and accept are EOPNOTSUPP."""
     with datagram(world, family) as sock:
         assert code(sock.listen, 1) == errno.EOPNOTSUPP
         sock.settimeout(None)

@@ -169,7 +169,7 @@ def test_the_best_fit_gets_the_datagram() -> None:
 
 
 def test_of_equals_the_last_bound_gets_it() -> None:
-    """UDP-11."""
+    """UDP-11: of two that fit equally the one bound last gets the datagram."""
     host = Host()
     first, last = (host.udp.bind(ME, 7, reuse_addr=True) for _ in range(2))
     arrive(host, b"x")
@@ -177,7 +177,7 @@ def test_of_equals_the_last_bound_gets_it() -> None:
 
 
 def test_reuseport_spreads_flows_and_keeps_each_together() -> None:
-    """UDP-11, TCP-04."""
+    """UDP-11: with SO_REUSEPORT flows are spread, and each keeps to one endpoint."""
     host = Host()
     endpoints = [host.udp.bind(ME, 7, reuse_port=True) for _ in range(4)]
     for port in range(1, 201):
@@ -230,7 +230,7 @@ def test_one_interface_only() -> None:
 
 @pytest.mark.parametrize(("mine", "peer"), [(ME, PEER), (ME6, PEER6)])
 def test_a_refusal_is_told_once_to_the_connected_only(mine: bytes, peer: bytes) -> None:
-    """UDP-08; RFC 1122 4.1.3.3."""
+    """UDP-08: a refusal is told once, and to the endpoint that is connected (RFC 1122 4.1.3.3)."""
     host = Host()
     connected, stranger = (host.udp.bind(bytes(len(mine))) for _ in range(2))
     events: list[int] = []
@@ -349,7 +349,7 @@ def test_closing_frees_the_port_and_is_idempotent() -> None:
 
 
 def test_self_connect() -> None:
-    """UDP-17."""
+    """UDP-17: an endpoint connected to itself hears itself."""
     host = Host()
     endpoint = host.udp.bind(LO, 7)
     endpoint.connect(LO, 7)
