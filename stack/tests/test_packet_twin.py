@@ -327,7 +327,7 @@ def test_packet_outgoing_tags_stay(world: World) -> None:
 
 
 def test_packet_vnet_header(world: World) -> None:
-    """PACKET_VNET_HDR puts the offload facts before each frame: an unfinished checksum on `lo`, and where it is."""
+    """PACKET_VNET_HDR puts the offload facts before each frame, PACKET_VNET_HDR_SZ bytes: an unfinished checksum."""
     sock = world.packet(RAW, ALL, "lo")
     assert sock.getsockopt(SOL_PACKET, 15) == 0
     sock.setsockopt(SOL_PACKET, 15, 1)
@@ -441,7 +441,7 @@ def mreq(world: World, kind: int, address: bytes = b"", device: str = "va") -> b
 
 @pytest.mark.parametrize(("kind", "counts"), [(1, (1, 0)), (2, (0, 1))], ids=["promiscuous", "allmulti"])
 def test_packet_memberships_are_counted(world: World, kind: int, counts: tuple[int, int]) -> None:
-    """Twice asked for is once for the interface, and to be left twice; close gives back what is left."""
+    """PACKET_ADD_MEMBERSHIP twice is once for the interface, to be left by PACKET_DROP_MEMBERSHIP twice, or close."""
     one, other = world.packet(), world.packet()
     for _ in range(2):
         one.setsockopt(SOL_PACKET, 1, mreq(world, kind))
@@ -523,6 +523,18 @@ def test_packet_receive_memory_is_bounded(world: World) -> None:
     assert 80 <= lost < 100
     assert [sock.recv(200)[14] for _ in range(100 - lost)] == list(range(100 - lost))
     assert world.nothing(sock)
+
+
+def test_packet_options_without_effect(world: World) -> None:
+    """PACKET_ORIGDEV and PACKET_QDISC_BYPASS are kept: no link here hides another, and there is no queue to bypass."""
+    sock = world.packet()
+    for number in (9, 20):
+        assert sock.getsockopt(SOL_PACKET, number) == 0
+        sock.setsockopt(SOL_PACKET, number, 7)
+        assert sock.getsockopt(SOL_PACKET, number) == 1
+    assert code(sock.setsockopt, SOL_PACKET, 20, bytes(5)) == errno.EINVAL
+    sock.setsockopt(SOL_PACKET, 9, bytes(5))
+    assert sock.getsockopt(SOL_PACKET, 9) == 0
 
 
 def test_packet_unknown_options(world: World) -> None:

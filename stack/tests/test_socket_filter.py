@@ -70,7 +70,7 @@ KINDS: Final = ["tcp", "udp", "raw", "raw6", "packet"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_opt_attach_and_detach(world: World, kind: str) -> None:
-    """OPT SOCKET 26, 27: attach at will; detach once, then ENOENT; the program reads back, cut as Linux cuts it."""
+    """SO_ATTACH_FILTER at will; SO_DETACH_FILTER once, then ENOENT; the program reads back, cut as Linux cuts it."""
     sock = made(world, kind)
     assert sock.getsockopt(SOL, ATTACH, 100) == b""
     assert code(sock.setsockopt, SOL, DETACH, 0) == errno.ENOENT
@@ -87,7 +87,7 @@ def test_opt_attach_and_detach(world: World, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_opt_lock_filter(world: World, kind: str) -> None:
-    """OPT SOCKET 44: what is locked can be neither changed nor detached nor unlocked: EPERM."""
+    """SO_LOCK_FILTER: what is locked can be neither changed nor detached nor unlocked: EPERM."""
     sock = made(world, kind)
     assert sock.getsockopt(SOL, LOCK) == 0
     sock.setsockopt(SOL, LOCK, 0)
@@ -118,7 +118,7 @@ def test_opt_lock_filter(world: World, kind: str) -> None:
     ids=repr,
 )
 def test_opt_attach_what_is_no_program(world: World, value: int | bytes, expected: int) -> None:
-    """OPT SOCKET 26: a wrong length or an empty program is EINVAL, an address that cannot be read EFAULT."""
+    """SO_ATTACH_FILTER: a wrong length or an empty program is EINVAL, an address that cannot be read EFAULT."""
     assert code(made(world, "udp").setsockopt, SOL, ATTACH, value) == expected
 
 
