@@ -122,7 +122,7 @@ def test_ctrl_02_too_many_on_their_way(pipe: tuple[int, int]) -> None:
     """More files on their way than RLIMIT_NOFILE are ETOOMANYREFS, but with CAP_SYS_RESOURCE or CAP_SYS_ADMIN."""
     from stack import Credentials
 
-    with stack_world() as world:
+    with stack_world(credentials=Credentials()) as world:
         assert world.stack is not None
         world.stack.unix.in_flight.limit = 4
         one, other = world.make_pair(DGRAM)

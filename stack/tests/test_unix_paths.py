@@ -25,7 +25,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UnixWorld]
 
 @pytest.fixture
 def stack() -> Iterator[Stack]:
-    with stack_world() as made:
+    with stack_world(credentials=Credentials()) as made:
         assert made.stack is not None
         yield made.stack
 

@@ -150,11 +150,13 @@ def kernel_world(directory: Path) -> Iterator[UnixWorld]:
 
 
 @contextmanager
-def stack_world(directory: str = "/tmp/t", *, virtual: bool = True) -> Iterator[UnixWorld]:
-    """In virtual time a call that would block for ever is an error at once."""
+def stack_world(
+    directory: str = "/tmp/t", *, virtual: bool = True, credentials: Credentials | None = None
+) -> Iterator[UnixWorld]:
+    """In virtual time a call that would block for ever is an error at once. `credentials` are else our own."""
     network = Network(clock=ManualClock()) if virtual else Network()
     with network:
-        stack = Stack("gw", network=network, credentials=ourselves())
+        stack = Stack("gw", network=network, credentials=credentials or ourselves())
         stack.files.makedirs(directory)
         world = UnixWorld(stack.socket, stack, directory)
         try:
