@@ -98,6 +98,7 @@ class Watcher:
         self._pending = b""
         self._current: Finding | None = None
         self._timer: threading.Timer | None = None
+        self._latest: threading.Timer | None = None  # the last there was, whether it still waits or not
         self._fed_at = 0.0
         self._lock = threading.Lock()
 
@@ -128,10 +129,10 @@ class Watcher:
         """Nothing more comes. Leaves no thread behind; idempotent."""
         self.flush()
         with self._lock:
-            timer, self._timer = self._timer, None
+            timer = self._latest
         if timer is not None and timer is not threading.current_thread():
             timer.cancel()
-            timer.join()
+            timer.join()  # also one that is just about to end
 
     def _line(self, line: str, complete: list[Finding]) -> None:
         text = _STAMP.sub("", line).rstrip()
@@ -178,6 +179,7 @@ class Watcher:
             self._timer.daemon = True
             self._timer.name = "guest-dmesg"
             self._timer.start()
+            self._latest = self._timer
 
     def _look(self) -> None:
         complete: list[Finding] = []
