@@ -293,7 +293,7 @@ def test_a_timeout_takes_its_time_in_virtual_time(virtual: Network) -> None:
 
 
 def test_tcp_05_28_connecting_to_nobody_gives_up_after_two_minutes_of_virtual_time(virtual: Network) -> None:
-    """TCP-05, TCP-28: 1 + 2 + 4 + ... seconds of SYN retransmissions."""
+    """A blocking connect to nobody ends after the SYN retransmissions, two minutes of virtual time."""
     left, _ = cable(virtual.scheduler)
     stack = virtual.stack("gw")
     stack.add_interface(left, addresses=["10.0.0.1/24"])

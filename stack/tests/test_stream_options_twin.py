@@ -159,10 +159,12 @@ def test_opt_info_is_280_bytes_and_cut_to_the_room(world: World) -> None:
         assert info["total_retrans"] == info["lost"] == info["unacked"] == info["notsent_bytes"] == 0
         assert info["segs_out"] >= 3
         assert info["segs_in"] >= 3
-        assert 200_000 <= info["rto"] <= 400_000
+        assert 200_000 <= info["rto"] <= 1_000_000
         assert info["rtt"] > 0
-        assert info["reordering"] == 3
-        assert info["snd_ssthresh"] == 0x7FFFFFFF
+        assert info["reordering"] >= 3
+        if world.network is not None:  # a kernel remembers what earlier connections found on the same path
+            assert info["reordering"] == 3
+            assert info["snd_ssthresh"] == 0x7FFFFFFF
         assert info["snd_cwnd"] >= 2  # RFC 6928 on a path with an MSS of 64 KiB; Linux says 10 there, too
         assert info["max_pacing_rate"] == (1 << 64) - 1
         assert explain(served.getsockopt(TCP, kernel.TCP_INFO, 512))["bytes_received"] == 1000

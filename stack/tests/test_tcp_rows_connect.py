@@ -198,8 +198,8 @@ def test_tcp_09_two_sockets_of_one_port_to_one_peer(world: World) -> None:
 
 
 def test_tcp_10_connecting_to_unspec_dissolves(world: World) -> None:
-    """An idle socket: nothing. A connection: RST for the peer, ECONNRESET once, then as good as new. A listener: no
-    more. A port its user chose stays.
+    """connect() to AF_UNSPEC resets the peer and leaves ECONNRESET once, then a socket as good as new, at the port its
+    user chose if he did; a listener listens no more; for an idle socket nothing happens.
     """
     with world.socket.socket() as idle:
         disconnect(world, idle)

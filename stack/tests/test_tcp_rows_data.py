@@ -326,7 +326,7 @@ def test_tcp_32_inq_control_message(world: World) -> None:
 
 
 def test_tcp_33_maxseg_before_and_after_connecting(world: World) -> None:
-    """536 unconnected; 0 or 88 to 32767; a connection shows what it works with, less the timestamp option."""
+    """TCP_MAXSEG shows 536 unconnected, takes 0 or 88 to 32767, and on a connection shows what that works with."""
     with world.listener() as listener, world.socket.socket() as sock:
         assert sock.getsockopt(TCP, kernel.TCP_MAXSEG) == 536
         for bad in (-1, 1, 87, 32_768):

@@ -236,7 +236,7 @@ def test_reset_in_syn_received_returns_to_listen() -> None:
 
 
 def test_tcp_05_28_syn_is_sent_again_with_back_off_until_etimedout() -> None:
-    """SYNs go after 1, 2, 4 ... seconds; with six retries ETIMEDOUT comes after about 127 s."""
+    """SYNs go again after a second, then after twice as long each time; with six retries ETIMEDOUT comes at 127 s."""
     s = Script().syn_sent()
     start = s.scheduler.now
     times = []

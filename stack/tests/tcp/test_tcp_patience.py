@@ -160,7 +160,7 @@ KEPT = TcpOptions(keepalive=True, keepalive_idle=10 * NS_PER_S, keepalive_interv
 
 
 def test_tcp_26_idle_interval_count_then_etimedout() -> None:
-    """Probes after KEEPIDLE, each KEEPINTVL; KEEPCNT unanswered: RST and ETIMEDOUT."""
+    """Probes begin after KEEPIDLE and go every KEEPINTVL; when KEEPCNT are unanswered: RST and ETIMEDOUT."""
     s = Script().established(KEPT.copy())
     assert times(s, 100) == [10.0, 13.0, 16.0]
     assert s.connection.error == errno.ETIMEDOUT
@@ -168,6 +168,7 @@ def test_tcp_26_idle_interval_count_then_etimedout() -> None:
 
 
 def test_tcp_26_defaults_are_two_hours_75_seconds_nine() -> None:
+    """Two hours, 75 seconds, nine probes unless told otherwise."""
     s = Script().established(TcpOptions(keepalive=True))
     seen = times(s, 9000, step=1)
     assert seen[0] == 7200
