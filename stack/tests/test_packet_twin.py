@@ -14,6 +14,18 @@ from typing import Any, Final
 
 import pytest
 
+from stack.socket.packet.options import (
+    PACKET_ADD_MEMBERSHIP,
+    PACKET_AUXDATA,
+    PACKET_DROP_MEMBERSHIP,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_ORIGDEV,
+    PACKET_QDISC_BYPASS,
+    PACKET_STATISTICS,
+    PACKET_VNET_HDR,
+    PACKET_VNET_HDR_SZ,
+    SOL_PACKET,
+)
 from stack.tests.kernel_twin import code
 from stack.tests.packet_world import ERR, IN, ME4, OUT, PEER4, World, worlds
 
@@ -23,7 +35,6 @@ ALL: Final = 3  # ETH_P_ALL
 OURS: Final = 0x88B5  # IEEE 802 local experimental ethertype 1
 OTHER: Final = 0x88B6
 ETHER: Final = 1
-SOL_PACKET: Final = 263
 STRANGER: Final = bytes.fromhex("020000000001")
 NOBODY: Final = bytes.fromhex("020000000077")
 GROUP: Final = bytes.fromhex("01005e000107")
@@ -174,9 +185,9 @@ def test_packet_ignore_outgoing(world: World) -> None:
     """PACKET_IGNORE_OUTGOING: only what comes in; 0 or 1, anything else is EINVAL."""
     sock, other = world.packet(RAW, ALL, "lo"), world.packet(RAW, 0, "lo")
     for value in (-1, 2):
-        assert code(sock.setsockopt, SOL_PACKET, 23, value) == errno.EINVAL
-    sock.setsockopt(SOL_PACKET, 23, 1)
-    assert sock.getsockopt(SOL_PACKET, 23) == 1
+        assert code(sock.setsockopt, SOL_PACKET, PACKET_IGNORE_OUTGOING, value) == errno.EINVAL
+    sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+    assert sock.getsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING) == 1
     other.send(frame(bytes(6)))
     assert sock.recvfrom(100)[1][2] == 0
     assert world.nothing(sock)
@@ -248,27 +259,30 @@ def test_packet_receive_flags(world: World) -> None:
 def test_packet_auxdata(world: World) -> None:
     """PACKET_AUXDATA: status, lengths, offset of the network header, as a control message."""
     sock, sender = world.packet(RAW, OURS, "va"), world.packet(RAW, 0, "vb")
-    sock.setsockopt(SOL_PACKET, 8, 1)
+    sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     sender.send(frame(world.mac("va")))
     _, ancillary, flags, _ = sock.recvmsg(100, 100)
     assert flags == 0
-    assert ancillary == [(SOL_PACKET, 8, AUXDATA.pack(1, 19, 19, 0, 14, 0, 0))]
+    assert ancillary == [(SOL_PACKET, PACKET_AUXDATA, AUXDATA.pack(1, 19, 19, 0, 14, 0, 0))]
 
 
 def test_packet_time_stamps(world: World) -> None:
     """SO_TIMESTAMP, SO_TIMESTAMPNS tell when a frame passed, before the auxiliary data; SO_RXQ_OVFL what was lost."""
     sock, sender = world.packet(RAW, OURS, "va"), world.packet(RAW, 0, "vb")
-    sock.setsockopt(SOL_PACKET, 8, 1)
+    sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     for option, unit in ((29, 1_000_000), (35, 1_000_000_000)):
         sock.setsockopt(kernel.SOL_SOCKET, option, 1)
         sender.send(frame(world.mac("va")))
         _, ancillary, _, _ = sock.recvmsg(100, 200)
-        assert [(level, kind) for level, kind, _ in ancillary] == [(kernel.SOL_SOCKET, option), (SOL_PACKET, 8)]
+        assert [(level, kind) for level, kind, _ in ancillary] == [
+            (kernel.SOL_SOCKET, option),
+            (SOL_PACKET, PACKET_AUXDATA),
+        ]
         seconds, fraction = struct.unpack("@qq", ancillary[0][2])
         assert seconds > 0
         assert 0 <= fraction < unit
     sock.setsockopt(kernel.SOL_SOCKET, 35, 0)
-    sock.setsockopt(SOL_PACKET, 8, 0)
+    sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 0)
     sock.setsockopt(kernel.SOL_SOCKET, 40, 1)
     sock.setsockopt(kernel.SOL_SOCKET, kernel.SO_RCVBUF, 0)
     for _ in range(10):
@@ -285,12 +299,12 @@ def test_packet_time_stamps(world: World) -> None:
 def test_packet_vlan_tag_is_told_beside(world: World, tpid: int) -> None:
     """The outermost tag of an incoming frame is taken off and told in the auxiliary data."""
     raw, cooked = world.packet(RAW, ALL, "va"), world.packet(DGRAM, ALL, "va")
-    raw.setsockopt(SOL_PACKET, 8, 1)
+    raw.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     sender = world.packet(RAW, 0, "vb")
     sender.send(frame(world.mac("va"), tpid, b"\x20\x05\x88\xb5hello"))
     data, ancillary, _, address = raw.recvmsg(100, 100)
     assert (data, address[1]) == (frame(world.mac("va")), OURS)
-    assert ancillary == [(SOL_PACKET, 8, AUXDATA.pack(0x51, 19, 19, 0, 14, 0x2005, tpid))]
+    assert ancillary == [(SOL_PACKET, PACKET_AUXDATA, AUXDATA.pack(0x51, 19, 19, 0, 14, 0x2005, tpid))]
     assert cooked.recvfrom(100) == (b"hello", ("va", OURS, 0, ETHER, STRANGER))
 
 
@@ -316,7 +330,7 @@ def test_packet_tagged_frames_for_one_protocol(world: World) -> None:
 def test_packet_outgoing_tags_stay(world: World) -> None:
     """An outgoing frame shows its tag; its network header is behind it."""
     raw, cooked = world.packet(RAW, ALL, "va"), world.packet(DGRAM, ALL, "va")
-    raw.setsockopt(SOL_PACKET, 8, 1)
+    raw.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     sent = frame(NOBODY, 0x8100, b"\0\x05\x88\xb5out", src=world.mac("va"))
     world.packet(RAW, 0, "va").send(sent)
     data, ancillary, _, address = raw.recvmsg(100, 100)
@@ -329,10 +343,10 @@ def test_packet_outgoing_tags_stay(world: World) -> None:
 def test_packet_vnet_header(world: World) -> None:
     """PACKET_VNET_HDR puts the offload facts before each frame, PACKET_VNET_HDR_SZ bytes: an unfinished checksum."""
     sock = world.packet(RAW, ALL, "lo")
-    assert sock.getsockopt(SOL_PACKET, 15) == 0
-    sock.setsockopt(SOL_PACKET, 15, 1)
-    sock.setsockopt(SOL_PACKET, 8, 1)
-    assert sock.getsockopt(SOL_PACKET, 24) == 10
+    assert sock.getsockopt(SOL_PACKET, PACKET_VNET_HDR) == 0
+    sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+    assert sock.getsockopt(SOL_PACKET, PACKET_VNET_HDR_SZ) == 10
     with world.socket(kernel.AF_INET, DGRAM) as receiver, world.socket(kernel.AF_INET, DGRAM) as sender:
         receiver.bind(("127.0.0.1", 0))
         sender.sendto(b"datagram", receiver.getsockname())
@@ -342,15 +356,15 @@ def test_packet_vnet_header(world: World) -> None:
     assert len(data) == 10 + 14 + 20 + 8 + 8
     assert AUXDATA.unpack(ancillary[0][2])[:3] == (9, 50, 50)
     cooked = world.packet(DGRAM, ALL)
-    assert code(cooked.setsockopt, SOL_PACKET, 15, 1) == errno.EINVAL
-    assert code(sock.setsockopt, SOL_PACKET, 24, 11) == errno.EINVAL
+    assert code(cooked.setsockopt, SOL_PACKET, PACKET_VNET_HDR, 1) == errno.EINVAL
+    assert code(sock.setsockopt, SOL_PACKET, PACKET_VNET_HDR_SZ, 11) == errno.EINVAL
     assert code(sock.recv, 9) == errno.EINVAL
 
 
 def test_packet_vnet_header_sent(world: World) -> None:
     """With offload facts before it, a frame's checksum is finished on its way; facts that lie are EINVAL."""
     sender = world.packet(RAW, 0, "vb")
-    sender.setsockopt(SOL_PACKET, 15, 1)
+    sender.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     peer, me = kernel.inet_aton(PEER4), kernel.inet_aton(ME4)
     with world.socket(kernel.AF_INET, DGRAM) as receiver:
         receiver.bind((ME4, 0))
@@ -444,14 +458,14 @@ def test_packet_memberships_are_counted(world: World, kind: int, counts: tuple[i
     """PACKET_ADD_MEMBERSHIP twice is once for the interface, to be left by PACKET_DROP_MEMBERSHIP twice, or close."""
     one, other = world.packet(), world.packet()
     for _ in range(2):
-        one.setsockopt(SOL_PACKET, 1, mreq(world, kind))
+        one.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, mreq(world, kind))
     assert world.counts("va") == counts
-    other.setsockopt(SOL_PACKET, 1, mreq(world, kind))
+    other.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, mreq(world, kind))
     assert world.counts("va") == (counts[0] * 2, counts[1] * 2)
-    one.setsockopt(SOL_PACKET, 2, mreq(world, kind))
+    one.setsockopt(SOL_PACKET, PACKET_DROP_MEMBERSHIP, mreq(world, kind))
     assert world.counts("va") == (counts[0] * 2, counts[1] * 2)
-    one.setsockopt(SOL_PACKET, 2, mreq(world, kind))
-    one.setsockopt(SOL_PACKET, 2, mreq(world, kind))  # nothing to drop is no error
+    one.setsockopt(SOL_PACKET, PACKET_DROP_MEMBERSHIP, mreq(world, kind))
+    one.setsockopt(SOL_PACKET, PACKET_DROP_MEMBERSHIP, mreq(world, kind))  # nothing to drop is no error
     assert world.counts("va") == counts
     other.close()
     assert world.counts("va") == (0, 0)
@@ -461,7 +475,7 @@ def test_packet_what_sockets_want_is_not_shown(world: World) -> None:
     """IFF_PROMISC and IFF_ALLMULTI show what the administrator asked for; what sockets want is counted beside it."""
     sock = world.packet()
     for kind in (1, 2):
-        sock.setsockopt(SOL_PACKET, 1, mreq(world, kind))
+        sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, mreq(world, kind))
     assert _listening_flags(world) == 0
     _ask(world, 0x300)
     assert _listening_flags(world) == 0x300
@@ -492,13 +506,15 @@ def _listening_flags(world: World) -> int:
 def test_packet_membership_errors(world: World) -> None:
     """ENODEV for an interface that is not there, EINVAL for a short request or a wrong address; not to be read."""
     sock = world.packet()
-    assert code(sock.setsockopt, SOL_PACKET, 1, struct.pack("=iHH8s", 9999, 1, 0, b"")) == errno.ENODEV
-    assert code(sock.setsockopt, SOL_PACKET, 1, bytes(15)) == errno.EINVAL
-    assert code(sock.setsockopt, SOL_PACKET, 1, 1) == errno.EINVAL
+    assert (
+        code(sock.setsockopt, SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("=iHH8s", 9999, 1, 0, b"")) == errno.ENODEV
+    )
+    assert code(sock.setsockopt, SOL_PACKET, PACKET_ADD_MEMBERSHIP, bytes(15)) == errno.EINVAL
+    assert code(sock.setsockopt, SOL_PACKET, PACKET_ADD_MEMBERSHIP, 1) == errno.EINVAL
     for kind in (0, 3):
-        assert code(sock.setsockopt, SOL_PACKET, 1, mreq(world, kind, b"12345678")) == errno.EINVAL
-        assert code(sock.setsockopt, SOL_PACKET, 1, mreq(world, kind, b"12345")) == errno.EINVAL
-    assert code(sock.getsockopt, SOL_PACKET, 1) == errno.ENOPROTOOPT
+        assert code(sock.setsockopt, SOL_PACKET, PACKET_ADD_MEMBERSHIP, mreq(world, kind, b"12345678")) == errno.EINVAL
+        assert code(sock.setsockopt, SOL_PACKET, PACKET_ADD_MEMBERSHIP, mreq(world, kind, b"12345")) == errno.EINVAL
+    assert code(sock.getsockopt, SOL_PACKET, PACKET_ADD_MEMBERSHIP) == errno.ENOPROTOOPT
 
 
 def test_packet_statistics(world: World) -> None:
@@ -507,9 +523,9 @@ def test_packet_statistics(world: World) -> None:
     sender.send(frame(world.mac("va")))
     sender.send(frame(world.mac("va"), OTHER))
     assert sock.recv(100)
-    assert struct.unpack("=II", sock.getsockopt(SOL_PACKET, 6, 8)) == (1, 0)
-    assert struct.unpack("=II", sock.getsockopt(SOL_PACKET, 6, 8)) == (0, 0)
-    assert code(sock.setsockopt, SOL_PACKET, 6, 1) == errno.ENOPROTOOPT
+    assert struct.unpack("=II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)) == (1, 0)
+    assert struct.unpack("=II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)) == (0, 0)
+    assert code(sock.setsockopt, SOL_PACKET, PACKET_STATISTICS, 1) == errno.ENOPROTOOPT
 
 
 def test_packet_receive_memory_is_bounded(world: World) -> None:
@@ -518,7 +534,7 @@ def test_packet_receive_memory_is_bounded(world: World) -> None:
     sock.setsockopt(kernel.SOL_SOCKET, kernel.SO_RCVBUF, 4000)
     for number in range(100):
         sender.send(frame(world.mac("va"), payload=bytes((number,)) + bytes(99)))
-    seen, lost = struct.unpack("=II", sock.getsockopt(SOL_PACKET, 6, 8))
+    seen, lost = struct.unpack("=II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
     assert seen == 100
     assert 80 <= lost < 100
     assert [sock.recv(200)[14] for _ in range(100 - lost)] == list(range(100 - lost))
@@ -528,13 +544,13 @@ def test_packet_receive_memory_is_bounded(world: World) -> None:
 def test_packet_options_without_effect(world: World) -> None:
     """PACKET_ORIGDEV and PACKET_QDISC_BYPASS are kept: no link here hides another, and there is no queue to bypass."""
     sock = world.packet()
-    for number in (9, 20):
+    for number in (PACKET_ORIGDEV, PACKET_QDISC_BYPASS):
         assert sock.getsockopt(SOL_PACKET, number) == 0
         sock.setsockopt(SOL_PACKET, number, 7)
         assert sock.getsockopt(SOL_PACKET, number) == 1
-    assert code(sock.setsockopt, SOL_PACKET, 20, bytes(5)) == errno.EINVAL
-    sock.setsockopt(SOL_PACKET, 9, bytes(5))
-    assert sock.getsockopt(SOL_PACKET, 9) == 0
+    assert code(sock.setsockopt, SOL_PACKET, PACKET_QDISC_BYPASS, bytes(5)) == errno.EINVAL
+    sock.setsockopt(SOL_PACKET, PACKET_ORIGDEV, bytes(5))
+    assert sock.getsockopt(SOL_PACKET, PACKET_ORIGDEV) == 0
 
 
 def test_packet_unknown_options(world: World) -> None:

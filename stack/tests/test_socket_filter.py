@@ -16,14 +16,12 @@ from hypothesis import strategies as st
 
 from stack.bpf import program as op
 from stack.bpf.program import INSTRUCTION, assemble
+from stack.socket.filter import SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_LOCK_FILTER
 from stack.tests.kernel_twin import code
 from stack.tests.packet_world import OurWorld, World, worlds
 from stack.tests.test_bpf_twin import INSTRUCTIONS, Code
 
 SOL: Final = kernel.SOL_SOCKET
-ATTACH: Final = 26
-DETACH: Final = 27
-LOCK: Final = 44
 LO4: Final = "127.0.0.1"
 KEEP: Final[Code] = (op.RET | op.K, 0, 0, 0xFFFF)
 DROP: Final[Code] = (op.RET | op.K, 0, 0, 0)
@@ -48,7 +46,7 @@ def keep(count: int) -> bytes:
 def attach(sock: Any, raw: bytes) -> None:
     """As C programs do: a struct sock_fprog with the address of the instructions."""
     memory = ctypes.create_string_buffer(raw, max(len(raw), 1))
-    sock.setsockopt(SOL, ATTACH, struct.pack("@HP", len(raw) // INSTRUCTION.size, ctypes.addressof(memory)))
+    sock.setsockopt(SOL, SO_ATTACH_FILTER, struct.pack("@HP", len(raw) // INSTRUCTION.size, ctypes.addressof(memory)))
 
 
 def made(world: World, kind: str) -> Any:
@@ -72,33 +70,33 @@ KINDS: Final = ["tcp", "udp", "raw", "raw6", "packet"]
 def test_opt_attach_and_detach(world: World, kind: str) -> None:
     """SO_ATTACH_FILTER at will; SO_DETACH_FILTER once, then ENOENT; the program reads back, cut as Linux cuts it."""
     sock = made(world, kind)
-    assert sock.getsockopt(SOL, ATTACH, 100) == b""
-    assert code(sock.setsockopt, SOL, DETACH, 0) == errno.ENOENT
+    assert sock.getsockopt(SOL, SO_ATTACH_FILTER, 100) == b""
+    assert code(sock.setsockopt, SOL, SO_DETACH_FILTER, 0) == errno.ENOENT
     raw = keep(7) * 3
     attach(sock, raw)
-    assert sock.getsockopt(SOL, ATTACH, 100) == raw[:3]
+    assert sock.getsockopt(SOL, SO_ATTACH_FILTER, 100) == raw[:3]
     attach(sock, keep(9))
-    assert sock.getsockopt(SOL, ATTACH, 100) == keep(9)[:1]
-    sock.setsockopt(SOL, DETACH, 0)
-    assert code(sock.setsockopt, SOL, DETACH, 0) == errno.ENOENT
-    assert code(sock.getsockopt, SOL, DETACH) == errno.ENOPROTOOPT
-    assert sock.getsockopt(SOL, ATTACH, 100) == b""
+    assert sock.getsockopt(SOL, SO_ATTACH_FILTER, 100) == keep(9)[:1]
+    sock.setsockopt(SOL, SO_DETACH_FILTER, 0)
+    assert code(sock.setsockopt, SOL, SO_DETACH_FILTER, 0) == errno.ENOENT
+    assert code(sock.getsockopt, SOL, SO_DETACH_FILTER) == errno.ENOPROTOOPT
+    assert sock.getsockopt(SOL, SO_ATTACH_FILTER, 100) == b""
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_opt_lock_filter(world: World, kind: str) -> None:
     """SO_LOCK_FILTER: what is locked can be neither changed nor detached nor unlocked: EPERM."""
     sock = made(world, kind)
-    assert sock.getsockopt(SOL, LOCK) == 0
-    sock.setsockopt(SOL, LOCK, 0)
+    assert sock.getsockopt(SOL, SO_LOCK_FILTER) == 0
+    sock.setsockopt(SOL, SO_LOCK_FILTER, 0)
     attach(sock, keep(7))
-    sock.setsockopt(SOL, LOCK, 2)
-    assert sock.getsockopt(SOL, LOCK) == 1
+    sock.setsockopt(SOL, SO_LOCK_FILTER, 2)
+    assert sock.getsockopt(SOL, SO_LOCK_FILTER) == 1
     with pytest.raises(PermissionError):
         attach(sock, keep(9))
-    assert code(sock.setsockopt, SOL, DETACH, 0) == errno.EPERM
-    assert code(sock.setsockopt, SOL, LOCK, 0) == errno.EPERM
-    sock.setsockopt(SOL, LOCK, 1)
+    assert code(sock.setsockopt, SOL, SO_DETACH_FILTER, 0) == errno.EPERM
+    assert code(sock.setsockopt, SOL, SO_LOCK_FILTER, 0) == errno.EPERM
+    sock.setsockopt(SOL, SO_LOCK_FILTER, 1)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +117,7 @@ def test_opt_lock_filter(world: World, kind: str) -> None:
 )
 def test_opt_attach_what_is_no_program(world: World, value: int | bytes, expected: int) -> None:
     """SO_ATTACH_FILTER: a wrong length or an empty program is EINVAL, an address that cannot be read EFAULT."""
-    assert code(made(world, "udp").setsockopt, SOL, ATTACH, value) == expected
+    assert code(made(world, "udp").setsockopt, SOL, SO_ATTACH_FILTER, value) == expected
 
 
 # -- what a filter sees and does --------------------------------------------------------------------------------------
@@ -135,7 +133,7 @@ def exchange(world: World, raw: bytes, data: bytes) -> bytes | None:
         sender.bind((LO4, 0))
         attach(receiver, raw)
         sender.sendto(data, receiver.getsockname())
-        receiver.setsockopt(SOL, DETACH, 0)
+        receiver.setsockopt(SOL, SO_DETACH_FILTER, 0)
         sender.sendto(b"the end", receiver.getsockname())
         first: bytes = receiver.recv(100)
         if first == b"the end":
@@ -252,7 +250,7 @@ def test_filters_on_packet_sockets_say_what_the_kernel_says(
             heard.append(error.errno)
         else:
             sock.send(frame)
-            sock.setsockopt(SOL, DETACH, 0)
+            sock.setsockopt(SOL, SO_DETACH_FILTER, 0)
             sock.send(bytes(12) + b"\x88\xb5the end")
             first = sock.recv(100)
             heard.append(first)
@@ -296,7 +294,7 @@ def test_filter_on_a_tcp_connection(world: World) -> None:
     assert served.recv(100) == b"kept"
     client.send(b"refused")
     assert world.nothing(served)
-    served.setsockopt(SOL, DETACH, 0)
+    served.setsockopt(SOL, SO_DETACH_FILTER, 0)
     assert served.recv(100) == b"refused"  # once more
     served.close()
 
@@ -307,7 +305,7 @@ def test_filter_cuts_tcp_segments(world: World) -> None:
     attach(served, keep(32 + 3))  # a header with time stamps, and three bytes
     client.send(b"abcdef")
     assert served.recv(100) == b"abc"
-    served.setsockopt(SOL, DETACH, 0)
+    served.setsockopt(SOL, SO_DETACH_FILTER, 0)
     assert served.recv(100) == b"def"
     served.close()
 
@@ -337,10 +335,10 @@ def test_filter_of_a_listener(world: World) -> None:
     other.connect(listener.getsockname())
     heir, _ = listener.accept()
     heir.settimeout(10)
-    assert heir.getsockopt(SOL, ATTACH, 100) == BEGINS_WITH_K[: len(BEGINS_WITH_K) // 8]
+    assert heir.getsockopt(SOL, SO_ATTACH_FILTER, 100) == BEGINS_WITH_K[: len(BEGINS_WITH_K) // 8]
     other.send(b"refused")
     assert world.nothing(heir)
-    heir.setsockopt(SOL, DETACH, 0)
+    heir.setsockopt(SOL, SO_DETACH_FILTER, 0)
     assert heir.recv(100) == b"refused"
     attach(listener, assemble(DROP))
     late = world.socket(kernel.AF_INET, kernel.SOCK_STREAM)
