@@ -102,7 +102,24 @@ class Mirror:
 
     def drop(self, end: End) -> None:
         self._ends.remove(end)
-        end.close()
+        self._close(end)
+
+    def _close(self, end: End) -> None:
+        """Close it, unless the user has done that by number, and the number may be somebody else's by now."""
+        if self._is_ours(end.fileno()):
+            end.close()
+        else:
+            end.detach()
+
+    def _is_ours(self, fd: int) -> bool:
+        try:
+            return inode_of(fd) == self.inode
+        except OSError:
+            return False
+
+    def _live(self) -> End | None:
+        """An end that is still one, of those that have an owner."""
+        return next((end for end in self._ends if self._is_ours(end.fileno())), None)
 
     @property
     def owned(self) -> bool:
@@ -129,8 +146,9 @@ class Mirror:
 
     def _some_end(self) -> End | None:
         """A duplicate of any end, to be closed after use; None if we know of none."""
-        if self._ends:
-            return self._ends[0].dup()
+        end = self._live()
+        if end is not None:
+            return end.dup()
         for fd in tuple(self._loose):
             try:
                 copy = os.dup(fd)
@@ -165,7 +183,8 @@ class Mirror:
             self._drain(self._ours)
         if readable is self._readable and writable is self._writable:
             return
-        end = self._ends[0] if self._ends else self._some_end()
+        owned = self._live()
+        end = self._some_end() if owned is None else owned
         if end is None:
             return  # nobody we know of is looking
         if not readable and self._readable:
@@ -174,7 +193,7 @@ class Mirror:
         if not writable and self._writable:
             self._writable = False
             self._fill(end)
-        if not self._ends:
+        if owned is None:
             end.close()
 
     def _put(self) -> None:
@@ -183,10 +202,11 @@ class Mirror:
 
     def _again(self) -> None:
         """An edge for those who wait for edges: another byte, and only then one away, so that no level goes down."""
-        if self._ends:
+        end = self._live()
+        if end is not None:
             self._put()
             with suppress(OSError):
-                self._ends[0].recv(1, _NOW)
+                end.recv(1, _NOW)
 
     def _hang_up(self, hangups: int) -> None:
         if not self._readable:
@@ -212,7 +232,7 @@ class Mirror:
         """Idempotent."""
         self._pollee.forget(self)
         for end in self._ends:
-            end.close()
+            self._close(end)
         self._ends.clear()
         self._ours.close()
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -114,6 +114,26 @@ def test_a_detached_descriptor_goes_on_showing_readiness(stack: Stack) -> None:
         assert again.fileno() == fd
         again.close()
         assert served.recv(1) == b""
+
+
+def test_a_descriptor_closed_by_number_is_left_alone(stack: Stack) -> None:
+    """Whose number it is next is not written to, not read, not closed; the socket object goes on without."""
+    client, served = pair(stack)
+    with served:
+        fd = client.fileno()
+        reading, writing = kernel.socketpair()
+        with reading, writing:
+            os.dup2(reading.fileno(), fd)
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                while client.send(bytes(1 << 16)):
+                    pass
+            served.sendall(b"x")
+            writing.setblocking(False)
+            assert code(writing.recv, 1) == errno.EAGAIN
+            client.close()
+            os.fstat(fd)
+            os.close(fd)
 
 
 def test_objects_that_share_an_open_socket(stack: Stack) -> None:
