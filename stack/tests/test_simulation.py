@@ -31,7 +31,8 @@ from stack.testing.simulation import (
 
 #: What a bad line alone may do: lose all three questions for a neighbour's address.
 BAD_LINE = {errno.EHOSTUNREACH}
-#: ... and where losses come in bursts, which last for as long as too few frames come to see their end.
+#: ... and where losses come in bursts, which last for as long as too few frames come to see their end, or where a bit
+#: of an ARP answer may flip, which has no checksum: what it says is believed until it has been in doubt for a while.
 BURSTS = BAD_LINE | {errno.ETIMEDOUT, errno.ECONNRESET}
 #: ... and when the other side aborts.
 ABORTED = BURSTS | {errno.EPIPE}
@@ -238,7 +239,7 @@ def run(seed: int) -> tuple[str, int]:
         if broken:
             sim.spawn("trouble", trouble(world))
         sim.run()
-        bursts = any(way.burst_loss for link in world.links for way in (link.there, link.back))
+        bursts = any(way.burst_loss or way.corrupt for link in world.links for way in (link.there, link.back))
         for flow in flows:
             flow.check(UNREACHABLE if broken else ABORTED if flow.abort else BURSTS if bursts else BAD_LINE)
         return sim.digest, sim.frames
