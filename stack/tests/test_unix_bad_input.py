@@ -121,7 +121,7 @@ def test_pairs_are_unix_only(worlds: tuple[UnixWorld, UnixWorld]) -> None:
 
 @pytest.mark.parametrize("cut", [0, 1, 4, 11, 13, 16])
 def test_cut_control_messages(worlds: tuple[UnixWorld, UnixWorld], cut: int) -> None:
-    """CTRL-01: credentials of a wrong length."""
+    """CTRL-01: A credentials message of a wrong length is EINVAL."""
 
     def send(world: UnixWorld) -> Any:
         one, _ = world.make_pair()

@@ -41,6 +41,15 @@ SCM_RIGHTS = kernel.SCM_RIGHTS
 SCM_CREDENTIALS = kernel.SCM_CREDENTIALS
 
 
+DIFFERENCES = {
+    "CTRL-02": "Linux collects circles of sockets on their way when it likes, a Stack at the end of the call",
+    "CTRL-03": "SO_PASSRIGHTS is Linux 6.16's",
+    "CTRL-04": "the processes there are, are those that act for the Stack",
+    "CTRL-07": "before Linux 6.16 what counts is SO_PASSCRED at accept",
+    "CTRL-10": "a pidfd is of the process the Stack lives in; Linux before 6.5 has none",
+}
+
+
 @pytest.fixture(params=["kernel", "ours"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UnixWorld]:
     with kernel_world(tmp_path) if request.param == "kernel" else stack_world() as made:
