@@ -35,7 +35,7 @@ from stack.tests.unix_world import (
 
 DIFFERENCES = {
     "UNX-17": "before Linux 5.15 a stream has no urgent byte, before 6.11 a read does not stop at its mark; Linux goes "
-    "on counting one in SIOCINQ that a read has passed over, and SIOCATMARK of a listener with connections waiting is 1",
+    "on counting one in SIOCINQ that a read has passed over, and SIOCATMARK of a listener with embryos is 1",
     "UNX-19": "having waited, a peek with SO_PEEK_OFF begins at the first byte on Linux, on a Stack where it stopped; "
     "SIOCUNIXFILE is ENOTTY on a Stack, which has no such file",
 }
