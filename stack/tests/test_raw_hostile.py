@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stack import Network
@@ -98,6 +98,7 @@ PORTS: Final = st.sampled_from([0, 1, 58, 253, 254, 255, 256, 65535, 65536, -1, 
     st.sampled_from(["bind", "connect", "sendto"]),
     st.sampled_from([b"", b"\x08\0\0\0\0\0\0\x05", b"\x80\0\0\0\0\0\0\x05data", bytes(20)]),
 )
+@example((INET6, DGRAM, 58), ("::", 0), "sendto", b"\x80\0\0\0\0\0\0\x05data")
 @settings(max_examples=200, deadline=None)
 def test_addresses_of_any_shape(
     both: tuple[World, World], sort: tuple[int, int, int], address: Any, what: str, data: bytes

@@ -60,6 +60,8 @@ class PingOpen(IpMessagePhase):
             raise NetError(endpoint.take_error())
         if self.mute:
             raise NetError(errno.EPIPE)
+        if address is not None and endpoint.version == 6 and not any(address[0]):
+            raise NetError(errno.ENETUNREACH)  # "::" is this host to every socket but this one: ping_v6_sendmsg
         return endpoint.send(bytes(data), target, self.socket.sending(ancillary, flags, oif))
 
     def receive(self, size: int, flags: int) -> Message | Again:
