@@ -16,8 +16,7 @@ EXTENSION := $(VENV)/.extension-built
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long bench lint fuzz doctor clean system-build system-run system-test system-fuzz \
-    system-long
+.PHONY: help demo test test-long bench lint fuzz doctor clean system-build system-run system-test system-fuzz system-long
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
