@@ -36,6 +36,7 @@ from stack.vsock.seqpacket import CONNECTIONS, PACKET_COST
 from stack.vsock.sibling import connect_sibling
 from stack.vsock.status import NO_ROOM, NOT_DIRECTLY
 from stack.vsock.transport import VsockRx, VsockTransport, VsockTx
+from stack.vsock.turns import LITTLE, SHARE_BYTES, Turns
 from stack.wire.vsock import CID_HOST, TYPE_SEQPACKET, TYPE_STREAM, Op
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 CONNECTION_LIMIT: Final = 1024
 REPLY_LIMIT: Final = 1024  # RSTs waiting for room; what a correct guest provokes is one or two
 ROUND_BYTES: Final = 512 << 10  # data of one transmit call: within the cache
-SHARE_BYTES: Final = 64 << 10  # of that for each connection before it is the next one's turn
-LITTLE: Final = 4 << 10  # bytes; who has no more than that due goes first
 
 _REQUEST, _RESPONSE, _RST = int(Op.REQUEST), int(Op.RESPONSE), int(Op.RST)
 
@@ -89,8 +88,7 @@ class GuestPort:
         self._held_up = False  # the last flush could not finish
         self._suppressed = False
         self.fed: list[VsockConnection] = []  #: have got large payloads of the last burst
-        #: Forwarded streams that found no room in the guest's ring, who has waited longest first.
-        self._parched: dict[VsockConnection, None] = {}
+        self._turns = Turns()  # of forwarded streams that found no room in the guest's ring
         self._receive_from: Callable[[VsockTx, int, int], int | None] | None
         self._receive_from = getattr(transport, "receive_from", None)
         self._lingering: set[VsockConnection] = set()  # to be told when everything of theirs has left
@@ -139,16 +137,14 @@ class GuestPort:
                 self._refuse(packet, "no-connection")
         if self._held_up:
             self._flush()
-        if self._parched and not self._burst and transport_roomy(self.transport):
-            self._water()
+        self._call()
         return len(burst)
 
-    def _water(self) -> None:
-        """The guest has buffers again."""
-        parched = tuple(self._parched)
-        self._parched.clear()
-        for connection in parched:
-            connection.notify()
+    def _call(self) -> None:
+        """Whoever waits for the guest's buffers may look again, if there may be some."""
+        if self._turns.waiting and not self._burst and transport_roomy(self.transport):
+            for connection in self._turns.call():
+                connection.notify()
 
     def _compact(self) -> None:
         """A payload is a view of all that came in its burst. Whoever has not read it by now gets a copy."""
@@ -202,13 +198,22 @@ class GuestPort:
         direct = self._receive_from
         if direct is None:
             return NOT_DIRECTLY
-        count = None
+        count, turns = None, self._turns
         if not self._burst:  # else whoever is held up goes first
-            # One stream at a time has all of the ring; several have a share each.
-            count = direct(packet, fd, min(limit, SHARE_BYTES) if self._parched else limit)
+            share = turns.limit(connection, limit)
+            if not share:
+                turns.wait(connection, dry=False)
+                self.scheduler.defer(self._call)  # when the others have had their turns
+                return NO_ROOM
+            try:
+                count = direct(packet, fd, share)
+            except BlockingIOError:
+                turns.said_all(connection)
+                raise
         if count is not None:
+            turns.took(connection, count)
             return count
-        self._parched[connection] = None
+        turns.wait(connection, dry=True)
         if not self._suppressed and self.transport.arm() and self.on_ready is not None:
             self.on_ready()  # there was nobody about to arm it, and room came meanwhile
         return NO_ROOM
@@ -218,7 +223,7 @@ class GuestPort:
         self._due.pop(connection, None)
         self._little.pop(connection, None)
         self._lingering.discard(connection)
-        self._parched.pop(connection, None)
+        self._turns.forget(connection)
         if self._find(connection) is connection:
             (cid, port), (_, guest_port) = connection.local, connection.remote
             if cid in self._host_cids:
