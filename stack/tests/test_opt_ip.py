@@ -378,6 +378,32 @@ def test_opt_ipv6_extension_headers_need_a_capability() -> None:
             assert code(sock.sendmsg, [b"x"], [(IPV6, option, header)], 0, ("::1", 9)) == errno.EPERM
 
 
+def test_opt_ipv6_rthdr_and_recvrthdr() -> None:
+    """IPV6_RTHDR: a header with nothing left to route goes along, set or per message; IPV6_RECVRTHDR tells of it.
+
+    Type 0 (RFC 5095) and one with something left are EINVAL. No capability is needed.
+    """
+    header = bytes((0, 0, 4, 0, 0, 0, 0, 0))
+    with Network() as network, Stack("user", network=network, credentials=Credentials.user(1000)) as user:
+        sender, receiver = (user.socket.socket(kernel.AF_INET6, kernel.SOCK_DGRAM) for _ in range(2))
+        with sender, receiver:
+            receiver.bind(("::1", 0))
+            receiver.setsockopt(IPV6, 56, 1)
+            sender.connect(receiver.getsockname())
+            sender.setsockopt(IPV6, 57, header)
+            assert sender.getsockopt(IPV6, 57, 100) == header
+            sender.send(b"x")
+            assert told(receiver) == [(IPV6, 57, b"\x11" + header[1:])]
+            sender.setsockopt(IPV6, 57, b"")
+            sender.sendmsg([b"x"], [(IPV6, 57, header)])
+            assert told(receiver) == [(IPV6, 57, b"\x11" + header[1:])]
+            sender.send(b"plain")
+            assert told(receiver) == []
+            for bad in (bytes(8), bytes((0, 0, 4, 1, 0, 0, 0, 0)), bytes((0, 1)) + header[2:]):
+                assert code(sender.setsockopt, IPV6, 57, bad) == errno.EINVAL
+                assert code(sender.sendmsg, [b"x"], [(IPV6, 57, bad)]) == errno.EINVAL
+
+
 def test_opt_ipv6_dontfrag_mtu_and_pathmtu(world: World) -> None:
     """IPV6_DONTFRAG: too long for the path is EMSGSIZE instead of fragments; IPV6_MTU shortens the path; IPV6_PATHMTU
     tells it.
