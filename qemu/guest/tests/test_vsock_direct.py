@@ -19,8 +19,10 @@ from stack.vsock.guest import GuestPort
 from vhost_user import Server, VsockDevice
 from vhost_user.driver import VsockDriver
 from vhost_user.driver.vsock import OP_CREDIT_UPDATE, OP_RESPONSE, OP_RST, OP_RW, OP_SHUTDOWN
+from vhost_user.vsock import MIN_BUFFER
 
 PORT = 700
+HEADER = 44  # bytes
 
 
 class Reader(Peer):
@@ -91,10 +93,10 @@ def pour(sock: socket.socket) -> None:
         sock.sendall(bytes(8 << 20))
 
 
-@pytest.mark.parametrize(("rx_size", "rx_buffer"), [(128, 4096), (4, 1000), (2, 45), (64, 65580)])
+@pytest.mark.parametrize(("rx_size", "rx_buffer"), [(128, 4096), (4, 1000), (2, HEADER + MIN_BUFFER), (64, 65580)])
 @pytest.mark.parametrize("streams", [1, 5])
 def test_all_of_it_arrives_in_order(tmp_path: Path, rx_size: int, rx_buffer: int, streams: int) -> None:
-    size = 3000 if rx_buffer == 45 else 700_000
+    size = 3000 if rx_size == 2 else 700_000
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / f"uds_{PORT}"))
         listener.listen()
