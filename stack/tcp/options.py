@@ -55,8 +55,8 @@ class TcpOptions:
     filter: Program | None = None  #: SO_ATTACH_FILTER, see `stack.tcp.filtering`
     ttl: int = DEFAULT_TTL  #: IP_TTL or IPV6_UNICAST_HOPS
     tx_delay: int = 0  #: TCP_TX_DELAY, ns
-    save_syn: bool = False  #: TCP_SAVE_SYN, of a Listener
-    saved_syn: bytes = b""  #: headers of the SYN, IP's and TCP's, until the user has read them
+    save_syn: int = 0  #: TCP_SAVE_SYN, of a Listener; 2: with the link's header
+    saved_syn: bytes = b""  #: headers of the SYN (the link's,) IP's and TCP's, until the user has read them
     told: Any = None  #: of a Listener: what its socket had been told, for the sockets of its connections
     tos: int = 0  #: IP_TOS or IPV6_TCLASS
     mark: int = 0  #: SO_MARK, for rules that choose routes by it

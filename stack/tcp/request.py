@@ -75,7 +75,7 @@ class Request(Minisock):
         self.stamped = config.timestamps and options.timestamps is not None
         self.ts_recent = options.timestamps[0] if self.stamped and options.timestamps is not None else 0
         self.ecn = agreed(seg, config.ecn)
-        self.syn = _headers(seg) if given.save_syn else b""
+        self.syn = _headers(seg, link=given.save_syn > 1) if given.save_syn else b""
         self.fastopen: bytes | None = None  #: cookie to be told with the SYN|ACK
         rcvbuf = given.rcvbuf or config.rcvbuf
         self.shift = 0 if self.scale is None else window_shift(given.rcvbuf or config.rcvbuf_max)
@@ -245,7 +245,9 @@ class Request(Minisock):
         return connection
 
 
-def _headers(seg: Segment) -> bytes:
-    """The IP and TCP headers of a SYN as it came (TCP_SAVED_SYN)."""
-    segment = seg.packet.payload
-    return bytes(seg.packet.header) + bytes(segment[: segment[12] >> 4 << 2])
+def _headers(seg: Segment, *, link: bool) -> bytes:
+    """The IP and TCP headers of a SYN as it came, behind the link's if asked for (TCP_SAVED_SYN)."""
+    packet = seg.packet
+    segment = packet.payload
+    headers = bytes(packet.header) + bytes(segment[: segment[12] >> 4 << 2])
+    return bytes(packet.frame[: packet.start]) + headers if link else headers

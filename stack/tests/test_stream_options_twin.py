@@ -270,6 +270,24 @@ def test_opt_save_syn_keeps_the_headers_of_the_syn_until_read(world: World) -> N
             assert client.getsockopt(TCP, 28, 200) == b""
 
 
+def test_opt_save_syn_2_keeps_the_link_header_too(world: World) -> None:
+    """Over the loopback interface: 14 bytes of Ethernet without addresses, then IP's header and TCP's."""
+    with world.listener() as listener:
+        listener.setsockopt(TCP, 27, 2)
+        assert listener.getsockopt(TCP, 27) == 2
+        with world.socket.create_connection(listener.getsockname(), timeout=10):
+            served, _ = listener.accept()
+            with served:
+                assert served.getsockopt(TCP, 27) == 2
+                assert code(served.getsockopt, TCP, 28, 14 + 20 + 20) == errno.EINVAL
+                saved = served.getsockopt(TCP, 28, 200)
+                assert saved[:14] == bytes(12) + b"\x08\0"
+                assert saved[14] == 0x45
+                assert saved[14 + 9] == TCP
+                assert len(saved) == 14 + 20 + (saved[14 + 32] >> 4 << 2)
+                assert served.getsockopt(TCP, 28, 200) == b""
+
+
 def test_opt_window_clamp_needs_a_closed_socket_to_be_lifted(world: World) -> None:
     """Row TCP-30: 0 only before connecting; at least 1152."""
     with world.socket.socket() as sock:

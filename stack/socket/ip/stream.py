@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, CLOSED, Again, Socket, Timeout
+from stack.socket.cmsg import refuse_unknown
 from stack.socket.ip import IPPROTO_TCP, SOCK_STREAM
 from stack.socket.ip.address import IpAddress, address_in, address_out
 from stack.socket.ip.binding import any_address
 from stack.socket.ip.fastopen_options import TCP_FASTOPEN_CONNECT
-from stack.socket.ip.stream_fastopen import send_with_syn
+from stack.socket.ip.stream_fastopen import StreamDeferred, send_deferred, send_with_syn
 from stack.socket.ip.stream_init import StreamInit
 from stack.socket.ip.stream_options import STREAM_OPTIONS, fill, timeouts
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_OOB, Message
@@ -26,8 +27,11 @@ from stack.tcp import TcpState
 from stack.tcp.options import TcpOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stack.link.device import Buffer
     from stack.socket.base import Host, Timeout
+    from stack.socket.message import Ancillary
     from stack.socket.mirror import End
     from stack.tcp import Connection
 
@@ -70,7 +74,35 @@ class StreamSocket(Socket):
     def send_to(self, data: Buffer, flags: int, address: object, timeout: Timeout) -> int:
         if flags & MSG_FASTOPEN:
             return send_with_syn(self, data, flags, address, timeout)
+        if self._deferred:
+            return self.send(data, flags, timeout)
         return super().send_to(data, flags, address, timeout)
+
+    def send(self, data: Buffer, flags: int, timeout: Timeout) -> int:
+        if self._deferred:
+            taken = send_deferred(self, data, flags, timeout)
+            if taken is not None:
+                return taken
+        return super().send(data, flags, timeout)
+
+    def send_all(self, data: Buffer, flags: int, timeout: Timeout) -> None:
+        if self._deferred:
+            data = memoryview(data).cast("B")[self.send(data, flags, timeout) :]
+            if not data:
+                return
+        super().send_all(data, flags, timeout)
+
+    def send_message(
+        self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: object, timeout: Timeout
+    ) -> int:
+        if flags & MSG_FASTOPEN or self._deferred:
+            self.call(refuse_unknown, ancillary)
+            return self.send_to(data, flags, address, timeout)
+        return super().send_message(data, ancillary, flags, address, timeout)
+
+    @property
+    def _deferred(self) -> bool:
+        return type(self.phase) is StreamDeferred
 
     @property
     def connection(self) -> Connection | None:

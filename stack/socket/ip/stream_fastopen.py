@@ -32,13 +32,17 @@ class StreamDeferred(StreamConnecting):
         return None
 
     def send(self, data: Buffer, flags: int, address: IpAddress | None) -> int | Again:  # type: ignore[override]
+        return self.launch(data) or AGAIN
+
+    def launch(self, data: Buffer) -> int:
+        """Send the SYN, with as much of `data` as goes along; returns how much that is."""
         socket, connection = self.socket, self.connection
         taken = socket.host.netns.tcp.launch(connection, data)
         phase = StreamConnecting(socket, connection, self.bound)
         if self.bound is not None:
             self.bound.release()
         socket.phase = phase
-        return taken or AGAIN
+        return taken
 
     def poll(self) -> int:
         return OUT | WRNORM
@@ -52,6 +56,17 @@ def send_with_syn(socket: StreamSocket, data: Buffer, flags: int, address: objec
     """
     inner = None if address is None else socket.address_in(address)
     taken = socket.call(_open, socket, data, inner)
+    return _rest_of(socket, data, taken, flags, timeout)
+
+
+def send_deferred(socket: StreamSocket, data: Buffer, flags: int, timeout: Timeout) -> int | None:
+    """The first send after a connect that was put off: as `send_with_syn`. None: another thread has sent already."""
+    taken = socket.call(_launch, socket, data)
+    return None if taken is None else _rest_of(socket, data, taken, flags, timeout)
+
+
+def _rest_of(socket: StreamSocket, data: Buffer, taken: int, flags: int, timeout: Timeout) -> int:
+    """The SYN is on its way with `taken` bytes. Who waits does so for the handshake and for room for the rest."""
     if timeout == 0 or flags & MSG_DONTWAIT:
         if not taken:
             raise in_progress()
@@ -59,6 +74,11 @@ def send_with_syn(socket: StreamSocket, data: Buffer, flags: int, address: objec
     socket.block_on(OUT, timeout, _connecting, socket)
     rest = memoryview(data).cast("B")[taken:]
     return taken + (socket.send(rest, flags & ~MSG_FASTOPEN, timeout) if rest else 0)
+
+
+def _launch(socket: StreamSocket, data: Buffer) -> int | None:
+    phase = socket.phase
+    return phase.launch(data) if isinstance(phase, StreamDeferred) else None
 
 
 def _connecting(socket: StreamSocket) -> Again | None:

@@ -303,7 +303,7 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (IPPROTO_TCP, TCP_QUICKACK, "quickack", bool),
     (IPPROTO_TCP, TCP_INQ, "inq", bool),
     (IPPROTO_TCP, TCP_TX_DELAY, "tx_delay", lambda microseconds: microseconds * NS_PER_US),
-    (IPPROTO_TCP, TCP_SAVE_SYN, "save_syn", bool),
+    (IPPROTO_TCP, TCP_SAVE_SYN, "save_syn", int),
     (IPPROTO_TCP, TCP_NOTSENT_LOWAT, "notsent_lowat", lambda value: value & 0xFFFFFFFF),
     (IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, "thin_linear", bool),
     (IPPROTO_TCP, TCP_RTO_MAX_MS, "rto_max", lambda milliseconds: milliseconds * NS_PER_MS),
