@@ -255,24 +255,30 @@ class Receiver:
         return field
 
     def was_read(self) -> bool:
-        """After the user took bytes. True: the window should be told to the peer now."""
+        """After the user took bytes. True: the peer should hear from us now."""
         length = self.queue.length
+        due = False
         if not length:
             self.drained = True
+            if self.quick >= 0 and 0 < self.rcv_nxt - self.last_ack_sent < self.mss and not self.acks_owed:
+                # As Linux (tcp_cleanup_rbuf): the user has read all there was, a segment was small, and nothing goes
+                # the other way: the peer may be waiting, by Nagle's rule, to send the next small one.
+                self.acks_owed = 1
+                due = True
         if self.rcv_nxt >= self.mark:
             self._end_round()
         window = self.rcv_adv - self.rcv_nxt
         space = self.space
         if window * 2 > space:
-            return False  # plenty left: the next ACK will tell
+            return due  # plenty left: the next ACK will tell
         gain = space - length - window
         if gain < self.mss and gain < space >> 1:
-            return False
+            return due
         # As Linux's tcp_cleanup_rbuf: only if it at least doubles what the peer may send.
         if gain >= window:
             self.update_due = True
             return True
-        return False
+        return due
 
     def _end_round(self) -> None:
         """A window's worth of data has arrived since the last round: grow if the buffer was what limited the peer."""

@@ -206,6 +206,32 @@ def test_small_segments_are_acknowledged_late() -> None:
     s.expect_nothing()
 
 
+def test_reading_all_there_was_acknowledges_a_small_segment() -> None:
+    """As Linux's tcp_cleanup_rbuf: the peer may wait for it, by Nagle's rule, to send the next small one."""
+    s = quiet(Script().established())
+    s.connection.receiver.quick = 0  # used up, and nothing has gone the other way
+    s.send(ACK | PSH, seq=1, ack=1, data=b"x" * 100)
+    s.expect_nothing()
+    assert s.read(60) == b"x" * 60
+    s.expect_nothing()
+    assert s.read(60) == b"x" * 40
+    s.expect(ACK, ack=101)
+    s.wait(1000)
+    s.expect_nothing()
+
+
+def test_reading_a_question_leaves_the_acknowledgment_to_the_answer() -> None:
+    s = quiet(Script().established())
+    s.send(ACK | PSH, seq=1, ack=1, data=b"ping")
+    s.write(b"pong")
+    s.expect(ACK, seq=1, ack=5, data=b"pong")
+    s.send(ACK | PSH, seq=5, ack=5, data=b"ping")
+    assert s.read(100) == b"pingping"
+    s.expect_nothing()
+    s.write(b"pong")
+    s.expect(ACK, seq=5, ack=9, data=b"pong")
+
+
 def test_every_second_full_segment_is_acknowledged_at_once() -> None:
     """RFC 9293 section 3.8.6.3."""
     s = quiet(Script().established())
