@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -174,4 +175,33 @@ def test_uts_07_readers_see_whole_names_whoever_writes(node: Stack) -> None:
         for writer in writers:
             writer.join()
     assert seen <= {"node", *(letter * 64 for letter in "abcd")}
-    assert {len(set(node.uname().nodename)), len(set(node.uname().domainname))} == {1}, "no field undid the other"
+    assert {len(set(node.uname().nodename)), len(set(node.uname().domainname))} == {1}
+
+
+def test_uts_07_setting_one_name_never_undoes_the_other(node: Stack) -> None:
+    """Two writers, a name each, which counts upwards: nobody ever sees either go back."""
+    lost: list[str] = []
+
+    def write(call: Callable[[str], None]) -> None:
+        seen = (0, 0)
+        for number in range(1, 3000):
+            call(str(number))
+            names = node.uname()
+            now = (int(names.nodename), int(names.domainname))
+            if now[0] < seen[0] or now[1] < seen[1]:
+                lost.append(f"{seen} became {now}")
+            seen = now
+
+    node.sethostname("0")
+    node.setdomainname("0")
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        writers = [threading.Thread(target=write, args=(call,)) for call in (node.sethostname, node.setdomainname)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+    finally:
+        sys.setswitchinterval(usual)
+    assert lost == []
