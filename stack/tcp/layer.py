@@ -118,12 +118,13 @@ class TcpLayer:
         oif: int = 0,
         fastopen: Buffer | None = None,
         hold: bool = False,
+        iss: int | None = None,
     ) -> Connection:
         """A connection in SYN-SENT; the outcome comes through on_event (`connected` or `error`).
 
         Takes over `bound` (released when the connection is CLOSED); without it an ephemeral port is taken. On an
         error `bound` stays the caller's. `fastopen`: data for the SYN if Fast Open allows (b"": just get a
-        cookie); how much of it was taken is `unacknowledged`. `hold`: send nothing before `launch`.
+        cookie); how much of it was taken is `unacknowledged`. `hold`: send nothing before `launch`. `iss`: as if drawn.
 
         Raises NetError: what routing says (ENETUNREACH ...), EADDRNOTAVAIL (4-tuple in use, or no port free).
         """
@@ -137,15 +138,16 @@ class TcpLayer:
         held = self._ephemeral(source, remote) if bound is None else bound
         local = (source, held.port)
         key = (remote[0], source, remote[1] << 16 | local[1])
-        iss, offset = self.draw(key)
+        drawn, offset = self.draw(key)
         before = self.demux.minisocks.get(key)
         if key in self.connections or not self._gives_way(before, bound=bound is not None):
             if bound is None:
                 held.release()
             raise NetError(errno.EADDRNOTAVAIL, "a connection between these two ports exists")
         if isinstance(before, TimeWait):
-            iss = before.next_isn
+            drawn = before.next_isn
             self.time_waits.recycle(before)
+        iss = drawn if iss is None else iss
         options = TcpOptions() if options is None else options
         connection = Connection(self, local, remote, route, options, held, iss, offset, oif)
         if isinstance(before, TimeWait):

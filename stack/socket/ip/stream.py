@@ -16,6 +16,7 @@ from stack.socket.ip import IPPROTO_TCP, SOCK_STREAM
 from stack.socket.ip.address import IpAddress, address_in, address_out
 from stack.socket.ip.binding import any_address
 from stack.socket.ip.fastopen_options import TCP_FASTOPEN_CONNECT
+from stack.socket.ip.repair_options import Repair
 from stack.socket.ip.stream_fastopen import StreamDeferred, send_deferred, send_with_syn
 from stack.socket.ip.stream_init import StreamInit
 from stack.socket.ip.stream_options import STREAM_OPTIONS, fill, timeouts
@@ -57,6 +58,7 @@ class StreamSocket(Socket):
         self.family = family
         self.low_water_max = host.netns.tcp.config.rcvbuf_max // 2
         self.chose_port = False  #: bind was given a port, not 0
+        self.repair = Repair()  #: TCP_REPAIR
         self.chose_address = False  #: bind was given an address, not "any"
         self.phase = StreamInit(self)
 
@@ -248,11 +250,13 @@ class StreamSocket(Socket):
     def accepted(self, connection: Connection) -> StreamSocket:
         """The socket for a connection this listening one has accepted; options are inherited (row TCP-16)."""
         from stack.socket.ip.stream_connected import StreamConnected
+        from stack.socket.ip.stream_repair import StreamRepairing
 
         child = StreamSocket(self.host, self.family)
         told = connection.options.told
         child.options.inherit(told)
         child.receive_timeout, child.send_timeout = timeouts(told)
         connection.options.told = None
-        child.phase = StreamConnected(child, connection)
+        child.repair.on, child.repair.queue = self.repair.on, self.repair.queue
+        child.phase = (StreamRepairing if child.repair.on else StreamConnected)(child, connection)
         return child

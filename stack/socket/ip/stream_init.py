@@ -56,19 +56,32 @@ class StreamInit(Phase):
         """`fastopen`: data for the SYN, or b"" if only a cookie is wanted."""
         from stack.socket.ip.stream_connecting import StreamConnecting
         from stack.socket.ip.stream_fastopen import StreamDeferred
+        from stack.socket.ip.stream_repair import connect_repaired
 
         if self.refused:  # the failure nobody was told about, or only SO_ERROR was (row TCP-07)
             self.refused = False
             raise NetError(self.take_error() or errno.ECONNABORTED)
         socket = self.socket
         source, remote = connect_source(socket, self.bound.addr if self.bound else None, address)
+        oif = bound_interface(socket) or unicast_interface(socket, IPPROTO_IP, IP_UNICAST_IF)
+        if socket.repair.on:
+            connect_repaired(socket, self.bound, source, remote, oif)
+            return None
         tcp, options = socket.host.netns.tcp, socket.tcp_options()
         deferred = False
         if fastopen is None and socket.fastopen_connect:
             fastopen = b""
             deferred = tcp.fastopen.ready(remote[0], no_cookie=options.fastopen_no_cookie)
-        oif = bound_interface(socket) or unicast_interface(socket, IPPROTO_IP, IP_UNICAST_IF)
-        connection = tcp.connect(self.bound, source, remote, options=options, oif=oif, fastopen=fastopen, hold=deferred)
+        connection = tcp.connect(
+            self.bound,
+            source,
+            remote,
+            options=options,
+            oif=oif,
+            fastopen=fastopen,
+            hold=deferred,
+            iss=socket.repair.write_seq or None,
+        )
         if deferred:
             socket.phase = StreamDeferred(socket, connection, self.bound)
             return None

@@ -15,6 +15,7 @@ from stack.socket.filter import attached, filter_level
 from stack.socket.ip.fastopen_options import FASTOPEN_ROWS, TCP_FASTOPEN, TCP_FASTOPEN_KEY, TCP_FASTOPEN_NO_COOKIE
 from stack.socket.ip.options import ip_level, tos_of, ttl_of
 from stack.socket.ip.peername import peer_name_row
+from stack.socket.ip.repair_options import REPAIR_ROWS, repair_timestamp, set_clock
 from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, OptionValues, Value
 from stack.socket.options_device import SO_MARK
@@ -202,15 +203,11 @@ def _timestamp(socket: StreamSocket) -> int:
     connection = socket.connection
     if connection is not None:
         return _signed(connection.timestamp())
-    return _signed(socket.host.netns.tcp.scheduler.now // NS_PER_MS & 0xFFFFFFFF)
+    return _signed(repair_timestamp(socket))
 
 
 def _signed(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
-
-
-def _refused(socket: StreamSocket, value: object) -> None:
-    raise NetError(errno.EPERM)
 
 
 def _invalid(socket: StreamSocket) -> Value:
@@ -279,7 +276,7 @@ TCP_ROWS: Final = (
     _row(TCP_THIN_LINEAR_TIMEOUTS, "TCP_THIN_LINEAR_TIMEOUTS", low=0, high=1),
     _row(TCP_THIN_DUPACK, "TCP_THIN_DUPACK", low=0, high=1, get=lambda _: 0),
     _row(TCP_USER_TIMEOUT, "TCP_USER_TIMEOUT", low=0),
-    _row(TCP_TIMESTAMP, "TCP_TIMESTAMP", get=_timestamp, check=_refused),
+    _row(TCP_TIMESTAMP, "TCP_TIMESTAMP", get=_timestamp, check=set_clock),
     _row(TCP_NOTSENT_LOWAT, "TCP_NOTSENT_LOWAT"),
     _row(TCP_CC_INFO, "TCP_CC_INFO", Kind.OPAQUE, writable=False, get=cc_info),
     _row(TCP_SAVE_SYN, "TCP_SAVE_SYN", low=0, high=2),
@@ -292,6 +289,7 @@ TCP_ROWS: Final = (
     _row(TCP_RTO_MIN_US, "TCP_RTO_MIN_US", default=200_000, adjust=_ticks),
     _row(TCP_DELACK_MAX_US, "TCP_DELACK_MAX_US", default=200_000, adjust=_ticks),
     *FASTOPEN_ROWS,
+    *REPAIR_ROWS,
 )
 
 STREAM_OPTIONS: Final = OptionTable([*_socket_rows(), *filter_level(), *ip_level(tos_keeps_ecn=True), *TCP_ROWS])
