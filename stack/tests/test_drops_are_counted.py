@@ -72,8 +72,7 @@ def counted(stats: Any) -> int:
     drops = total(stats["interface"]["eth0"]["drops"])
     drops += sum(total(stats[layer]) for layer in ("ip", "icmp", "udp", "tcp"))
     drops += total(stats["neighbours"]["eth0"]["drops"])
-    limits = stats["limits"]
-    return drops + sum(limits[f"reassembly{version}-bytes"]["used"] for version in (4, 6))
+    return drops + sum(total(stats["limits"][f"reassembly{version}-bytes"]["used"]) for version in (4, 6))
 
 
 @pytest.mark.parametrize("name", FRAMES)
