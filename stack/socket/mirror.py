@@ -8,6 +8,7 @@ readiness follows the socket's, level by level:
 * readable: there is a byte to read in the user's end, put there through ours;
 * not writable: the user's end has sent until its buffer was full, and we have not read it;
 * an error is both readable and writable, as `select` reports it;
+* urgent data (POLLPRI) is not shown: out-of-band data of a socketpair is always readable, too;
 * a hang-up cannot be taken back, so it is shown only in phases where it is final: our end is shut down, for sending
   (the user sees RDHUP) or altogether (HUP).
 

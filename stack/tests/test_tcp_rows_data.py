@@ -356,6 +356,20 @@ def test_tcp_37_info_of_every_kind_of_socket(world: World) -> None:
 # -- urgent data ------------------------------------------------------------------------------------------------------
 
 
+def test_tcp_34_a_descriptor_of_ours_does_not_show_urgent_data(world: World) -> None:
+    """A lone urgent byte is POLLPRI, not POLLIN. Difference: our fileno() shows neither, `sock.poll()` does.
+
+    Out-of-band data of the kernel's socketpair, which could stand for it, is always POLLIN as well.
+    """
+    client, served = sent_urgent(world, b"!")
+    with client, served:
+        poll = select.poll()
+        poll.register(served, select.POLLIN | select.POLLPRI)
+        shown = sum(bits for _, bits in poll.poll(0))
+        assert shown == (PRI if world.network is None else 0)
+        assert urgent(world, served)
+
+
 def test_tcp_34_one_byte_out_of_band(world: World) -> None:
     """MSG_OOB gives the last byte once, then EINVAL; POLLPRI while it is there; reads stop at the mark, without it."""
     client, served = sent_urgent(world, b"abc")
