@@ -370,7 +370,9 @@ class VsockDevice(Device):
         if self.carrier and not self.faults.holding:
             work |= ring.arm()
         if (self._blocked or self._parched) and not self.faults.stalled:
-            work |= self.rings[RX].arm(self._blocked_room if self._blocked else 0)
+            room = self.rings[RX].arm(self._blocked_room if self._blocked else 0)
+            self._parched &= not room  # told once: whoever found none may be gone meanwhile
+            work |= room
         if self.carrier and not (self.rings[RX].live and self.rings[TX].live):
             self.notify_change()  # a ring broke: carrier is about to go
             work = True

@@ -100,6 +100,18 @@ def test_without_buffers_nothing_is_taken_and_their_return_is_noticed(
         assert len(ours.recv(1000)) == 700
 
 
+def test_room_that_nobody_wants_any_more_keeps_nobody_busy(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Whoever waited for it may be gone, reset by the guest for instance."""
+    ours, theirs = ends
+    with vsock_rig(rx_size=2, rx_buffer=144) as (device, guest):
+        theirs.sendall(bytes(1000))
+        while device.receive_from(HEADER, ours.fileno(), 1000) is not None:
+            pass
+        assert len(guest.recv()) == 2
+        assert any(device.arm() for _ in range(10))
+        assert not all(device.arm() for _ in range(10))
+
+
 def test_a_socket_that_failed_is_told_and_the_ring_lives() -> None:
     with vsock_rig() as (device, guest), socket.socket() as stranger:
         with pytest.raises(OSError, match="ENOTCONN"):
