@@ -1,8 +1,5 @@
 """TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS, TCP_REPAIR_WINDOW and TCP_TIMESTAMP (section 2.3)
 on the kernel's sockets, where the user may (CAP_NET_ADMIN), and on ours.
-
-Left out, and different from Linux: repair also takes a port by force there (SO_REUSEADDR reads 2); a read before
-connecting is ENOTCONN here, EPERM there; while a connect is under way repair is only remembered here.
 """
 
 from __future__ import annotations
@@ -18,6 +15,11 @@ import pytest
 from stack import Credentials, Network, Stack
 from stack.socket.poll import IN
 from stack.tests.kernel_twin import World, code
+
+DIFFERENCES = {
+    "TCP_REPAIR": "Linux also lets a socket in repair take a port by force (SO_REUSEADDR reads 2), and refuses a read "
+    "before it is connected with EPERM, a Stack with ENOTCONN; while a connect is under way, a Stack only remembers it",
+}
 
 TCP = kernel.IPPROTO_TCP
 TCP_TIMESTAMP = 24
@@ -272,6 +274,9 @@ def test_opt_tcp_repair_restores_a_connection(world: World) -> None:
         numbers[RECV_QUEUE] -= len(unread)
         here, there = client.getsockname(), client.getpeername()
         client.close()
+        served.setsockopt(TCP, TCP_REPAIR, 1)
+        served.setsockopt(TCP, TCP_TIMESTAMP, -1_000_000)  # a clock past its half, which 0 is not older than
+        served.setsockopt(TCP, TCP_REPAIR, -1)
         again = world.socket.socket()
         with again:
             again.setsockopt(TCP, TCP_REPAIR, 1)
