@@ -6,6 +6,7 @@ Works with anybody's hybrid socket: ours, Firecracker's, Cloud Hypervisor's, vho
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from stack.services.host_address import HostAddress, host_address, unix_address
 CONNECT_SECONDS: Final = 10.0
 LARGEST_PORT: Final = 0xFFFFFFFF
 _PIECE: Final = 256 << 10
+_QUIET_SECONDS: Final = 0.5  # standard input that says nothing for so long after the peer's end has nothing to say
 #: "OK 4294967295\n" and room; whoever says more than that does not speak the protocol.
 _LONGEST_ANSWER: Final = 64
 
@@ -109,10 +111,17 @@ def read_port(text: str, where: str) -> int:
 
 
 def join_standard_streams(sock: socket.socket) -> None:
-    """Standard input to `sock` and `sock` to standard output, until the peer is done. Closes `sock`."""
+    """Standard input to `sock` and `sock` to standard output, until the peer is done. Closes `sock`.
+
+    What stands in standard input by then is still sent: a peer that has said everything may go on listening.
+    """
     with sock:
-        threading.Thread(target=_copy, args=(lambda: os.read(0, _PIECE), sock.sendall, sock), daemon=True).start()
+        sender = threading.Thread(target=_copy, args=(lambda: os.read(0, _PIECE), sock.sendall, sock), daemon=True)
+        sender.start()
         _copy(lambda: sock.recv(_PIECE), _write_out)
+        with suppress(OSError):  # standard input was closed
+            while sender.is_alive() and select.select([0], [], [], _QUIET_SECONDS)[0]:
+                sender.join(_QUIET_SECONDS)
 
 
 def join(one: socket.socket, other: socket.socket) -> None:
