@@ -25,7 +25,7 @@ demo: $(EXTENSION) system-run ## Boot a Linux guest on our network card and vsoc
 	@$(BIN)/python -m qemu.guest.demo
 
 test: lint $(EXTENSION) system-run system-test ## Lint, then every test but the long ones (PYTEST_ARGS=... is passed on)
-	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long" -n auto --dist loadfile $(PYTEST_ARGS)
 
 test-long: $(EXTENSION) system-run system-test system-fuzz system-long ## The tests that take minutes (SAMPLE=n SEED=s: n of them)
 	$(BIN)/python -m pytest -m long $(if $(SAMPLE),--sample $(SAMPLE) --sample-seed $(SEED)) $(PYTEST_ARGS)
