@@ -34,7 +34,7 @@ def world() -> Iterator[World]:
     assert world.mappings() == mapped
     world.close()
     logging.getLogger("vhost_user").setLevel(logging.NOTSET)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # earlier tests' garbage may have gone meanwhile
 
 
 def test_the_well_behaved_life_uses_every_request_and_is_never_refused(world: World) -> None:
