@@ -59,7 +59,7 @@ def test_queue_size_is_the_largest_ring_taken(tmp_path: Path, size: int, works: 
         if works:
             undo.enter_context(VsockDriver(str(guest.socket), rx_size=size))
         else:
-            undo.enter_context(pytest.raises(DriverError, match="SET_VRING_NUM|closed the connection"))
+            undo.enter_context(pytest.raises(DriverError, match=r"SET_VRING_NUM|closed the connection"))
             VsockDriver(str(guest.socket), rx_size=size).close()
 
 
