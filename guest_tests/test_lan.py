@@ -206,7 +206,8 @@ def test_guestwire_run_lets_programs_onto_its_lan(programs: None) -> None:
         with subprocess.Popen([*command, script], stdout=subprocess.PIPE, env=environment(), text=True) as guest:
             assert guest.stdout is not None
             assert guest.stdout.readline() == "up\n"
-            fetch = command_line("exec", "wget", "-q", "-O", "-", "http://guest1/x")
+            ask = "import urllib.request; print(urllib.request.urlopen('http://guest1/x').read().decode(), end='')"
+            fetch = command_line("exec", "python3", "-c", ask)
             done = subprocess.run(
                 fetch, env=environment(GUESTWIRE_LAN=path), capture_output=True, text=True, check=False
             )

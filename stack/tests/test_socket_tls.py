@@ -234,6 +234,9 @@ def test_the_end_of_tls_and_of_the_connection(still: Stack) -> None:
     with client:
         served.close()
         client.setblocking(True)
+        if client.context.options & ssl.OP_IGNORE_UNEXPECTED_EOF:  # as some builds of CPython have it by default
+            assert client.recv(1) == b""
+            return
         with pytest.raises(ssl.SSLEOFError):
             client.recv(1)
 
