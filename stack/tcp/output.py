@@ -44,8 +44,11 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
     ip = connection.ip
     receiver = connection.receiver
     slice_ = connection.sender.queue.slice
-    if plan[0][1] and receiver.rcv_nxt != receiver.last_ack_sent:
-        receiver.quick = -1  # our data carries the ACKs: an interactive exchange, no need to hurry them
+    if plan[0][1] and (
+        receiver.rcv_nxt != receiver.last_ack_sent
+        or connection.scheduler.now - receiver.hurried_at < layer.config.delayed_ack
+    ):
+        receiver.quick = -1  # our data carries the ACKs, or could have: an interactive exchange, no need to hurry them
     window = receiver.advertise()
     ack = receiver.rcv_nxt & MASK
     stamped = connection.timestamps

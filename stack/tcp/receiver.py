@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stack.tcp.pcb import Pcb
 
 QUICK_ACKS: Final = 16  # segments acknowledged at once at the start; Linux TCP_MAX_QUICKACKS
+_NEVER: Final = -(1 << 62)
 MAX_WINDOW_FIELD: Final = 65535
 MAX_SHIFT: Final = 14  # RFC 7323 section 2.3
 PIN_SLACK: Final = 64 * 1024  # bytes of slab a queue may keep alive beyond its buffer before it copies
@@ -52,6 +53,7 @@ class Receiver:
         "drained",
         "dsack",
         "fin_seq",
+        "hurried_at",
         "irs",
         "last_ack_sent",
         "mark",
@@ -94,6 +96,7 @@ class Receiver:
         self.update_due = False  #: the window opened enough to tell the peer
         self.dsack: tuple[int, int] | None = None  #: what arrived twice, for the next ACK (RFC 2883)
         self.quick = QUICK_ACKS  #: ACKs to send at once; -1: data is sent to carry them ("ping-pong")
+        self.hurried_at = _NEVER  #: when reading sent an ACK that an answer might have carried, ns
         self.irs = 0  #: initial receive sequence number
         self.segments = 0  #: segments received, as far as the wire knows
         self.data_segments = 0  #: those with payload
@@ -264,6 +267,7 @@ class Receiver:
                 # As Linux (tcp_cleanup_rbuf): the user has read all there was, a segment was small, and nothing goes
                 # the other way: the peer may be waiting, by Nagle's rule, to send the next small one.
                 self.acks_owed = 1
+                self.hurried_at = self.connection.scheduler.now
                 due = True
         if self.rcv_nxt >= self.mark:
             self._end_round()

@@ -232,6 +232,22 @@ def test_reading_a_question_leaves_the_acknowledgment_to_the_answer() -> None:
     s.expect(ACK, seq=5, ack=9, data=b"pong")
 
 
+def test_an_answer_soon_after_an_acknowledged_question_makes_it_a_conversation() -> None:
+    """As Linux's tcp_event_data_sent: from then on reading sends nothing, the answer carries it."""
+    s = quiet(Script().established())
+    s.connection.receiver.quick = 0
+    s.send(ACK | PSH, seq=1, ack=1, data=b"ping")
+    assert s.read() == b"ping"
+    s.expect(ACK, ack=5)
+    s.write(b"pong")
+    s.expect(ACK, seq=1, ack=5, data=b"pong")
+    s.send(ACK | PSH, seq=5, ack=5, data=b"ping")
+    assert s.read() == b"ping"
+    s.expect_nothing()
+    s.write(b"pong")
+    s.expect(ACK, seq=5, ack=9, data=b"pong")
+
+
 def test_every_second_full_segment_is_acknowledged_at_once() -> None:
     """RFC 9293 section 3.8.6.3."""
     s = quiet(Script().established())
