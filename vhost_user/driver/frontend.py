@@ -81,7 +81,8 @@ class Frontend:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             sent = self.socket.sendmsg([data], ancillary)
-            self.socket.sendall(data[sent:])
+            if sent < len(data):  # even nothing cannot be sent to who has hung up
+                self.socket.sendall(data[sent:])
         except (BrokenPipeError, ConnectionResetError) as error:
             raise DriverError("the back-end closed the connection") from error
 
