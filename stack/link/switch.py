@@ -139,6 +139,7 @@ class DevicePort(Port):
         self._scheduler = scheduler
         self._queue: deque[TxFrame] = deque()
         self._queued_bytes = 0
+        self._flush_asked = False
         device.on_change = self._device_changed
 
     def fileno(self) -> int:
@@ -184,17 +185,20 @@ class DevicePort(Port):
             self.drops.count(DropReason.TOO_LONG)
             return
         queue = self._queue
+        if not self._flush_asked:
+            # Each turn that brings frames tries again: its kicks are asked for only once the Network has nothing to do.
+            self._flush_asked = True
+            self._scheduler.defer(self._flush)
         if queue and (self._queued_bytes + length > PORT_QUEUE_BYTES or len(queue) >= PORT_QUEUE_FRAMES):
             self.drops.count(DropReason.QUEUE_FULL)
             return
-        if not queue:
-            self._scheduler.defer(self._flush)
         queue.append(frame)
         self._queued_bytes += length
 
     def _flush(self) -> None:
         """Hand the queue to the device until it refuses; what it refuses stays at the head, prepared."""
         queue, device = self._queue, self.device
+        self._flush_asked = False
         while queue:
             taken = [queue.popleft() for _ in range(min(len(queue), TRANSMIT_BURST))]
             refused: list[TxFrame] = []

@@ -235,6 +235,21 @@ def test_what_a_device_refuses_waits_in_order_and_is_retried() -> None:
     assert lan.ports[0].queued == 0
 
 
+def test_frames_that_go_on_arriving_retry_what_was_refused_though_nobody_sleeps() -> None:
+    # A Network that always has work never arms the device that refused: no kick says that there is room again.
+    lan = Segment()
+    lan.devices[0].room = 0
+    frames = [frame(mac(8), mac(9), bytes([i])) for i in range(3)]
+    lan.guest_sends(0, frame(BROADCAST, mac(8)))
+    lan.seen()
+    for number, data in enumerate(frames):
+        lan.devices[1].feed(data)
+        lan.ports[1].service(64)
+        lan.scheduler.run_deferred()
+        lan.devices[0].room = None if number == 1 else lan.devices[0].room
+    assert lan.devices[0].take() == frames
+
+
 def test_a_guest_that_stops_reading_costs_bounded_memory_and_others_nothing() -> None:
     lan = Segment()
     lan.devices[0].room = 0
