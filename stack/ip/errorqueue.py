@@ -7,8 +7,11 @@ bounded by the bytes it holds, as the receive queue is: what does not fit is los
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final
+
+from stack.wire.checksum import checksum
 
 if TYPE_CHECKING:
     from stack.ip.packet import IcmpError
@@ -19,6 +22,15 @@ ORIGIN_ICMP: Final = 2
 ORIGIN_ICMP6: Final = 3
 ORIGIN_TIMESTAMPING: Final = 4
 ORIGIN_ZEROCOPY: Final = 5
+
+#: struct sock_ee_data_rfc4884, and the number in whose place it stands.
+_RFC4884_FIELDS: Final = struct.Struct("@HBx")
+_RFC4884: Final = struct.Struct("@I")
+INVALID_EXTENSIONS: Final = 1  # SO_EE_RFC4884_FLAG_INVALID
+_LEAST_DESCRIBED: Final = 128  # bytes
+_EXTENSION_HEADER: Final = 4  # bytes: version, checksum
+_EXTENSION_VERSION: Final = 2
+_OBJECT_HEADER: Final = 4  # bytes: length, class, type
 
 #: Charged for an entry besides its data, bytes: about what the objects around it take.
 OVERHEAD: Final = 384
@@ -50,7 +62,7 @@ class QueuedError:
         self.type = type
         self.code = code
         self.info = info  #: an MTU, a pointer, a time stamp's kind, the first of a range
-        self.extra = extra  #: ee_data: a time stamp's number, the last of a range
+        self.extra = extra  #: ee_data: a time stamp's number, the last of a range, where extensions begin
         self.offender = offender  #: who reports
         self.payload = payload  #: of our packet, as far as it is known
         self.remote = remote  #: whom it was for
@@ -109,17 +121,53 @@ class ErrorQueue:
         return len(self._entries)
 
 
-def of_icmp(error: IcmpError, header: int, remote: tuple[bytes, int], now: int) -> QueuedError:
-    """The entry for an ICMP error about a packet whose transport header has `header` bytes."""
+def of_icmp(
+    error: IcmpError, header: int, remote: tuple[bytes, int], now: int, *, extensions: bool = False
+) -> QueuedError:
+    """The entry for an ICMP error about a packet whose transport header has `header` bytes.
+
+    `extensions`: say where in the data RFC 4884's begin (IP_RECVERR_RFC4884).
+    """
     origin = ORIGIN_ICMP if error.version == 4 else ORIGIN_ICMP6
+    payload = bytes(error.payload[header:])
     return QueuedError(
         error.errno,
         origin,
         type=error.type,
         code=error.code,
         info=error.mtu,
+        extra=_extensions(payload, error.described, error.header + header) if extensions else 0,
         offender=error.src,
-        payload=bytes(error.payload[header:]),
+        payload=payload,
         remote=remote,
         stamp=now,
     )
+
+
+def _extensions(payload: bytes, described: int, headers: int) -> int:
+    """struct sock_ee_data_rfc4884 in the place of ee_data: the offset of the extensions in `payload`, and a flag if
+    they make no sense; 0 if there are none. A quotation before them has 128 bytes at least (RFC 4884 5.1).
+    """
+    offset = described - headers
+    if described < _LEAST_DESCRIBED or offset < 0 or offset + _EXTENSION_HEADER > len(payload):
+        return 0
+    flag = 0 if _make_sense(payload[offset:]) else INVALID_EXTENSIONS
+    (number,) = _RFC4884.unpack(_RFC4884_FIELDS.pack(offset, flag))
+    return int(number)
+
+
+def _make_sense(extensions: bytes) -> bool:
+    """RFC 4884 7: version 2, a checksum that is right if there is one, and objects that fill the rest exactly."""
+    if extensions[0] >> 4 != _EXTENSION_VERSION:
+        return True  # as Linux: not ours to judge
+    if any(extensions[2:4]) and checksum(extensions):
+        return False
+    at = _EXTENSION_HEADER
+    while at < len(extensions):
+        if at + _OBJECT_HEADER > len(extensions):
+            return False
+        length = extensions[at] << 8 | extensions[at + 1]
+        at += length
+        if length < _OBJECT_HEADER or at > len(extensions):
+            return False
+    return True

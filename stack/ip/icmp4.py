@@ -119,6 +119,8 @@ class Icmp4:
             remote=dst,
             proto=proto,
             payload=quoted[header_length:],
+            header=header_length,
+            described=(message.info >> 16 & 0xFF) * 4 if message.type in icmp.EXTENSIBLE else 0,
         )
         self._ip.deliver_error(error)
 

@@ -150,6 +150,8 @@ class Icmp6:
             remote=dst,
             proto=proto,
             payload=payload,
+            header=len(quoted) - len(payload),
+            described=(message.info >> 24) * 8 if message.type in icmpv6.EXTENSIBLE else 0,
         )
         ip.deliver_error(error)
 

@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.errors import DropReason
-from stack.ip.packet import IpPacket, PacketKind
+from stack.ip.packet import IpPacket, PacketKind, ReassembledPacket
 from stack.ip.reassembly import TIMEOUT4, Partial, Reassembler
 from stack.wire import icmp, igmp
 from stack.wire.checksum import checksum, partial_sum, pseudo_sum
@@ -166,6 +166,7 @@ class Ipv4Input:
             body,
             context,
             MAX_TOTAL_LENGTH - header_length,
+            total,
         )
         if whole is not None:
             payload, (first_iface, first_kind, header, _) = whole
@@ -185,7 +186,7 @@ class Ipv4Input:
         datagram = memoryview(bytes(patched) + data)
         _, tos, _, _, _, ttl, proto, src, dst = _FIELDS.unpack_from(datagram)
         payload = datagram[len(header) :]
-        packet = IpPacket(
+        packet = ReassembledPacket(
             4,
             src,
             dst,
@@ -202,6 +203,7 @@ class Ipv4Input:
             total,
             kind,
         )
+        packet.largest = self.reassembler.largest
         handler = self._handlers.get(proto)
         if handler is None:
             self.unknown_protocol(packet)

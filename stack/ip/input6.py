@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stack.errors import DropReason
 from stack.ip.input4 import transport_checksum_ok
-from stack.ip.packet import IpPacket, PacketKind
+from stack.ip.packet import IpPacket, PacketKind, ReassembledPacket
 from stack.ip.reassembly import TIMEOUT6, Partial, Reassembler
 from stack.wire import icmpv6, mld
 from stack.wire.error import WireError
@@ -116,9 +116,19 @@ class Ipv6Input:
         return LOOPBACK in (src, dst) or src in self._local or is_mapped(src) or is_mapped(dst)
 
     def _extensions(
-        self, iface: Interface, frame: memoryview, start: int, end: int, kind: PacketKind, flags: int, gso_size: int
+        self,
+        iface: Interface,
+        frame: memoryview,
+        start: int,
+        end: int,
+        kind: PacketKind,
+        flags: int,
+        gso_size: int,
+        largest: int = 0,
     ) -> None:
-        """Walk the extension headers of the packet at ``frame[start:end]`` and deliver what they lead to."""
+        """Walk the extension headers of the packet at ``frame[start:end]`` and deliver what they lead to. `largest`: of
+        one that came in fragments.
+        """
         first, _, next_header, hop_limit, src, dst = HEADER.unpack_from(frame, start)
         body = start + HEADER_LENGTH
         try:
@@ -129,7 +139,7 @@ class Ipv6Input:
         if chain.discard:
             self._drops.count(DropReason.BAD_HEADER)
             return
-        packet = IpPacket(
+        packet = (ReassembledPacket if largest else IpPacket)(
             6,
             src,
             dst,
@@ -146,6 +156,8 @@ class Ipv6Input:
             end - start,
             kind,
         )
+        if largest:
+            packet.largest = largest
         if chain.problem >= 0:
             self._drops.count(DropReason.BAD_HEADER)
             self._ip.icmp6.send_error(
@@ -234,6 +246,7 @@ class Ipv6Input:
             self._drops.count(DropReason.FRAGMENT_BAD)
             self._ip.icmp6.send_error(packet, icmpv6.PARAMETER_PROBLEM, icmpv6.INCOMPLETE_CHAIN, 0)
             return
+        size = packet.total_length
         if not fragment.offset:
             quoted = packet.datagram[: packet.header_length + FRAGMENT_HEADER_LENGTH + 8]
             context: Any = (packet, bytes(prefix), bytes(quoted))
@@ -245,10 +258,10 @@ class Ipv6Input:
         else:
             context = None
         key = (packet.src, packet.dst, -1, fragment.ident)
-        whole = self.reassembler.add(key, fragment.offset, fragment.more, data, context, limit)
+        whole = self.reassembler.add(key, fragment.offset, fragment.more, data, context, limit, size)
         if whole is not None:
             payload, (first, first_prefix, _) = whole
-            self._deliver_whole(first, first_prefix, payload)
+            self._deliver_whole(first, first_prefix, payload, self.reassembler.largest)
 
     @staticmethod
     def _whole_chain(next_header: int, data: memoryview) -> bool:
@@ -259,14 +272,14 @@ class Ipv6Input:
             return False
         return len(data) - chain.offset >= _TRANSPORT_HEADERS.get(chain.next_header, 0)
 
-    def _deliver_whole(self, packet: IpPacket, prefix: bytes, data: bytes) -> None:
+    def _deliver_whole(self, packet: IpPacket, prefix: bytes, data: bytes, largest: int = 0) -> None:
         """A reassembled packet: `prefix` is the header chain without the fragment header."""
         length = len(prefix) - HEADER_LENGTH + len(data)
         if length > MAX_PAYLOAD_LENGTH:
             self._drops.count(DropReason.FRAGMENT_BAD)
             return
         datagram = memoryview(prefix[:4] + length.to_bytes(2, "big") + prefix[6:] + data)
-        self._extensions(packet.iface, datagram, 0, len(datagram), packet.kind, 0, 0)
+        self._extensions(packet.iface, datagram, 0, len(datagram), packet.kind, 0, 0, largest)
 
     def _reassembly_timeout(self, partial: Partial) -> None:
         """RFC 8200 4.5: time exceeded, if the first fragment had arrived."""

@@ -23,6 +23,8 @@ class IpPacket:
     The views stay valid for as long as they are kept; keep the parts you need, not the packet.
     """
 
+    largest = 0  #: of what was put together from fragments, the longest one's length with its headers, bytes
+
     __slots__ = (
         "csum_ok",
         "dst",
@@ -86,11 +88,18 @@ class IpPacket:
         return self.frame[self.start : self.start + self.header_length]
 
 
+class ReassembledPacket(IpPacket):
+    """One that came in fragments."""
+
+    __slots__ = ("largest",)
+
+
 class IcmpError:
     """A packet of ours failed, as an ICMP(v6) error or our own link layer tells. Handed to its transport's on_error."""
 
     __slots__ = (
-        "code", "errno", "hard", "info", "local", "mtu", "payload", "proto", "remote", "src", "type", "version",
+        "code", "described", "errno", "hard", "header", "info", "local", "mtu", "payload", "proto", "remote", "src",
+        "type", "version",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +117,8 @@ class IcmpError:
         remote: bytes,
         proto: int,
         payload: memoryview,
+        header: int = 0,
+        described: int = 0,
     ) -> None:
         self.version = version  #: 4 or 6
         self.type = type  #: ICMP type; for a local failure the type an ICMP error would have had
@@ -121,3 +132,7 @@ class IcmpError:
         self.remote = remote  #: its destination
         self.proto = proto
         self.payload = payload  #: its transport header and as much data as was quoted (at least 8 bytes)
+        self.header = header  #: bytes of the quoted IP header before it
+        self.described = (
+            described  #: RFC 4884: bytes of the quotation, IP header included, before extensions; 0: unsaid
+        )

@@ -41,7 +41,7 @@ Key: TypeAlias = tuple[bytes, bytes, int, int]
 class Partial:
     """One datagram under way."""
 
-    __slots__ = ("charge", "context", "dead", "deadline", "end", "key", "pieces", "received", "starts")
+    __slots__ = ("charge", "context", "dead", "deadline", "end", "key", "largest", "pieces", "received", "starts")
 
     def __init__(self, key: Key, deadline: int) -> None:
         self.key = key
@@ -52,6 +52,7 @@ class Partial:
         self.end = -1  #: total length once the last fragment is in, else -1
         self.charge = OVERHEAD
         self.dead = False  #: pieces contradicted each other; what else comes is dropped
+        self.largest = 0  #: the longest fragment's length with its headers, bytes
         self.context: Any = None  #: of the fragment at offset 0; None while that is missing
 
 
@@ -80,17 +81,19 @@ class Reassembler:
         self._partials: dict[Key, Partial] = {}  # in order of their deadlines: insertion order, one timeout for all
         self._timer = scheduler.timer(self._expire)
         self.memory = 0  #: bytes charged now
+        self.largest = 0  #: of the datagram put together last: its longest fragment's length with its headers, bytes
 
     def __len__(self) -> int:
         """Datagrams under way."""
         return len(self._partials)
 
     def add(
-        self, key: Key, offset: int, more: bool, data: memoryview, context: Any, max_length: int
+        self, key: Key, offset: int, more: bool, data: memoryview, context: Any, max_length: int, whole: int = 0
     ) -> tuple[bytes, Any] | None:
         """Take one fragment: `data` at `offset` bytes, `more` to come after it.
 
-        `context` is kept from the fragment at offset 0. Returns (payload, that context) once all is there.
+        `context` is kept from the fragment at offset 0; `whole` is the fragment's length with its headers. Returns
+        (payload, that context) once all is there.
         `max_length` is what the reassembled payload may have at most. Bad fragments are counted and end nothing but
         themselves, unless they contradict what is there already: then the whole datagram is dropped.
         """
@@ -114,10 +117,12 @@ class Reassembler:
         self._insert(partial, offset, data)
         if not more:
             partial.end = end
+        partial.largest = max(partial.largest, whole)
         if not offset:
             partial.context = context
         if partial.received == partial.end:
             self._remove(partial)
+            self.largest = partial.largest
             return b"".join(partial.pieces), partial.context
         charged, keys = self._sources[key[0]]
         while charged[0] > self.source_limit:

@@ -221,6 +221,8 @@ class IpEndpoint:
             packet.kind,
             self._ip.scheduler.now,
             bytes(packet.header) if packet.header_length > plain else b"",
+            0,
+            packet.largest,
         )
         if self._queue.put(datagram, self.receive_limit):
             self.event()
@@ -262,7 +264,8 @@ class IpEndpoint:
         """A packet of ours failed: a connected endpoint learns of what is final, one with IP_RECVERR of everything."""
         settings = self.settings
         if settings.report_errors:
-            entry = of_icmp(error, 0, (error.remote, 0), self._ip.scheduler.now)
+            now, extensions = self._ip.scheduler.now, settings.report_extensions
+            entry = of_icmp(error, 0, (error.remote, 0), now, extensions=extensions)
             self.errors.put(entry, self.receive_limit)
         elif self.remote is None or not (error.hard or (error.mtu and settings.discover)):
             return

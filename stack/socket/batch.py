@@ -63,6 +63,8 @@ def receive_many(
     if limit is not None and limit < 0:
         raise OSError(errno.EINVAL, "a negative time")
     count = min(count, MAX_MESSAGES)
+    if timeout == 0:
+        flags |= MSG_DONTWAIT
     scheduler = socket.host.netns.ip.scheduler
     got: list[Message] = []
     begin: list[int] = []

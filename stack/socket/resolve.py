@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeAlias
 
 from stack.socket import services
 from stack.socket.families import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM
+from stack.wire.ipv6 import is_link_local
 
 if TYPE_CHECKING:
     from stack.socket.base import Host
@@ -25,6 +26,8 @@ _LOOPBACK: Final = {AF_INET: "127.0.0.1", AF_INET6: "::1"}
 _ANY: Final = {AF_INET: "0.0.0.0", AF_INET6: "::"}  # noqa: S104 - what getaddrinfo answers
 
 
+_MAPPED: Final = "::ffff:"
+_LINK_GROUPS: Final = (b"\xff\x01", b"\xff\x02")  # of the interface, of the link
 _FLOW_MAX: Final = 0xFFFFF  # 20 bits of a flow label
 _U32: Final = 0xFFFFFFFF
 _U64: Final = 0xFFFFFFFFFFFFFFFF
@@ -58,6 +61,10 @@ def resolve(host: Host, name: str, family: int) -> bytes:
 def lookup(host: Host, name: str, family: int = 0, *, numeric: bool = False) -> list[tuple[int, str]]:
     """(family, address text) of every address of `name`, IPv4 first, restricted to `family` if not 0."""
     literal = _literal(name)
+    if literal and "%" in name and (family != AF_INET or literal[0] == AF_INET):
+        zone_of(host, name)
+    if literal and family == AF_INET and literal[1].startswith(_MAPPED):
+        literal = AF_INET, literal[1].removeprefix(_MAPPED)  # asked as an IPv4 address, it is one
     found = [literal] if literal else [] if numeric else _named(host, name.rstrip(".").lower())
     chosen = [(f, text) for f, text in found if family in (0, f)]
     if not chosen:
@@ -108,6 +115,7 @@ def getaddrinfo(
         raise _kernel.gaierror(_kernel.EAI_SOCKTYPE, "ai_socktype not supported")
     if kind or protocol:
         del pairs[1:]
+    zone = 0 if node is None or "%" not in name_of(node) else zone_of(host, name_of(node))
     canonical = str(node) if flags & _kernel.AI_CANONNAME and node is not None else ""
     return [
         (
@@ -115,7 +123,7 @@ def getaddrinfo(
             _kernel.SocketKind(t),
             protocol if t == SOCK_RAW else p,
             canonical,
-            (text, number) if f == AF_INET else (text, number, 0, 0),
+            (text, number) if f == AF_INET else (text, number, 0, zone),
         )
         for f, text in found
         for t, p in pairs
@@ -150,6 +158,26 @@ def getnameinfo(host: Host, address: Any, flags: int) -> tuple[str, str]:
         with suppress(OSError):
             service = services.service_at(port & 0xFFFF, "udp" if flags & _kernel.NI_DGRAM else "tcp")
     return name, service
+
+
+def zone_of(host: Host, name: str) -> int:
+    """The interface that the zone behind "%" names: 0 without one. Raises socket.gaierror if there is no such.
+
+    A name is for link-local addresses only, a number for all, as glibc has it.
+    """
+    address, percent, zone = name.partition("%")
+    literal = _literal(address) if percent else None
+    if literal is None:
+        return 0
+    if literal[0] == AF_INET6:
+        raw = _kernel.inet_pton(AF_INET6, literal[1])
+        if raw[:2] in _LINK_GROUPS or is_link_local(raw):
+            for iface in host.netns.ip.interfaces.values():
+                if iface.name == zone:
+                    return iface.index
+        if zone.isascii() and zone.isdigit() and int(zone) <= _U32:
+            return int(zone)
+    raise _unknown(name)
 
 
 def _literal(name: str) -> tuple[int, str] | None:

@@ -24,8 +24,8 @@ MAX_PIECES: Final = 64
 class Datagram:
     """What arrived, and everything a control message may tell about it."""
 
-    __slots__ = ("_more", "data", "dst", "header", "ifindex", "kind", "overflow", "peeked", "segment", "src", "stamp",
-                 "tos", "ttl")  # fmt: skip
+    __slots__ = ("_more", "data", "dst", "fragment", "header", "ifindex", "kind", "overflow", "peeked", "segment", "src",
+                 "stamp", "tos", "ttl")  # fmt: skip
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Datagram:
         stamp: int = 0,
         header: bytes = b"",
         segment: int = 0,
+        fragment: int = 0,
     ) -> None:
         self.data = data
         self.src = src  #: (address bytes, port)
@@ -50,6 +51,7 @@ class Datagram:
         self.stamp = stamp  #: when it arrived, ns of the Network's clock
         self.header = header  #: IP header with options or extension headers, if there is more to it than the above
         self.segment = segment  #: > 0: several datagrams of this many bytes each, the last perhaps shorter
+        self.fragment = fragment  #: of one that came in fragments, the longest one's length with its headers, bytes
         self.overflow = 0  #: datagrams lost for lack of room before this one was queued
         self.peeked = False
         self._more: list[bytes] | None = None
@@ -57,7 +59,17 @@ class Datagram:
     def copy(self, data: bytes, segment: int = 0) -> Datagram:
         """Another one of the same flow and moment."""
         return Datagram(
-            data, self.src, self.dst, self.ifindex, self.ttl, self.tos, self.kind, self.stamp, self.header, segment
+            data,
+            self.src,
+            self.dst,
+            self.ifindex,
+            self.ttl,
+            self.tos,
+            self.kind,
+            self.stamp,
+            self.header,
+            segment,
+            self.fragment,
         )
 
     def pieces(self) -> list[Datagram]:

@@ -463,7 +463,8 @@ class UdpEndpoint:
         if settings.report_errors:
             payload = error.payload
             remote = (error.remote, payload[2] << 8 | payload[3])
-            self.errors.put(of_icmp(error, HEADER_LENGTH, remote, self._layer.scheduler.now), self.receive_limit)
+            now, extensions = self._layer.scheduler.now, settings.report_extensions
+            self.errors.put(of_icmp(error, HEADER_LENGTH, remote, now, extensions=extensions), self.receive_limit)
         elif self.remote is None or not (error.hard or (error.mtu and settings.discover)):
             return
         self.error = error.errno

@@ -119,6 +119,7 @@ class UdpLayer:
             self.scheduler.now,
             _telling_header(packet),
             packet.gso_size,
+            packet.largest,
         )
         if kind is not _UNICAST:
             delivered = False

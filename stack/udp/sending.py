@@ -32,7 +32,7 @@ class Settings:
 
     __slots__ = ("discover", "dont_fragment", "extension", "flow_label", "hops", "longest", "loop",
                  "multicast_hops", "multicast_ifindex", "multicast_source", "options", "report_errors",
-                 "report_mtu", "source", "tos", "unicast_ifindex")  # fmt: skip
+                 "report_extensions", "report_mtu", "source", "tos", "unicast_ifindex")  # fmt: skip
 
     def __init__(self) -> None:
         self.discover = int(Discover.WANT)
@@ -47,6 +47,7 @@ class Settings:
         self.options = b""  #: IPv4 options, padded to whole words
         self.extension: tuple[int, bytes] | None = None  #: IPv6 extension headers, see `SendOptions.extension`
         self.report_errors = False  #: IP_RECVERR
+        self.report_extensions = False  #: IP_RECVERR_RFC4884: and where their extensions are
         self.report_mtu = False  #: IPV6_RECVPATHMTU
         self.source: bytes | None = None  #: IPV6_PKTINFO: source address
         self.tos = 0

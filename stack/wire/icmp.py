@@ -30,6 +30,8 @@ TTL_EXCEEDED: Final = 0
 REASSEMBLY_EXCEEDED: Final = 1
 
 #: Types that report an error about another packet; never answered with an error (RFC 1122 3.2.2).
+#: Those that may carry extensions behind the quotation (RFC 4884 4).
+EXTENSIBLE: Final = frozenset({UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM})
 ERROR_TYPES: Final = frozenset({UNREACHABLE, 4, REDIRECT, TIME_EXCEEDED, PARAMETER_PROBLEM})
 
 #: type, code, checksum, the 32 bits whose meaning depends on the type

@@ -25,6 +25,8 @@ NEIGHBOUR_SOLICITATION: Final = 135
 NEIGHBOUR_ADVERTISEMENT: Final = 136
 REDIRECT: Final = 137
 
+#: Those that may carry extensions behind the quotation (RFC 4884 4).
+EXTENSIBLE: Final = frozenset({UNREACHABLE, TIME_EXCEEDED})
 #: Codes of UNREACHABLE.
 NO_ROUTE: Final = 0
 ADMINISTRATIVELY_PROHIBITED: Final = 1

@@ -18,7 +18,7 @@ from stack.socket.ip.raw_open import RawOpen
 from stack.socket.ip.raw_options import PING4_OPTIONS, PING6_OPTIONS, RAW4_OPTIONS, RAW6_OPTIONS, apply
 from stack.socket.ip.raw_phase import ScopedAddress
 from stack.socket.ip.received import Reporter, report, reporters
-from stack.socket.message import MSG_CONFIRM, MSG_DONTROUTE, MSG_PEEK
+from stack.socket.message import MSG_CONFIRM, MSG_DONTROUTE, MSG_DONTWAIT, MSG_PEEK
 from stack.socket.options import OptionTable, OptionValues
 from stack.socket.phase import AGAIN
 from stack.socket.record import RecordSocket
@@ -26,7 +26,7 @@ from stack.udp.sending import PLAIN, SendOptions
 
 if TYPE_CHECKING:
     from stack.ip.listening import Listening
-    from stack.socket.base import Host
+    from stack.socket.base import Host, Timeout
     from stack.socket.message import Ancillary, Message
     from stack.udp.datagram import Datagram
 
@@ -53,6 +53,17 @@ class IpMessageSocket(RecordSocket):
 
     def address_out(self, address: tuple[bytes, int] | ScopedAddress) -> object:
         return address_out(self.family, address[:2], address[2] if len(address) > 2 else 0)
+
+    # As with UDP, a call that may not wait does not notice that the receiving side is shut down.
+
+    def recv(self, size: int, flags: int, timeout: Timeout) -> bytes:
+        return super().recv(size, flags | MSG_DONTWAIT if timeout == 0 else flags, timeout)
+
+    def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:
+        return super().recv_into(target, flags | MSG_DONTWAIT if timeout == 0 else flags, timeout)
+
+    def receive(self, size: int, flags: int, timeout: Timeout, room: int = 0) -> Message:
+        return super().receive(size, flags | MSG_DONTWAIT if timeout == 0 else flags, timeout, room)
 
     def input_queue(self) -> int:
         """SIOCINQ and SIOCOUTQ: ping sockets have none."""

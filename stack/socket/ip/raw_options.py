@@ -19,6 +19,7 @@ from stack.socket.ip.options import (
     IP_MULTICAST_TTL,
     IP_OPTIONS,
     IP_RECVERR,
+    IP_RECVERR_RFC4884,
     IP_UNICAST_IF,
     IPPROTO_IP,
     IPPROTO_IPV6,
@@ -38,6 +39,7 @@ from stack.socket.ip.options6 import (
     IPV6_MULTICAST_IF,
     IPV6_MULTICAST_LOOP,
     IPV6_RECVERR,
+    IPV6_RECVERR_RFC4884,
     IPV6_RTHDR,
     IPV6_UNICAST_IF,
     datagram_rows6,
@@ -194,6 +196,7 @@ def _apply4(socket: IpMessageSocket, endpoint: IpEndpoint) -> None:
     v4.tos = tos_of(socket, version=4)
     v4.discover = value(IPPROTO_IP, IP_MTU_DISCOVER)
     v4.report_errors = bool(value(IPPROTO_IP, IP_RECVERR))
+    v4.report_extensions = bool(value(IPPROTO_IP, IP_RECVERR_RFC4884))
     v4.multicast_hops = value(IPPROTO_IP, IP_MULTICAST_TTL)
     v4.loop = bool(value(IPPROTO_IP, IP_MULTICAST_LOOP))
     v4.multicast_ifindex, source = multicast_interface(socket)
@@ -214,6 +217,7 @@ def _apply6(socket: IpMessageSocket, endpoint: IpEndpoint) -> None:
     v6.discover = value(IPV6_MTU_DISCOVER)
     v6.dont_fragment = bool(value(IPV6_DONTFRAG))
     v6.report_errors = bool(value(IPV6_RECVERR))
+    v6.report_extensions = bool(value(IPV6_RECVERR_RFC4884))
     v6.multicast_hops = value(IPV6_MULTICAST_HOPS)
     v6.loop = bool(value(IPV6_MULTICAST_LOOP))
     v6.multicast_ifindex = value(IPV6_MULTICAST_IF)

@@ -9,7 +9,7 @@ from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.address import MAPPED
 from stack.socket.ip.binding import LOOPBACK4, LOOPBACK6
-from stack.socket.message import MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
+from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
 from stack.wire.ipv6 import is_link_local
 
@@ -68,7 +68,7 @@ class IpMessagePhase(Phase):
             raise NetError(endpoint.take_error())
         packet = endpoint.peek() if flags & MSG_PEEK else endpoint.recv()
         if packet is None:
-            return Message(b"") if self.deaf else AGAIN
+            return Message(b"") if self.deaf and not flags & MSG_DONTWAIT else AGAIN
         data = packet.data
         length = len(data)
         scope = packet.ifindex if is_link_local(packet.src[0]) else 0

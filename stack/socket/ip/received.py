@@ -16,6 +16,7 @@ from stack.socket.cmsg import of_int
 from stack.socket.families import AF_INET, AF_INET6
 from stack.socket.ip.options import (
     IP_PKTINFO,
+    IP_RECVFRAGSIZE,
     IP_RECVOPTS,
     IP_RECVORIGDSTADDR,
     IP_RECVTOS,
@@ -36,6 +37,7 @@ from stack.socket.ip.options6 import (
     IPV6_HOPOPTS,
     IPV6_PKTINFO,
     IPV6_RECVDSTOPTS,
+    IPV6_RECVFRAGSIZE,
     IPV6_RECVHOPLIMIT,
     IPV6_RECVHOPOPTS,
     IPV6_RECVORIGDSTADDR,
@@ -128,6 +130,11 @@ def _segment(datagram: Datagram) -> Ancillary | None:
     return of_int(IPPROTO_UDP, UDP_GRO, datagram.segment) if datagram.segment else None
 
 
+def _fragment(datagram: Datagram, level: int, kind: int) -> Ancillary | None:
+    """How long the longest fragment was that it came in."""
+    return of_int(level, kind, datagram.fragment) if datagram.fragment else None
+
+
 # -- IPPROTO_IP -------------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +153,7 @@ def _level4(socket: Socket) -> list[Reporter]:
         IP_RECVOPTS: lambda datagram: (IPPROTO_IP, IP_RECVOPTS, datagram.header[20:]) if datagram.header else None,
         IP_RETOPTS: lambda datagram: (IPPROTO_IP, IP_RETOPTS, datagram.header[20:]) if datagram.header else None,
         IP_RECVORIGDSTADDR: lambda datagram: (IPPROTO_IP, IP_RECVORIGDSTADDR, sockaddr(*datagram.dst)),
+        IP_RECVFRAGSIZE: lambda datagram: _fragment(datagram, IPPROTO_IP, IP_RECVFRAGSIZE),
     }
     return [_only(4, reporter) for number, reporter in table.items() if socket.options.value(IPPROTO_IP, number)]
 
@@ -174,6 +182,7 @@ def _level6(socket: Socket) -> list[Reporter]:
         IPV6_2292PKTINFO: lambda datagram: (IPPROTO_IPV6, IPV6_2292PKTINFO, _packet_info6(datagram)),
         IPV6_2292HOPLIMIT: lambda datagram: of_int(IPPROTO_IPV6, IPV6_2292HOPLIMIT, datagram.ttl),
         IPV6_RECVORIGDSTADDR: lambda datagram: (IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, sockaddr(*datagram.dst)),
+        IPV6_RECVFRAGSIZE: lambda datagram: _fragment(datagram, IPPROTO_IPV6, IPV6_RECVFRAGSIZE),
     }
     value = socket.options.value
     return [
