@@ -156,7 +156,7 @@ class Ipv6Input:
             end - start,
             kind,
         )
-        if largest:
+        if isinstance(packet, ReassembledPacket):
             packet.largest = largest
         if chain.problem >= 0:
             self._drops.count(DropReason.BAD_HEADER)

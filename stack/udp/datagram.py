@@ -24,8 +24,8 @@ MAX_PIECES: Final = 64
 class Datagram:
     """What arrived, and everything a control message may tell about it."""
 
-    __slots__ = ("_more", "data", "dst", "fragment", "header", "ifindex", "kind", "overflow", "peeked", "segment", "src",
-                 "stamp", "tos", "ttl")  # fmt: skip
+    __slots__ = ("_more", "data", "dst", "fragment", "header", "ifindex", "kind", "overflow", "peeked", "segment",
+                 "src", "stamp", "tos", "ttl")  # fmt: skip
 
     def __init__(
         self,
