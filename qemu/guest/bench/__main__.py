@@ -48,9 +48,9 @@ def main(quick: bool, seconds: float, rounds: int, output: Path) -> None:
         with console.status("measuring on the driver rig"):
             streams["rig"] = list(vsock.rig_rows(short, rounds))
             figures = {
-                "TCP driver to socket, 64 KiB superframes": rig.guest_to_stack(seconds),
-                "TCP socket to driver, 64 KiB superframes": rig.stack_to_guest(seconds),
-                "TCP driver to socket, 1500-byte frames": rig.guest_to_stack(seconds, frame=1460),
+                "TCP driver to socket, 64 KiB superframes": rig.guest_to_stack(seconds).rate,
+                "TCP socket to driver, 64 KiB superframes": rig.stack_to_guest(seconds).rate,
+                "TCP driver to socket, 1500-byte frames": rig.guest_to_stack(seconds, frame=1460).rate,
                 "two copies": rig.two_copies(seconds),
             }
         with console.status("measuring what the stack costs"):

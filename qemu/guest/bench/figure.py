@@ -13,3 +13,14 @@ class Figure:
     value: float
     unit: str
     beside: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A rate: per second as the clock counts, and per second of CPU time that our process used for it.
+
+    On a machine that does other things at the same time the second is the steadier one.
+    """
+
+    rate: float
+    cpu: float

@@ -12,16 +12,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from qemu.guest.bench.farend import FarEnd, sink, source
+from qemu.guest.bench.farend import FarEnd, echo, sink, source
+from qemu.guest.bench.figure import Measured
 from stack import Network, Stack
 from vhost_user import NetDevice, Server
 
 GATEWAY: Final = "10.0.2.2"
 GUEST: Final = "10.0.2.15"
-_GRACE_SECONDS: Final = 20.0
+GUEST_MAC: Final = bytes.fromhex("525400776601")
 #: What is copied at a time, and the memory it moves through: a superframe, and a window of them.
 _PIECE_BYTES: Final = 65483
 _WINDOW_BYTES: Final = 4 << 20
@@ -44,18 +46,37 @@ def served_card(*, offload: bool = True) -> Iterator[tuple[Stack, Path]]:
         yield stack, path
 
 
-def guest_to_stack(seconds: float, *, frame: int = 65483, offload: bool = True) -> float:
+def guest_to_stack(seconds: float, *, frame: int = 65483, offload: bool = True) -> Measured:
     """TCP from the driver through ring, stack and socket, Gb/s."""
     with served_card(offload=offload) as (stack, path), FarEnd(stack.socket, GATEWAY, sink) as far:
-        _play_guest(path, "send", far.port, seconds, frame)
-    return far.transfers[0].gbps
+        _, cpu = _play_guest(path, "send", far.port, seconds, frame)
+    gbps = far.transfers[0].gbps
+    return Measured(gbps, far.transfers[0].bytes * 8e-9 / cpu)
 
 
-def stack_to_guest(seconds: float) -> float:
-    """TCP from a socket through stack and ring to the driver, Gb/s as it received them."""
-    with served_card() as (stack, path), FarEnd(stack.socket, GATEWAY, source(seconds)) as far:
-        said = _play_guest(path, "recv", far.port, seconds, 0)
-    return float(said)
+def stack_to_guest(seconds: float, *, offload: bool = True) -> Measured:
+    """TCP from a socket through stack and ring to the driver, Gb/s as it received them; without `offload` in packets
+    of 1500 bytes."""
+    with served_card(offload=offload) as (stack, path), FarEnd(stack.socket, GATEWAY, source(seconds)) as far:
+        said, cpu = _play_guest(path, "recv", far.port, seconds, 0)
+    return Measured(float(said), float(said) * seconds / cpu)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrips:
+    """Microseconds: the median, the 99th percentile, and what one cost this process in CPU time."""
+
+    median: float
+    p99: float
+    cpu: float
+
+
+def round_trips(seconds: float, *, size: int = 1) -> RoundTrips:
+    """A segment of `size` bytes from the driver to an echoing socket and back, one after the other without a pause."""
+    with served_card() as (stack, path), FarEnd(stack.socket, GATEWAY, echo) as far:
+        said, cpu = _play_guest(path, "rr", far.port, seconds, size)
+    middle, slow, count = map(float, said.split())
+    return RoundTrips(middle, slow, cpu / count * 1e6)
 
 
 def two_copies(seconds: float) -> float:
@@ -73,12 +94,26 @@ def two_copies(seconds: float) -> float:
     return moved * 8e-9 / (now - began)
 
 
-def _play_guest(path: Path, mode: str, port: int, seconds: float, frame: int) -> str:
-    command = [sys.executable, "-m", "qemu.guest.bench.rig_guest", str(path), mode, str(port), str(seconds), str(frame)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + _GRACE_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise RigError(f"the driver rig did not end {_GRACE_SECONDS:g} s after its time") from error
-    if done.returncode:
-        raise RigError(f"the driver rig failed: {done.stderr.strip()}")
-    return done.stdout.strip()
+def _play_guest(path: Path, mode: str, port: int, seconds: float, frame: int) -> tuple[str, float]:
+    """What the process that plays the guest printed, and the CPU seconds this one used meanwhile."""
+    return run_beside("rig_guest", path, mode, port, seconds, frame)
+
+
+def run_beside(module: str, *words: object) -> tuple[str, float]:
+    """Run a module of this bench that prints "go" and, at its end, a line: that line, and the CPU seconds this process
+    used between the two. Raises RigError with what it complained of.
+    """
+    command = [sys.executable, "-m", f"qemu.guest.bench.{module}", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            lines = []
+            for _ in range(2):
+                lines.append((process.stdout.readline().strip(), time.process_time()))
+                if not lines[-1][0]:
+                    process.kill()
+                    raise RigError(f"the driver rig failed: {process.stderr.read().strip()}")
+        finally:
+            process.kill()
+    return lines[1][0], lines[1][1] - lines[0][1]

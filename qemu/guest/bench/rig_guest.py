@@ -1,10 +1,11 @@
 """Plays the guest for the driver rig: one TCP connection at the other end of the card, as cheap as it can be made.
 
-    python -m qemu.guest.bench.rig_guest SOCKET send|recv PORT SECONDS FRAME
+    python -m qemu.guest.bench.rig_guest SOCKET send|recv|rr PORT SECONDS FRAME
 
 It is no TCP to be used: it knows one peer, loses nothing, and answers what it must. `send` fills superframes whose
 headers were made once and whose sequence numbers are written in place; `recv` acknowledges what it has copied out of
-the ring, without looking at it. So what is measured is the other end.
+the ring, without looking at it; `rr` sends a segment of FRAME bytes, looks for the answer without sleeping, and
+again. So what is measured is the other end. All print "go" when they are connected, and their figures at the end.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from __future__ import annotations
 import struct
 import sys
 import time
+from statistics import median, quantiles
 from typing import Final
 
-from qemu.guest.bench.rig import GATEWAY, GUEST
+from qemu.guest.bench.rig import GATEWAY, GUEST, GUEST_MAC
 from stack.link.device import GSO_TCPV4, NEEDS_CSUM
 from stack.testing import builders
 from stack.wire import arp, tcp
 from vhost_user.driver import Burst, NetDriver, NetFrame
+from vhost_user.features import NetFeature
 
 _US: Final = bytes(int(part) for part in GUEST.split("."))
 _PEER: Final = bytes(int(part) for part in GATEWAY.split("."))
-_MAC: Final = bytes.fromhex("525400776601")
 _BROADCAST: Final = b"\xff" * 6
 _PORT: Final = 40000
 _MSS: Final = 1460
@@ -30,54 +32,30 @@ _SCALE: Final = 10
 _WINDOW: Final = 4096  # times 2 ** _SCALE: 4 MiB
 _HEADERS: Final = 14 + 20 + 20
 _TCP_AT: Final = 14 + 20
+_CHECK_AT: Final = _TCP_AT + 16
 _IP_TCP: Final = 40
 #: Superframes in one call: more fill the ring and put both sides in lockstep.
 _BURST: Final = 8
 _WAIT_SECONDS: Final = 5.0
 _NET_HEADER: Final = struct.Struct("<BBHHHHH")
 _U32: Final = 0xFFFFFFFF
-_SEQ: Final = struct.Struct("!I")
+_U16: Final = struct.Struct("!H")
+_NUMBERS: Final = struct.Struct("!II")
 
 
-class Peer:
-    """The connection, seen from the guest."""
+class Host:
+    """A node at the other end of the card: knows its peer's hardware address, and answers when asked for its own."""
 
-    def __init__(self, driver: NetDriver, port: int) -> None:
+    address = _US
+    peer = _PEER
+
+    def __init__(self, driver: NetDriver) -> None:
         self.driver = driver
-        self.port = port
         self.mac = _BROADCAST
-        self.snd_una = self.snd_nxt = 1000
-        self.rcv_nxt = 0
-        self.window = 0  #: the peer's, in bytes
-        self.scale = 0
         self._resolve()
-        self._connect()
-
-    def headers(self, flags: int, *, length: int = 0, options: bytes = b"") -> bytes:
-        """Ethernet, IPv4 and TCP headers of a segment with `length` bytes to follow; the checksum is the device's."""
-        size = 20 + len(options)
-        segment = builders.tcp(
-            _US,
-            _PEER,
-            _PORT,
-            self.port,
-            seq=self.snd_nxt & 0xFFFFFFFF,
-            ack=self.rcv_nxt & 0xFFFFFFFF,
-            flags=flags,
-            window=_WINDOW,
-            options=options,
-            checksum=builders.partial_checksum(_US, _PEER, tcp.PROTO, size + length),
-        )
-        packet = builders.ipv4(_US, _PEER, tcp.PROTO, segment, total_length=20 + size + length)
-        return builders.ethernet(self.mac, _MAC, builders.ETHERTYPE_IPV4, packet)
-
-    def send(self, flags: int, options: bytes = b"") -> None:
-        frame = NetFrame(self.headers(flags, options=options), NEEDS_CSUM, csum_start=_TCP_AT, csum_offset=16)
-        if self.driver.send([frame], timeout=_WAIT_SECONDS) != 1:
-            raise TimeoutError("the device took no frame")
 
     def hear(self, timeout: float) -> int:
-        """Take in what came: ARP is answered, acknowledgements are noted. Returns payload bytes seen."""
+        """Take in what came; returns payload bytes seen."""
         seen = 0
         for frame in self.driver.recv(64, timeout=timeout):
             data = memoryview(frame.data)
@@ -88,6 +66,75 @@ class Peer:
                 seen += self._hear_tcp(data)
         return seen
 
+    def _hear_tcp(self, frame: memoryview) -> int:  # noqa: ARG002 - a node without TCP
+        return 0
+
+    def _hear_arp(self, payload: memoryview) -> None:
+        message = arp.parse(payload)
+        self.mac = message.sender_mac
+        if message.operation == arp.REQUEST and message.target_ip == _US:
+            answer = builders.arp(2, GUEST_MAC, _US, message.sender_mac, message.sender_ip)
+            self.driver.send([builders.ethernet(self.mac, GUEST_MAC, builders.ETHERTYPE_ARP, answer)])
+
+    def _resolve(self) -> None:
+        question = builders.arp(1, GUEST_MAC, _US, bytes(6), _PEER)
+        self.driver.send([builders.ethernet(_BROADCAST, GUEST_MAC, builders.ETHERTYPE_ARP, question)])
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while self.mac == _BROADCAST:
+            self.hear(0.1)
+            if time.monotonic() > deadline:
+                raise TimeoutError("nobody answered ARP")
+
+
+class Peer(Host):
+    """The connection, seen from the guest. Takes in ARP, which is answered, and acknowledgements, which are noted."""
+
+    def __init__(self, driver: NetDriver, port: int) -> None:
+        super().__init__(driver)
+        self.port = port
+        self.snd_una = self.snd_nxt = 1000
+        self.rcv_nxt = 0
+        self.window = 0  #: the peer's, in bytes
+        self.scale = 0
+        self._connect()
+
+    def headers(self, flags: int, *, length: int = 0, options: bytes = b"") -> bytes:
+        """Ethernet, IPv4 and TCP headers of a segment with `length` bytes to follow; the checksum is the device's."""
+        size = 20 + len(options)
+        segment = builders.tcp(
+            _US,
+            _PEER,
+            _PORT,
+            self.port,
+            seq=self.snd_nxt & _U32,
+            ack=self.rcv_nxt & _U32,
+            flags=flags,
+            window=_WINDOW,
+            options=options,
+            checksum=builders.partial_checksum(_US, _PEER, tcp.PROTO, size + length),
+        )
+        packet = builders.ipv4(_US, _PEER, tcp.PROTO, segment, total_length=20 + size + length)
+        return builders.ethernet(self.mac, GUEST_MAC, builders.ETHERTYPE_IPV4, packet)
+
+    def send(self, flags: int, options: bytes = b"") -> None:
+        headers = self.headers(flags, options=options)
+        frame = NetFrame(headers, NEEDS_CSUM, csum_start=_TCP_AT, csum_offset=16)
+        if not self.driver.has(NetFeature.CSUM):
+            frame = NetFrame(headers[:_CHECK_AT] + _checksum(headers[_TCP_AT:]) + headers[_CHECK_AT + 2 :])
+        if self.driver.send([frame], timeout=_WAIT_SECONDS) != 1:
+            raise TimeoutError("the device took no frame")
+
+    def hear_length(self) -> int:
+        """Payload bytes of what came, nothing else looked at but ARP."""
+        seen = 0
+        for frame in self.driver.recv():
+            message = memoryview(frame.data)
+            if _U16.unpack_from(message, 12)[0] == builders.ETHERTYPE_IPV4:
+                seen += _U16.unpack_from(message, 16)[0] - 20 - (message[_TCP_AT + 12] >> 4 << 2)
+            else:
+                self._hear_arp(message[14:])
+        return seen
+
     def finish(self, deadline: float) -> None:
         """Close our direction and wait until the stack has acknowledged everything."""
         self.send(tcp.FIN | tcp.ACK)
@@ -96,13 +143,6 @@ class Peer:
             self.hear(0.1)
             if time.monotonic() > deadline:
                 raise TimeoutError("the stack did not acknowledge everything")
-
-    def _hear_arp(self, payload: memoryview) -> None:
-        message = arp.parse(payload)
-        self.mac = message.sender_mac
-        if message.operation == arp.REQUEST and message.target_ip == _US:
-            answer = builders.arp(2, _MAC, _US, message.sender_mac, message.sender_ip)
-            self.driver.send([builders.ethernet(self.mac, _MAC, builders.ETHERTYPE_ARP, answer)])
 
     def _hear_tcp(self, frame: memoryview) -> int:
         total = int.from_bytes(frame[16:18], "big")
@@ -120,15 +160,6 @@ class Peer:
         self.snd_una += (header.ack - self.snd_una + (1 << 31) & _U32) - (1 << 31)
         return len(data)
 
-    def _resolve(self) -> None:
-        question = builders.arp(1, _MAC, _US, bytes(6), _PEER)
-        self.driver.send([builders.ethernet(_BROADCAST, _MAC, builders.ETHERTYPE_ARP, question)])
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while self.mac == _BROADCAST:
-            self.hear(0.1)
-            if time.monotonic() > deadline:
-                raise TimeoutError("nobody answered ARP")
-
     def _connect(self) -> None:
         options = tcp.HeaderOptions(mss=_MSS, window_scale=_SCALE).emit()
         self.send(tcp.SYN, options + bytes(-len(options) % 4))
@@ -141,25 +172,60 @@ class Peer:
         self.send(tcp.ACK)
 
 
+def _checksum(data: bytes) -> bytes:
+    return builders.inet_checksum(data).to_bytes(2, "big")
+
+
+class Segment:
+    """An acknowledgement with data, made once, whose numbers are written in place before it is sent again.
+
+    So is its checksum where the device does not make it: what never changes was summed beforehand (RFC 1624).
+    """
+
+    __slots__ = ("_rest", "data", "header")
+
+    def __init__(self, peer: Peer, data: bytes = b"", gso: tuple[int, int, int] = (0, 0, 0)) -> None:
+        headers = bytearray(peer.headers(tcp.ACK, length=len(data)))
+        offloaded = peer.driver.has(NetFeature.CSUM)
+        facts = (NEEDS_CSUM, *gso, _TCP_AT, 16, 0) if offloaded else (0,) * 7
+        self.data = data
+        self._rest = -1
+        if not offloaded:
+            _NUMBERS.pack_into(headers, _TCP_AT + 4, 0, 0)
+            self._rest = ~builders.inet_checksum(bytes(headers[_TCP_AT:]) + data) & 0xFFFF
+        self.header = bytearray(_NET_HEADER.pack(*facts) + headers)
+
+    def number(self, seq: int, ack: int) -> None:
+        seq &= _U32
+        ack &= _U32
+        _NUMBERS.pack_into(self.header, _NET_HEADER.size + _TCP_AT + 4, seq, ack)
+        if self._rest >= 0:
+            total = self._rest + (seq >> 16) + (seq & 0xFFFF) + (ack >> 16) + (ack & 0xFFFF)
+            total = (total & 0xFFFF) + (total >> 16)
+            total = (total & 0xFFFF) + (total >> 16)
+            _U16.pack_into(self.header, _NET_HEADER.size + _CHECK_AT, total ^ 0xFFFF)
+
+
+def _ready(segments: list[Segment]) -> Burst:
+    return Burst([(segment.header, segment.data) for segment in segments])
+
+
 def flood(peer: Peer, seconds: float, frame: int) -> None:
     """Send superframes (or, of at most one MSS, packets) as fast as window and ring allow."""
     payload = min(frame, 65535 - _IP_TCP)
-    data = bytes(range(256)) * (payload // 256 + 1)
+    data = (bytes(range(256)) * (payload // 256 + 1))[:payload]
     gso = (GSO_TCPV4, _HEADERS, _MSS) if payload > _MSS else (0, 0, 0)
-    net_header = _NET_HEADER.pack(NEEDS_CSUM, *gso, _TCP_AT, 16, 0)
-    burst = _BURST if payload > _MSS else 64
-    headers = [bytearray(net_header + peer.headers(tcp.ACK, length=payload)) for _ in range(burst)]
-    ready = Burst([(header, data[:payload]) for header in headers])
-    seq_at = len(net_header) + _TCP_AT + 4
+    segments = [Segment(peer, data, gso) for _ in range(_BURST if payload > _MSS else 64)]
+    ready = _ready(segments)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         room = (peer.snd_una + peer.window - peer.snd_nxt) // payload
         if room < 1:
             peer.hear(0.1)
             continue
-        count = min(room, burst)
+        count = min(room, len(segments))
         for i in range(count):
-            _SEQ.pack_into(headers[i], seq_at, (peer.snd_nxt + i * payload) & 0xFFFFFFFF)
+            segments[i].number(peer.snd_nxt + i * payload, peer.rcv_nxt)
         sent = ready.send(peer.driver.tx(), count=count, timeout=0.1)
         peer.snd_nxt += sent * payload
         peer.hear(0.0)
@@ -168,9 +234,8 @@ def flood(peer: Peer, seconds: float, frame: int) -> None:
 
 def drain(peer: Peer, seconds: float) -> float:
     """Copy out what comes and acknowledge it; Gb/s."""
-    header = bytearray(_NET_HEADER.pack(NEEDS_CSUM, 0, 0, 0, _TCP_AT, 16, 0) + peer.headers(tcp.ACK))
-    ready = Burst([(header, b"")])
-    ack_at = _NET_HEADER.size + _TCP_AT + 8
+    segment = Segment(peer)
+    ready = _ready([segment])
     moved, began = 0, time.monotonic()
     # The headers of what the stack sends on this connection: timestamps were not offered.
     while (now := time.monotonic()) - began < seconds:
@@ -179,19 +244,49 @@ def drain(peer: Peer, seconds: float) -> float:
             continue
         moved += size - count * _HEADERS
         peer.rcv_nxt += size - count * _HEADERS
-        _SEQ.pack_into(header, ack_at, peer.rcv_nxt & 0xFFFFFFFF)
+        segment.number(peer.snd_nxt, peer.rcv_nxt)
         ready.send(peer.driver.tx(), timeout=0.1)
     peer.send(tcp.RST | tcp.ACK)
     return moved * 8e-9 / (now - began)
 
 
+def round_trips(peer: Peer, seconds: float, size: int) -> list[float]:
+    """One segment there and one back, again and again: microseconds of each."""
+    segment = Segment(peer, bytes(size))
+    ready = _ready([segment])
+    ring, rx = peer.driver.tx(), peer.driver.rx()
+    times = []
+    now = began = time.perf_counter()
+    while now - began < seconds:
+        begun = now = time.perf_counter()
+        segment.number(peer.snd_nxt, peer.rcv_nxt)
+        ready.send(ring, timeout=_WAIT_SECONDS)
+        peer.snd_nxt += size
+        wanted = peer.rcv_nxt + size
+        while peer.rcv_nxt < wanted:
+            while not rx.pending:
+                now = time.perf_counter()
+                if now - begun > _WAIT_SECONDS:
+                    raise TimeoutError("no answer")
+            now = time.perf_counter()
+            peer.rcv_nxt += peer.hear_length()
+        times.append((now - begun) * 1e6)
+    peer.send(tcp.RST | tcp.ACK)
+    return times
+
+
 def main(socket: str, mode: str, port: str, seconds: str, frame: str) -> None:
     with NetDriver(socket) as driver:
         peer = Peer(driver, int(port))
+        print("go", flush=True)  # noqa: T201 - read by rig.py, as is what follows
         if mode == "send":
             flood(peer, float(seconds), int(frame))
+            print("done", flush=True)  # noqa: T201
+        elif mode == "recv":
+            print(f"{drain(peer, float(seconds)):.3f}", flush=True)  # noqa: T201
         else:
-            print(f"{drain(peer, float(seconds)):.3f}")  # noqa: T201 - read by rig.py
+            times = round_trips(peer, float(seconds), int(frame))
+            print(median(times), quantiles(times, n=100)[98], len(times), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
