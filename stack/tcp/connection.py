@@ -286,7 +286,7 @@ class Connection(Pcb):
         if self.orphan:
             return
         self.orphan = True
-        self.fast_state = False
+        self.predicted = 0
         state = self.state
         if state in (TcpState.CLOSED, TcpState.TIME_WAIT):
             self.receiver.queue.clear()

@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 `input` is the hot entry. One `unpack_from` reads the header together with the place where the timestamp option sits in
-practically every segment of an established connection; one dictionary look-up finds the connection; `Connection.fast`
-takes it from there. Whatever does not fit goes through `_slow`: exact checks, a `Segment`, the state's ladder.
+practically every segment of an established connection that agreed on it; one dictionary look-up finds the connection;
+`Connection.fast` takes it from there. Whatever does not fit goes through `_slow`: exact checks, a `Segment`, the
+state's ladder.
 
 No segment, however malformed, makes `input` raise; what cannot be used is counted in `drops`.
 """
@@ -29,6 +30,7 @@ from stack.tcp.listener import Listener
 from stack.tcp.mib import Mib, MibCounters
 from stack.tcp.minisock import Minisock, send_single
 from stack.tcp.options import TcpConfig, TcpOptions
+from stack.tcp.pcb import PLAIN_OFFSET
 from stack.tcp.segment import Segment
 from stack.tcp.seqnum import unwrap
 from stack.tcp.syncookies import SynCookies
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 #: both ports, seq, ack, data offset, flags, window, checksum, urgent, first option word, TSval, TSecr
 _STAMPED: Final = struct.Struct("!IIIBBHHHIII")
+_PLAIN: Final = struct.Struct("!IIIBBHHH")  # the same without an option
 _QUOTED: Final = struct.Struct("!II")  # what an ICMP error quotes at least: ports and sequence number
 _PSH_OFF: Final = 0xF7
 _SHARED_KEPT: Final = 256  # ports connect() chose, before those released are looked for
@@ -214,20 +217,24 @@ class TcpLayer:
     def input(self, packet: IpPacket) -> None:
         """One received segment or superframe. Never raises."""
         data = packet.payload
-        if len(data) < 32:
+        length = len(data)
+        if length >= 32:
+            ports, seq, ack, offset, flags, window, _, _, option, value, echo = _STAMPED.unpack_from(data)
+        elif length >= HEADER_LENGTH:
+            ports, seq, ack, offset, flags, window, _, _ = _PLAIN.unpack_from(data)
+            option = value = echo = 0
+        else:
             self._slow(packet, data)
             return
-        ports, seq, ack, offset, flags, window, _, _, option, value, echo = _STAMPED.unpack_from(data)
         connection = self.connections.get((packet.src, packet.dst, ports))
         if (
             connection is not None
-            and connection.fast_state
-            and option == TIMESTAMPS_WORD
-            and offset == 0x80
+            and offset == connection.predicted
+            and (option == TIMESTAMPS_WORD or offset == PLAIN_OFFSET)
             and flags & _PSH_OFF == ACK
             and packet.csum_ok
             and (connection.ecn is None or packet.tos & ECN_MASK != CE)
-            and connection.fast(data, seq, ack, window, value, echo, packet.gso_size)
+            and connection.fast(data, length - (offset >> 2), seq, ack, window, value, echo, packet.gso_size)
         ):
             self.stats.fast_in += 1
             return

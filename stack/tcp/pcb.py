@@ -53,6 +53,8 @@ MSS_MINIMUM: Final = 88  # bytes; Linux TCP_MIN_MSS: a peer's smaller MSS would 
 TIMESTAMPS_LENGTH: Final = 12  # bytes of every header once agreed on
 OUT_OF_WINDOW_INTERVAL: Final = 500 * NS_PER_MS  # ns between answers to bare segments; Linux tcp_invalid_ratelimit
 MAX_SHIFT: Final = 14  # RFC 7323 section 2.3
+PLAIN_OFFSET: Final = 0x50  # data offset byte of a header without options
+STAMPED_OFFSET: Final = 0x80  # ... and of one with a timestamp option and its padding
 
 
 class Pcb:
@@ -65,7 +67,6 @@ class Pcb:
         "ecn",
         "error",
         "event",
-        "fast_state",
         "fastopen",
         "gso_type",
         "ip",
@@ -84,6 +85,7 @@ class Pcb:
         "path_mtu",
         "peer_mss",
         "ports",
+        "predicted",
         "pseudo",
         "read_shut",
         "receiver",
@@ -133,7 +135,8 @@ class Pcb:
         self.soft_error = 0  #: what ICMP said, in case the connection times out
         self.state = TcpState.CLOSED
         self.ladder: State = STATES[TcpState.CLOSED]  #: what segments meet in this state
-        self.fast_state = False  #: header prediction may be tried
+        #: data offset (as it stands in the header) of segments for which header prediction may be tried; 0: of none
+        self.predicted = 0
         self.orphan = False  #: the user has closed
         self.read_shut = False
         self.scheduled = False  #: the flush is deferred to the end of this turn
@@ -218,13 +221,15 @@ class Pcb:
 
     def predict(self) -> None:
         """Decide anew whether header prediction may be tried."""
-        self.fast_state = (
-            self.timestamps
-            and not self.orphan
-            and self.state in _FAST_STATES
-            and not (self.read_shut and self.state is TcpState.FIN_WAIT_2)
-            and (self.urgent is None or self.urgent.state is not UrgentByte.AWAITED)
-        )
+        if (
+            self.state not in _FAST_STATES
+            or self.orphan
+            or (self.read_shut and self.state is TcpState.FIN_WAIT_2)
+            or (self.urgent is not None and self.urgent.state is UrgentByte.AWAITED)
+        ):
+            self.predicted = 0
+        else:
+            self.predicted = STAMPED_OFFSET if self.timestamps else PLAIN_OFFSET
 
     def _rest(self) -> None:
         """TIME-WAIT: a small object waits in our place (`timewait`). What was received stays readable."""
@@ -315,39 +320,44 @@ class Pcb:
         """A segment for this connection, by the ladder of its state."""
         self.ladder.segment(self, seg)
 
-    def fast(self, data: memoryview, seq: int, ack: int, window: int, value: int, echo: int, gso_size: int) -> bool:
-        """Header prediction for a segment with ACK (and PSH) set and a timestamp option. False: take the ladder.
+    def fast(
+        self, data: memoryview, size: int, seq: int, ack: int, window: int, value: int, echo: int, gso_size: int
+    ) -> bool:
+        """Header prediction for a segment with ACK (and PSH) set and, if agreed on, a timestamp option. False: take the
+        ladder.
 
-        `data` includes the 32-byte header; `seq` and `ack` are wire values.
+        `data` ends with the `size` bytes of payload; `seq` and `ack` are wire values; `value` and `echo` those of the
+        timestamp option, if there is one.
         """
         receiver = self.receiver
         nxt = receiver.rcv_nxt
         if seq != nxt & MASK or receiver.reassembly.length:
             return False
-        if (value - receiver.ts_recent) & MASK >= HALF:
+        stamped = self.timestamps
+        if stamped and (value - receiver.ts_recent) & MASK >= HALF:
             return False
         sender = self.sender
         una = sender.snd_una
         acked = (ack - una) & MASK
-        size = len(data) - 32
         if size and (size > receiver.rcv_adv - nxt or receiver.fin_seq is not None):
             return False
         if acked:
             if acked > sender.snd_max - una:
                 return False
-            sender.acknowledge(una + acked, echo)
+            sender.acknowledge(una + acked, echo if stamped else None)
         elif not size:
             return False  # duplicate ACKs, window updates, answers to probes
-        if nxt <= receiver.last_ack_sent:
+        if stamped and nxt <= receiver.last_ack_sent:
             # RFC 7323 section 4.3 (2)
             receiver.ts_recent = value
             receiver.ts_recent_at = self.scheduler.now
         if window != sender.raw_window:
             sender.update_window(window, nxt, una + acked)
         if size:
-            receiver.accept(data[32:], size, gso_size)
+            receiver.accept(data[-size:], size, gso_size)
         else:
             receiver.segments += 1
+        self.soft_error = 0
         self.event = True
         if not self.scheduled:
             self.scheduled = True

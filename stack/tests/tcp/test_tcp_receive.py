@@ -30,8 +30,9 @@ def test_data_in_order(timestamps: bool) -> None:
     assert s.connection.read(10) == b""
 
 
-def test_header_prediction_takes_plain_data_and_acks() -> None:
-    s = Script(timestamps=True).established()
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_header_prediction_takes_plain_data_and_acks(timestamps: bool) -> None:
+    s = Script(timestamps=timestamps).established()
     s.send(ACK | PSH, seq=1, ack=1, data=b"x" * 3000, gso_size=1448)
     s.write(b"y" * 100)
     s.drain()
