@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from qemu.guest.arch import Arch
 from qemu.guest.argv import Accelerator
 
 PROBE_SECONDS: Final = 2.0
@@ -83,10 +84,15 @@ class Verdict:
         return f"{self.accelerator}: {self.reason}"
 
 
-def choose(qemu: str, *, allow_kvm: bool = True) -> Verdict:
-    """KVM if it runs guest code, else TCG. The first call may take two seconds, later ones are answered from memory."""
+def choose(qemu: str, *, allow_kvm: bool = True, arch: Arch = "x86_64") -> Verdict:
+    """KVM if it runs guest code, else TCG. The first call may take two seconds, later ones are answered from memory.
+
+    The image that is run is x86-64's, so a guest of another architecture is always under TCG.
+    """
     if not allow_kvm:
         return Verdict("tcg", "KVM was not asked for")
+    if arch != "x86_64":
+        return Verdict("tcg", f"KVM is used for x86-64 guests only, this one is {arch}")
     return _probe_kvm(qemu)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from qemu.guest.arch import FACTS, ArchFacts, Machine, arch_of_machine
 from qemu.guest.errors import SetupError
 
 #: sockaddr_un.sun_path holds 108 bytes; a path needs its NUL, an abstract name its leading one (unix(7)).
@@ -24,29 +25,23 @@ MIN_MEMORY_MIB: Final = 64
 #: PCIe slot and chassis numbers from here are ours; smaller ones are left to the user's own ports.
 _FIRST_SPARE_SLOT: Final = 32
 
-Machine = Literal["q35", "pc", "microvm"]
 Accelerator = Literal["tcg", "kvm"]
 
 #: Kernel words that shorten the boot under TCG (measured: 1.5 s becomes 1.2 s) and make a dead guest end at once:
 #: panic=-1 reboots on panic, which -no-reboot turns into QEMU's exit.
 KERNEL_WORDS: Final = (
-    "console=ttyS0",
     "panic=-1",
     "oops=panic",
     "cryptomgr.notests",
     "mitigations=off",
     "nokaslr",
-    "no_timer_check",
     "audit=0",
     "init_on_alloc=0",
     "rcupdate.rcu_expedited=1",
     "random.trust_cpu=on",
     "random.trust_bootloader=on",
-    "8250.nr_uarts=1",
     "nowatchdog",
 )
-#: Only true where the TSC is QEMU's own.
-_TCG_WORDS: Final = ("tsc=reliable",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +95,14 @@ class QemuConfig:
     user_net: bool = False  #: one more card on QEMU's own slirp, for comparisons
     disk: Path | None = None  #: written to a temporary copy of QEMU's, which has no name
     ram: str = ""  #: the file that is the guest's memory; "": a new memfd of QEMU's own
-    spare_ports: int = 0  #: root ports that cards can be plugged into while the guest runs (q35 only)
+    spare_ports: int = 0  #: root ports that cards can be plugged into while the guest runs (q35 and virt only)
     incoming: bool = False  #: start no guest, wait for a saved one
     extra: tuple[str, ...] = ()  #: passed through as they are
+
+    @property
+    def facts(self) -> ArchFacts:
+        """Those of the architecture the machine is of."""
+        return FACTS[arch_of_machine(self.machine)]
 
 
 def arguments(config: QemuConfig) -> list[str]:
@@ -134,7 +134,9 @@ def arguments(config: QemuConfig) -> list[str]:
 
 
 def kernel_words(config: QemuConfig) -> list[str]:
-    words = [*KERNEL_WORDS, *(_TCG_WORDS if config.accelerator == "tcg" else ()), f"rdinit={config.init}"]
+    facts = config.facts
+    words = [f"console={facts.console}", *KERNEL_WORDS, *facts.kernel_words]
+    words += [*(facts.tcg_words if config.accelerator == "tcg" else ()), f"rdinit={config.init}"]
     if config.disk is not None:
         words.append("guestwire.root=disk")
     return [*words, *config.append]
@@ -142,9 +144,7 @@ def kernel_words(config: QemuConfig) -> list[str]:
 
 def machine_arguments(config: QemuConfig) -> list[str]:
     """Machine, CPU and memory. vhost-user needs guest memory in a file that can be shared: memfd with share=on."""
-    # `-cpu max` advertises ERMS and FSRM; the guest then copies with `rep movsb`, which TCG executes byte by byte:
-    # half the throughput of qemu64 (measured).
-    cpu = "host" if config.accelerator == "kvm" else "qemu64"
+    cpu = "host" if config.accelerator == "kvm" else config.facts.tcg_cpu
     backend = f"file,mem-path={_escaped(config.ram)}" if config.ram else "memfd"
     words = [
         "-machine",
@@ -288,8 +288,11 @@ def _check(config: QemuConfig) -> None:
         raise SetupError(f"a guest needs at least {MIN_MEMORY_MIB} MiB of memory, not {config.memory_mib}")
     if config.smp < 1:
         raise SetupError(f"a guest needs at least one CPU, not {config.smp}")
-    if config.spare_ports and config.machine != "q35":
-        raise SetupError(f"cards can be plugged into a running guest on a q35 only, not on {config.machine}")
+    facts = config.facts
+    if config.spare_ports and config.machine not in facts.hotplug:
+        raise SetupError(
+            f"cards can be plugged into a running guest on a {facts.hotplug[0]} only, not on {config.machine}"
+        )
     for card in config.net:
         if len(card.mac) != 6 or card.mac[0] & 1:
             raise SetupError(f"{card.mac.hex(':')} is no unicast hardware address of six bytes")

@@ -36,15 +36,16 @@ class Recipe:
     @staticmethod
     def find(config: GuestConfig) -> Recipe:
         """Raises MissingError for what this machine lacks, SetupError for what the configuration has wrong."""
-        qemu = find_qemu(config.qemu)
-        return Recipe(config, qemu, choose_kernel(config), build_agent(), accel.choose(qemu, allow_kvm=config.kvm))
+        qemu = find_qemu(config)
+        verdict = accel.choose(qemu, allow_kvm=config.kvm, arch=config.arch)
+        return Recipe(config, qemu, choose_kernel(config), build_agent(config.arch), verdict)
 
     def write_image(self, path: Path) -> None:
         config = self.config
         content = ImageContent(
-            config.machine, config.modules, config.programs, config.shares, config.initrd, config.disk is not None
+            config.board, config.modules, config.programs, config.shares, config.initrd, config.disk is not None
         )
-        write_image(path, self.kernel, self.agent, content)
+        write_image(path, self.kernel, self.agent, content, config.say)
 
     def qemu_config(self, initrd: Path) -> QemuConfig:
         """QEMU's configuration without channels and cards."""
@@ -54,7 +55,7 @@ class Recipe:
             kernel=self.kernel.image,
             initrd=initrd,
             accelerator=self.verdict.accelerator,
-            machine=config.machine,
+            machine=config.board,
             memory_mib=config.memory_mib,
             smp=config.smp,
             append=config.append,

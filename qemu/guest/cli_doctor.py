@@ -15,10 +15,14 @@ from typing import Final
 import click
 
 from qemu.guest import accel
+from qemu.guest.agent.build import agent_entry
+from qemu.guest.arch import FACTS
 from qemu.guest.cache import cache_root
 from qemu.guest.cli import EXIT_MISSING
 from qemu.guest.config import DEFAULT_MEMORY_MIB, DEFAULT_QEMU
 from qemu.guest.elf import ElfError, closure
+from qemu.guest.image import busybox_entry
+from qemu.guest.kernel import cache_entry
 
 #: A guest's memory, QEMU's own and this process's, in MiB.
 _NEEDED_MIB: Final = DEFAULT_MEMORY_MIB + 256
@@ -67,6 +71,7 @@ def examine(qemu: str) -> list[Finding]:
         _extension,
         _memory,
         _memfd,
+        _aarch64,
     )
     return [check() for check in checks]
 
@@ -97,7 +102,7 @@ def _accelerator(qemu: str) -> Finding:
 
 
 def _kernel() -> Finding:
-    cached = sorted(cache_root().glob("kernel-*/boot/vmlinuz-*"))
+    cached = sorted((cache_root() / cache_entry("x86_64", "cloud")).glob("boot/vmlinuz-*"))
     if cached:
         return Finding("guest kernel", True, f"{cached[-1].name.removeprefix('vmlinuz-')} in the cache")
     if shutil.which("apt-get") is not None:
@@ -151,3 +156,20 @@ def _memfd() -> Finding:
     except OSError as error:
         return Finding("shared memory", False, f"memfd_create: {error.strerror}", "allow memfd_create in this sandbox")
     return Finding("shared memory", True, "memfd works (guest memory is not limited by /dev/shm)")
+
+
+def _aarch64() -> Finding:
+    """What aarch64 guests need besides: nobody misses it who has none."""
+    facts, root = FACTS["aarch64"], cache_root()
+    lacking = []
+    if shutil.which(facts.qemu) is None:
+        lacking.append((facts.qemu, facts.qemu_package))
+    if shutil.which(facts.compiler) is None and not (root / agent_entry(facts.compiler)).is_dir():
+        lacking.append((facts.compiler, facts.compiler_packages))
+    if lacking:
+        names, packages = zip(*lacking, strict=True)
+        return Finding("aarch64 guests", None, f"no {' and no '.join(names)}", f"apt-get install {' '.join(packages)}")
+    fetched = all((root / entry).is_dir() for entry in (cache_entry("aarch64", "cloud"), busybox_entry("aarch64")))
+    if not fetched and shutil.which("apt-get") is None:
+        return Finding("aarch64 guests", None, "no kernel in the cache, and no apt-get to fetch it with")
+    return Finding("aarch64 guests", True, "under TCG" + ("" if fetched else "; kernel and busybox are fetched first"))

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from qemu.guest.argv import Machine
+from qemu.guest.arch import ARCHES, Machine
 from qemu.guest.cli_options import DIRECTORY, FILE, OUTPUT, SOCKET, memory, share, variable
 from qemu.guest.command import STDOUT, Command
-from qemu.guest.config import DEFAULT_BOOT_SECONDS, DEFAULT_MEMORY_MIB, DEFAULT_QEMU, GuestConfig
+from qemu.guest.config import DEFAULT_BOOT_SECONDS, DEFAULT_MEMORY_MIB, GuestConfig
 from qemu.guest.errors import CommandTimeoutError, GuestError, GuestTimeoutError
 from qemu.guest.guest import Guest
 from qemu.guest.image import Share
@@ -31,7 +31,12 @@ _READ_BYTES: Final = 65536
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@click.option("--kernel", type=FILE, help="Kernel to boot: bzImage or vmlinux. Default: Debian's cloud kernel, cached.")
+@click.option("--arch", type=click.Choice(ARCHES), default="x86_64", show_default=True, help="The guest's processor.")
+@click.option(
+    "--kernel",
+    type=FILE,
+    help="Kernel to boot: bzImage or vmlinux; for aarch64 an Image. Default: Debian's cloud kernel, cached.",
+)
 @click.option("--modules", "modules_dir", type=DIRECTORY, help="lib/modules/RELEASE that belongs to --kernel.")
 @click.option("--initrd", type=FILE, help="Root file system (cpio) instead of busybox; the agent is put on top.")
 @click.option("--disk", type=FILE, help="Boot the root on this disk (raw, qcow2), which is not written to.")
@@ -45,7 +50,7 @@ _READ_BYTES: Final = 65536
     help="MiB; 1G.",
 )
 @click.option("--smp", type=click.IntRange(1, 255), default=1, show_default=True, help="Processors.")
-@click.option("--machine", type=click.Choice(["q35", "pc"]), default="q35", show_default=True)
+@click.option("--machine", type=click.Choice(["q35", "pc", "virt"]), help="Default: q35, for aarch64 virt.")
 @click.option(
     "--share",
     "shares",
@@ -77,7 +82,7 @@ _READ_BYTES: Final = 65536
 @click.option("--no-net", is_flag=True, help="No network card.")
 @click.option("--no-vsock", is_flag=True, help="No vsock.")
 @click.option("--append", multiple=True, help="Further word for the kernel command line.")
-@click.option("--qemu", default=DEFAULT_QEMU, show_default=True, help="QEMU's name or path.")
+@click.option("--qemu", help="QEMU's name or path. Default: qemu-system-ARCH.")
 @click.option("--console", is_flag=True, help="Show the guest's console on standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Say on standard error what is going on.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -131,12 +136,13 @@ def _open_lan(path: Path, no_net: bool, undo: ExitStack) -> Lan:
 def _config(
     options: dict[str, Any], no_kvm: bool, no_offload: bool, no_net: bool, no_vsock: bool, console: bool, say: Any
 ) -> GuestConfig:
-    machine: Machine = options["machine"]
+    machine: Machine | None = options["machine"]
     shares: tuple[Share, ...] = options["shares"]
     pcap: Path | None = options["pcap"]
     if pcap is not None and no_net:
         raise click.UsageError("--pcap needs the card that --no-net takes away")
     return GuestConfig(
+        arch=options["arch"],
         kernel=options["kernel"],
         modules_dir=options["modules_dir"],
         initrd=options["initrd"],

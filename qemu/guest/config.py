@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from qemu.guest.argv import Machine
+from qemu.guest.arch import FACTS, Arch, ArchFacts, Machine
 from qemu.guest.errors import MissingError, SetupError
 from qemu.guest.image import Share
 from qemu.guest.kernel import Kernel, KernelError, find_kernel, kernel_from_file
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stack import Network, Stack
     from stack.link import Switch
 
-DEFAULT_QEMU: Final = "qemu-system-x86_64"
+DEFAULT_QEMU: Final = FACTS["x86_64"].qemu
 DEFAULT_MEMORY_MIB: Final = 256
 #: Generous: a loaded machine without KVM takes several times the usual two seconds.
 DEFAULT_BOOT_SECONDS: Final = 60.0
@@ -30,7 +30,8 @@ TEMPLATE_PORTS: Final = 6
 class GuestConfig:
     """What `Guest` takes, as keywords or as one object to start from."""
 
-    kernel: Path | None = None  #: bzImage or vmlinux; None: Debian's cloud kernel from the cache
+    arch: Arch = "x86_64"  #: or "aarch64", under TCG
+    kernel: Path | None = None  #: bzImage or vmlinux, on aarch64 an Image; None: Debian's cloud kernel from the cache
     modules_dir: Path | None = None  #: lib/modules/RELEASE of that kernel
     initrd: Path | None = None  #: a root of the user's own instead of busybox
     #: A disk with a root of its own, raw or qcow2; the guest writes to a copy that goes away with it. Its init is
@@ -38,8 +39,9 @@ class GuestConfig:
     disk: Path | None = None
     memory_mib: int = DEFAULT_MEMORY_MIB
     smp: int = 1
-    machine: Machine = "q35"  #: or "pc"; in a "microvm" the Debian kernel finds no clock under QEMU 7.2's TCG
-    qemu: str = DEFAULT_QEMU  #: name or path
+    #: None: "q35", on aarch64 "virt". Or "pc"; in a "microvm" the Debian kernel finds no clock under QEMU 7.2's TCG.
+    machine: Machine | None = None
+    qemu: str | None = None  #: name or path; None: the architecture's
     kvm: bool = True  #: use KVM if it proves to work
     append: tuple[str, ...] = ()  #: further words for the kernel command line
     extra: tuple[str, ...] = ()  #: further QEMU arguments, as they are
@@ -96,6 +98,21 @@ class GuestConfig:
     console_tee: Callable[[bytes], object] | None = None  #: gets the console's bytes as they come
 
     @property
+    def facts(self) -> ArchFacts:
+        """Those of its architecture. Raises SetupError for one that is not known."""
+        if self.arch not in FACTS:
+            raise SetupError(f"{self.arch!r} is none of the architectures of guests: {', '.join(FACTS)}")
+        return FACTS[self.arch]
+
+    @property
+    def board(self) -> Machine:
+        """The machine it is in. Raises SetupError if that is of another architecture."""
+        machines = self.facts.machines
+        if self.machine is not None and self.machine not in machines:
+            raise SetupError(f"an {self.arch} guest cannot be in a {self.machine}, but in: {', '.join(machines)}")
+        return self.machine or machines[0]
+
+    @property
     def ports(self) -> int:
         """How many spare root ports the guest has."""
         if self.spare_ports is not None:
@@ -103,11 +120,13 @@ class GuestConfig:
         return TEMPLATE_PORTS if self.template else 0
 
 
-def find_qemu(name: str) -> str:
+def find_qemu(config: GuestConfig) -> str:
     """Its path. Raises MissingError with the command that installs it."""
+    facts = config.facts
+    name = config.qemu or facts.qemu
     found = shutil.which(name)
     if found is None:
-        raise MissingError(f"no {name} on PATH: apt-get install qemu-system-x86")
+        raise MissingError(f"no {name} on PATH: apt-get install {facts.qemu_package}")
     return found
 
 
@@ -115,10 +134,10 @@ def choose_kernel(config: GuestConfig) -> Kernel:
     """The kernel the configuration asks for. Raises SetupError, or MissingError if none can be had."""
     try:
         if config.kernel is not None:
-            return kernel_from_file(config.kernel, config.modules_dir)
+            return kernel_from_file(config.kernel, config.modules_dir, arch=config.arch)
     except KernelError as error:
         raise SetupError(str(error)) from error
     try:
-        return find_kernel(say=config.say)
+        return find_kernel(arch=config.arch, say=config.say)
     except KernelError as error:
         raise MissingError(str(error)) from error

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from qemu.guest.argv import Machine
+from qemu.guest.arch import FACTS, Arch, Machine, arch_of_machine
+from qemu.guest.cache import cached
+from qemu.guest.debs import Debs, Say
 from qemu.guest.errors import MissingError, SetupError
 from qemu.guest.initramfs import Initramfs, InitramfsError
 from qemu.guest.kernel import Kernel
@@ -20,10 +22,12 @@ HOME: Final = "/.guestwire"
 AGENT_PATH: Final = f"{HOME}/agent"
 MODULES_FILE: Final = f"{HOME}/modules"
 UDHCPC_SCRIPT: Final = f"{HOME}/udhcpc"
+#: Names a busybox that is to make its links when the guest starts.
+INSTALL_FILE: Final = f"{HOME}/busybox"
 DEFAULT_SHARE: Final = "/share"
 
 _DEVICE_MODULES: Final = ("virtio_console", "virtio_net", "vmw_vsock_virtio_transport")
-_TRANSPORT_MODULES: Final = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
+_TRANSPORT_MODULES: Final = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio", "virt": "virtio_pci"}
 #: File systems a disk's root may be (agent/root.c knows them by their magic), and what they ask for at run time.
 _FILE_SYSTEMS: Final = {
     "ext4": ("crc32c_generic",),
@@ -86,13 +90,17 @@ class ImageContent:
     disk: bool = False  #: the root proper is on a disk: what it takes to mount it
 
 
-def write_image(path: Path, kernel: Kernel, agent: Path, content: ImageContent) -> None:
-    """Write the archive to `path`. Raises SetupError naming what cannot be packed and the remedy."""
-    image = Initramfs()
+def write_image(path: Path, kernel: Kernel, agent: Path, content: ImageContent, say: Say = lambda _: None) -> None:
+    """Write the archive to `path`; `say` gets a line for each step that takes a while.
+
+    Raises SetupError naming what cannot be packed and the remedy.
+    """
+    arch = arch_of_machine(content.machine)
+    image = Initramfs(FACTS[arch].elf)
     try:
         image.add_file(AGENT_PATH, agent, mode=0o755)
         if content.initrd is None:
-            _add_busybox(image)
+            _add_busybox(image, arch, say)
         _add_modules(image, kernel, content)
         for program in content.programs:
             image.add_program(program)
@@ -135,20 +143,47 @@ def is_archive(path: Path) -> bool:
     return head.startswith(_ARCHIVES)
 
 
-def find_busybox() -> Path:
-    """A statically linked busybox of the host. Raises MissingError."""
+def find_busybox(arch: Arch = "x86_64", say: Say = lambda _: None) -> Path:
+    """A statically linked busybox: the host's, or Debian's of another architecture in the cache, downloaded once.
+
+    Raises MissingError.
+    """
+    if arch != "x86_64":
+        return cached(busybox_entry(arch), lambda directory: _fetch_busybox(directory, arch, say)) / "bin/busybox"
     found = shutil.which("busybox")
     if found is None:
         raise MissingError("no busybox to furnish the guest with: apt-get install busybox-static")
     return Path(found)
 
 
-def _add_busybox(image: Initramfs) -> None:
-    busybox = find_busybox()
+def busybox_entry(arch: Arch) -> str:
+    """The name of the cache entry of that architecture's busybox."""
+    return f"busybox-{FACTS[arch].debian}"
+
+
+def _fetch_busybox(directory: Path, arch: Arch, say: Say) -> None:
+    try:
+        with Debs(directory, FACTS[arch].debian, say) as debs:
+            debs.unpack(["busybox-static"])
+    except MissingError as error:
+        raise MissingError(f"{error}; or give the guest a root of your own (initrd)") from error
+    if not (directory / "bin/busybox").is_file():
+        # Where /bin and /usr/bin are one, packages hold the latter.
+        (directory / "bin").symlink_to("usr/bin")
+
+
+def _add_busybox(image: Initramfs, arch: Arch, say: Say) -> None:
+    busybox = find_busybox(arch, say)
     image.add_program(busybox, "/bin/busybox")
-    for applet in _applets(busybox):
-        if f"/{applet}" not in image:
-            image.add_symlink(f"/{applet}", "/bin/busybox")
+    if arch == "x86_64":
+        for applet in _applets(busybox):
+            if f"/{applet}" not in image:
+                image.add_symlink(f"/{applet}", "/bin/busybox")
+    else:
+        # It cannot be asked here which applets it has: in the guest it makes the links itself (agent/boot.c).
+        image.add_bytes(INSTALL_FILE, b"/bin/busybox\n")
+        for directory in ("/bin", "/sbin", "/usr/bin", "/usr/sbin"):
+            image.add_directory(directory)
     for path, text in _ETC.items():
         image.add_bytes(path, text.encode())
     image.add_bytes(UDHCPC_SCRIPT, _UDHCPC.encode(), mode=0o755)

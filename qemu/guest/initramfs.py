@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
-from qemu.guest.elf import ElfError, closure, is_elf, script_interpreter
+from qemu.guest.elf import ElfError, closure, is_elf, read, script_interpreter
 
 _MAGIC: Final = b"070701"
 _TRAILER: Final = "TRAILER!!!"
@@ -50,7 +50,9 @@ class Initramfs:
     again replaces it, except that a directory stays a directory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, machine: str | None = None) -> None:
+        """`machine`: the guest's, as ELF calls it (EM_X86_64); programs for another are refused."""
+        self._machine = machine
         self._entries: dict[str, _Entry] = {}
 
     def add_directory(self, path: str, mode: int = 0o755) -> None:
@@ -97,6 +99,9 @@ class Initramfs:
         self.add_file(target, located, mode=0o755)
         try:
             if is_elf(located):
+                found = read(located).machine
+                if self._machine is not None and found != self._machine:
+                    raise InitramfsError(f"cannot pack {program}: it is for {found}, the guest for {self._machine}")
                 for library_path, library in closure(located):
                     self.add_file(library_path, library, mode=0o755)
                 return

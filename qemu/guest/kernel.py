@@ -1,28 +1,31 @@
-"""Finds a kernel to boot: Debian's cloud kernel, fetched into the cache, or any kernel file the user names.
-
-The package is downloaded with the machine's own apt, but through a state directory of ours: that works without
-root, takes no lock of the system's and changes nothing in it. The package is unpacked, never installed.
-"""
+"""Finds a kernel to boot: Debian's, fetched into the cache (debs.py), or any kernel file the user names."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
-from collections.abc import Callable
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from qemu.guest.arch import FACTS, Arch
 from qemu.guest.cache import cached
+from qemu.guest.debs import Debs, Say
+from qemu.guest.errors import MissingError
 
-#: Meta-packages that depend on the current kernel image: Debian's cloud flavour; on Ubuntu the nearest equivalent.
-_META_PACKAGES: Final = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-amd64")
-_DOWNLOAD_SECONDS: Final = 600
-_ENTRY: Final = "kernel-amd64"
+#: "cloud" is small and soon up; "general" has next to every driver and file system, 9p among them.
+Flavour = Literal["cloud", "general"]
 
-Say = Callable[[str], None]
+_IMAGE_PATTERN: Final = r"linux-image-(?:unsigned-)?\d\S+"
+_BANNER: Final = b"Linux version "
+_BANNER_BYTES: Final = 256
+#: Where an arm64 Image has its magic (kernel: Documentation/arm64/booting.rst), and an EFI one that unpacks itself.
+_ARM64_MAGIC: Final = (56, b"ARM\x64")
+_ZBOOT_MAGIC: Final = (4, b"zimg")
+#: xen/include/public/elfnote.h: XEN_ELFNOTE_PHYS32_ENTRY
+_PVH_NOTE: Final = 18
 
 
 class KernelError(RuntimeError):
@@ -38,12 +41,17 @@ class Kernel:
     release: str  #: e.g. "6.1.0-40-cloud-amd64"; "" if the image does not tell
 
 
-def find_kernel(*, say: Say = lambda _: None) -> Kernel:
-    """The cached distribution kernel, downloaded and unpacked first if it is not there (about 30 MB, once).
+def cache_entry(arch: Arch, flavour: Flavour) -> str:
+    """The name of the cache entry of that kernel."""
+    return f"kernel-{FACTS[arch].debian}" + ("" if flavour == "cloud" else f"-{flavour}")
+
+
+def find_kernel(*, arch: Arch = "x86_64", flavour: Flavour = "cloud", say: Say = lambda _: None) -> Kernel:
+    """The cached distribution kernel, downloaded and unpacked first if it is not there (20 to 70 MB, once).
 
     `say` gets a line for each step that takes a while. Raises KernelError.
     """
-    entry = cached(_ENTRY, lambda directory: _fetch(directory, say))
+    entry = cached(cache_entry(arch, flavour), lambda directory: _fetch(directory, arch, flavour, say))
     images = sorted(entry.glob("boot/vmlinuz-*"))
     if not images:
         raise KernelError(f"the cached kernel in {entry} is damaged: remove that directory and try again")
@@ -54,23 +62,19 @@ def find_kernel(*, say: Say = lambda _: None) -> Kernel:
     raise KernelError(f"the cached kernel in {entry} has no modules: remove that directory and try again")
 
 
-def kernel_from_file(image: Path, modules_dir: Path | None = None) -> Kernel:
-    """A kernel the user names: a bzImage, or a vmlinux ELF file that QEMU can boot (PVH).
+def kernel_from_file(image: Path, modules_dir: Path | None = None, *, arch: Arch = "x86_64") -> Kernel:
+    """A kernel the user names: for x86-64 a bzImage or a vmlinux with a PVH entry, for aarch64 an Image.
 
-    Without `modules_dir`, the modules of that release are used if this machine has them installed; otherwise the
-    drivers must be built in. Raises KernelError if `image` is missing or no kernel.
+    Without `modules_dir`, the modules of that release are used if this machine has them installed, or if they are
+    beside it as in an unpacked package; otherwise the drivers must be built in. Raises KernelError if `image` is
+    missing or no kernel that QEMU can boot.
     """
     try:
         with image.open("rb") as file:
             head = file.read(0x10000)
     except OSError as error:
         raise KernelError(f"cannot read the kernel {image}: {error.strerror}") from error
-    if head[:4] == b"\x7fELF":
-        release = ""
-    elif head[0x1FE:0x200] == b"\x55\xaa" and head[0x202:0x206] == b"HdrS":
-        release = _bzimage_release(head)
-    else:
-        raise KernelError(f"{image} is no kernel: expected an x86 bzImage or an ELF vmlinux")
+    release = _x86_release(image, head) if arch == "x86_64" else _arm64_release(image, head)
     if modules_dir is None and release:
         installed = Path("/lib/modules") / release
         beside = image.parent.parent / "lib/modules" / release
@@ -80,6 +84,61 @@ def kernel_from_file(image: Path, modules_dir: Path | None = None) -> Kernel:
     return Kernel(image, modules_dir, release)
 
 
+def _x86_release(image: Path, head: bytes) -> str:
+    if head[:4] == b"\x7fELF":
+        _check_vmlinux(image)
+        return _banner_release(image)
+    if head[0x1FE:0x200] == b"\x55\xaa" and head[0x202:0x206] == b"HdrS":
+        return _bzimage_release(head)
+    if _has(head, _ARM64_MAGIC):
+        raise KernelError(f"{image} is an arm64 kernel: it needs an aarch64 guest (arch)")
+    raise KernelError(f"{image} is no kernel: expected an x86 bzImage or an ELF vmlinux")
+
+
+def _arm64_release(image: Path, head: bytes) -> str:
+    if _has(head, _ARM64_MAGIC):
+        return _banner_release(image)
+    if head[:2] == b"\x1f\x8b":  # Image.gz, which QEMU unpacks
+        return ""
+    if _has(head, _ZBOOT_MAGIC):
+        raise KernelError(f"{image} unpacks itself under UEFI only (zboot): pass the Image it was made from")
+    if head[:4] == b"\x7fELF":
+        raise KernelError(f"{image} is a vmlinux, which QEMU boots on x86-64 only: pass arch/arm64/boot/Image")
+    raise KernelError(f"{image} is no arm64 kernel: expected an Image or Image.gz")
+
+
+def _has(head: bytes, magic: tuple[int, bytes]) -> bool:
+    at, text = magic
+    return head[at : at + len(text)] == text
+
+
+def _check_vmlinux(image: Path) -> None:
+    """Raises KernelError unless it is x86-64's and has the entry that QEMU uses (CONFIG_PVH)."""
+    try:
+        with image.open("rb") as file:
+            elf = ELFFile(file)
+            if elf["e_machine"] != "EM_X86_64":
+                raise KernelError(f"{image} is a vmlinux for {elf['e_machine']}, not for x86-64")
+            notes = [segment.data() for segment in elf.iter_segments() if segment["p_type"] == "PT_NOTE"]
+    except (ELFError, ValueError, OverflowError) as error:
+        raise KernelError(f"{image} is not a readable ELF file: {error}") from error
+    if not any(_has_pvh_entry(data) for data in notes):
+        raise KernelError(
+            f"{image} has no PVH entry for QEMU to boot it at: build it with CONFIG_PVH=y, or pass a bzImage"
+        )
+
+
+def _has_pvh_entry(notes: bytes) -> bool:
+    at = 0
+    while at + 12 <= len(notes):
+        name_bytes, data_bytes, kind = (int.from_bytes(notes[at + i : at + i + 4], "little") for i in (0, 4, 8))
+        name = notes[at + 12 : at + 12 + name_bytes]
+        if kind == _PVH_NOTE and name == b"Xen\0":
+            return True
+        at += 12 + (name_bytes + 3) // 4 * 4 + (data_bytes + 3) // 4 * 4
+    return False
+
+
 def _bzimage_release(head: bytes) -> str:
     """The version string that the setup header points to (kernel: Documentation/arch/x86/boot.rst, kernel_version)."""
     offset = int.from_bytes(head[0x20E:0x210], "little") + 0x200
@@ -87,97 +146,23 @@ def _bzimage_release(head: bytes) -> str:
     return words[0].decode(errors="replace") if words else ""
 
 
-def _fetch(directory: Path, say: Say) -> None:
-    for tool in ("apt-get", "apt-cache", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise KernelError(
-                f"no {tool} here to fetch a guest kernel with: pass one with --kernel FILE (a bzImage or vmlinux)"
-            )
-    state = directory / ".apt"
-    options = _private_apt(state)
-    say("fetching the package lists (into a directory of our own)")
-    update = _run(["apt-get", *options, "-q", "update"], state)
-    package = _resolve(options, state)
-    if package is None:
-        raise KernelError(
-            "apt knows no kernel package among "
-            + ", ".join(_META_PACKAGES)
-            + f": pass a kernel with --kernel FILE. apt said: {_last_line(update)}"
-        )
-    names = [package]
-    # Ubuntu splits the modules off into a package of their own.
-    modules = package.replace("linux-image-", "linux-modules-", 1)
-    if _known(modules, options, state):
-        names.append(modules)
-    say(f"downloading {' and '.join(names)}")
-    done = _run(["apt-get", *options, "-q", "download", *names], state)
-    packages = sorted(state.glob("*.deb"))
-    if done.returncode or len(packages) < len(names):
-        raise KernelError(f"apt could not download {' '.join(names)}: {_last_line(done)}")
-    say("unpacking it into the cache")
-    for file in packages:
-        unpacked = _run(["dpkg-deb", "-x", str(file), str(directory)], state)
-        if unpacked.returncode:
-            raise KernelError(f"{file.name} cannot be unpacked: {_last_line(unpacked)}")
-    shutil.rmtree(state)
+def _banner_release(image: Path) -> str:
+    """The first word after "Linux version" in a kernel that is not compressed; "" if there is none."""
+    with image.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(_BANNER)
+        words = data[at + len(_BANNER) : at + _BANNER_BYTES].split() if at >= 0 else []
+    return words[0].decode(errors="replace") if words and b"%" not in words[0] else ""
+
+
+def _fetch(directory: Path, arch: Arch, flavour: Flavour, say: Say) -> None:
+    facts = FACTS[arch]
+    try:
+        with Debs(directory, facts.debian, say) as debs:
+            package = debs.dependency(facts.kernel_packages[flavour], _IMAGE_PATTERN)
+            # Ubuntu splits the modules off into a package of their own.
+            modules = package.replace("linux-image-", "linux-modules-", 1)
+            debs.unpack([package, modules] if debs.known(modules) else [package])
+    except MissingError as error:
+        raise KernelError(f"{error}; or pass a kernel of your own with --kernel FILE") from error
     if not list(directory.glob("boot/vmlinuz-*")):
         raise KernelError(f"the package {package} has no kernel image in it")
-
-
-def _private_apt(state: Path) -> list[str]:
-    for part in ("lists/partial", "archives/partial"):
-        (state / part).mkdir(parents=True)
-    (state / "status").touch()
-    settings = {
-        "Dir::State": state,
-        "Dir::State::lists": state / "lists",
-        "Dir::State::status": state / "status",
-        "Dir::Cache": state,
-        "Dir::Cache::archives": state / "archives",
-        "Dir::Log": state,
-        "Debug::NoLocking": "true",
-        "Acquire::Languages": "none",
-        "Acquire::Retries": "2",
-        "APT::Architecture": "amd64",
-    }
-    if os.geteuid() == 0:
-        settings["APT::Sandbox::User"] = "root"  # the _apt user cannot write into a cache that is root's
-    return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-
-
-def _resolve(options: list[str], state: Path) -> str | None:
-    """The versioned image package that the first known meta-package depends on."""
-    for meta in _META_PACKAGES:
-        depends = _run(["apt-cache", *options, "depends", "--important", meta], state).stdout
-        found = re.search(r"Depends: (linux-image-(?:unsigned-)?\d\S+)", depends)
-        if found:
-            return found.group(1)
-    return None
-
-
-def _known(package: str, options: list[str], state: Path) -> bool:
-    return _run(["apt-cache", *options, "show", "--no-all-versions", package], state).returncode == 0
-
-
-def _run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=_DOWNLOAD_SECONDS,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except subprocess.TimeoutExpired as error:
-        raise KernelError(f"{command[0]} did not finish within {_DOWNLOAD_SECONDS} s") from error
-
-
-def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("E:")]
-    return (errors or lines or ["nothing"])[-1]

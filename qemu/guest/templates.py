@@ -68,8 +68,8 @@ class Template:
 
 def why_not(config: GuestConfig) -> str:
     """Why guests of this configuration cannot start from a template, or ""."""
-    if config.machine != "q35":
-        return f"cards can be plugged into a running guest on a q35 only, not on {config.machine}"
+    if config.board not in config.facts.hotplug:
+        return f"cards can be plugged into a running guest on a {config.facts.hotplug[0]} only, not on {config.board}"
     if config.extra:
         return "QEMU's further arguments (extra) may stand for things a template cannot know"
     if config.disk is not None:
@@ -244,7 +244,7 @@ def _memo(config: GuestConfig) -> Hashable | None:
         _identity(config.kernel),
         str(config.modules_dir),
         _identity(config.initrd),
-        *(config.memory_mib, config.smp, config.qemu, config.kvm, config.append, config.modules),
+        *(config.arch, config.memory_mib, config.smp, config.qemu, config.kvm, config.append, config.modules),
         *(config.ports, str(cache_root()), os.environ.get("PATH")),
     )
 

@@ -11,6 +11,7 @@
  *   serve.c    the loop: port in, port out, children's pipes, SIGCHLD
  *   command.c  one running command: fork, pipes, credit, exit status
  *   file.c     builtins @put and @get
+ *   mount.c    builtins @insmod, @mount and @umount: directories of the host
  *   pipe.c     builtin @pipe: a TCP or vsock connection as standard input and output
  *   load.c     builtin @load: bulk, request/response and connect load over TCP and vsock
  *
@@ -33,6 +34,7 @@
 #define AGENT_VERSION 1u
 #define AGENT_PORT_NAME "guestwire.agent"
 #define AGENT_MODULES_FILE "/.guestwire/modules"
+#define AGENT_INSTALL_FILE "/.guestwire/busybox" /* names a busybox that is to make its links */
 
 #define FRAME_HEADER 12u          /* bytes: u32 payload length, u16 type, u16 zero, u32 id; little-endian */
 #define FRAME_MAX_PAYLOAD 65536u  /* bytes */
@@ -112,6 +114,9 @@ int builtin_put(int argc, char **argv);
 int builtin_get(int argc, char **argv);
 int builtin_load(int argc, char **argv);
 int builtin_pipe(int argc, char **argv);
+int builtin_insmod(void);
+int builtin_mount(int argc, char **argv);
+int builtin_umount(int argc, char **argv);
 int copy_stream(int from, int to); /* until the end; 0, or -1 with errno */
 
 /* boot.c */

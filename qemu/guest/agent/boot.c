@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -70,6 +71,36 @@ void boot_load_modules(const char *path)
     fclose(list);
 }
 
+/* A small sysfs or list file as a string without its trailing newline. */
+static bool read_text(const char *path, char *text, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
+    if (fd >= 0)
+        close(fd);
+    if (n < 0)
+        return false;
+    text[n] = 0;
+    text[strcspn(text, "\n")] = 0;
+    return true;
+}
+
+/* A busybox that could not be asked on the host which applets it has: it is for another architecture. */
+static void install_busybox(void)
+{
+    char program[256];
+    int status;
+    if (!read_text(AGENT_INSTALL_FILE, program, sizeof program))
+        return;
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl(program, program, "--install", "-s", (char *)NULL);
+        _exit(127);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
+        boot_problem("%s could not make its links", program);
+}
+
 static void loopback_up(void)
 {
     struct ifreq request = {.ifr_name = "lo"};
@@ -94,6 +125,7 @@ void boot_system(void)
     mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755");
     for (int fd = 3; fd < 16; fd++)
         close(fd);
+    install_busybox();
     boot_load_modules(AGENT_MODULES_FILE);
     loopback_up();
     setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
@@ -103,20 +135,6 @@ void boot_system(void)
     mkdir("/root", 0700);
     if (chdir("/") != 0)
         boot_problem("cannot enter /: %s", strerror(errno));
-}
-
-/* A small sysfs or list file as a string without its trailing newline. */
-static bool read_text(const char *path, char *text, size_t size)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
-    if (fd >= 0)
-        close(fd);
-    if (n < 0)
-        return false;
-    text[n] = 0;
-    text[strcspn(text, "\n")] = 0;
-    return true;
 }
 
 static int open_port_named(const char *entry)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from qemu.guest.arch import FACTS, Arch
 from qemu.guest.cache import cached
 from qemu.guest.errors import MissingError, SetupError
 
@@ -21,21 +22,34 @@ def sources() -> list[Path]:
     return sorted(SOURCES.glob("*.c"))
 
 
-def build_agent(*, compiler: str = "gcc") -> Path:
-    """The agent's path in the cache, compiled first if its sources changed.
+def build_agent(arch: Arch = "x86_64", *, compiler: str | None = None) -> Path:
+    """The agent's path in the cache, compiled first if its sources changed; by default with the architecture's gcc.
 
     Raises MissingError without a compiler, SetupError with what the compiler said if it fails.
     """
+    packages = FACTS[arch].compiler_packages
+    compiler = compiler or FACTS[arch].compiler
+    entry = agent_entry(compiler)
+    return cached(entry, lambda where: compile_agent(where / "agent", compiler, packages=packages)) / "agent"
+
+
+def agent_entry(compiler: str) -> str:
+    """The name of the cache entry of the agent that `compiler` makes."""
     digest = hashlib.sha256(" ".join((compiler, *FLAGS)).encode())
     for path in sorted(SOURCES.glob("*.[ch]")):
         digest.update(path.read_bytes())
-    return cached(f"agent-{digest.hexdigest()[:16]}", lambda where: compile_agent(where / "agent", compiler)) / "agent"
+    return f"agent-{digest.hexdigest()[:16]}"
 
 
-def compile_agent(output: Path, compiler: str, flags: tuple[str, ...] = FLAGS) -> None:
+def compile_agent(
+    output: Path,
+    compiler: str,
+    flags: tuple[str, ...] = FLAGS,
+    packages: str = FACTS["x86_64"].compiler_packages,
+) -> None:
     if shutil.which(compiler) is None:
-        raise MissingError(f"no C compiler ({compiler}) to build the guest agent with: apt-get install gcc libc6-dev")
+        raise MissingError(f"no C compiler ({compiler}) to build the guest agent with: apt-get install {packages}")
     command = [compiler, *flags, "-o", str(output), *map(str, sources())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
     if done.returncode:
-        raise SetupError(f"the guest agent does not compile (is libc6-dev installed?):\n{done.stderr.strip()}")
+        raise SetupError(f"the guest agent does not compile (is all of {packages} installed?):\n{done.stderr.strip()}")

@@ -132,6 +132,12 @@ static _Noreturn void child(const struct run_request *request, const int fd[3])
             rc = builtin_get(argc, request->argv);
         else if (strcmp(name, "@load") == 0)
             rc = builtin_load(argc, request->argv);
+        else if (strcmp(name, "@insmod") == 0)
+            rc = builtin_insmod();
+        else if (strcmp(name, "@mount") == 0)
+            rc = builtin_mount(argc, request->argv);
+        else if (strcmp(name, "@umount") == 0)
+            rc = builtin_umount(argc, request->argv);
         else if (strcmp(name, "@pipe") == 0)
             rc = builtin_pipe(argc, request->argv);
         else

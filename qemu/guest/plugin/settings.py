@@ -13,6 +13,8 @@ from typing import Any, Final, Literal
 
 import pytest
 
+from qemu.guest.arch import ARCHES, Arch
+
 Pcap = Literal["on-failure", "always", "never"]
 _TRUE: Final = frozenset({"1", "yes", "true", "on"})
 _FALSE: Final = frozenset({"", "0", "no", "false", "off"})
@@ -84,7 +86,13 @@ def _yes(text: str, _: Path) -> bool:
 
 
 OPTIONS: Final = (
-    Option("kernel", "kernel to boot, bzImage or vmlinux (default: Debian's cloud kernel, cached)", _file, "FILE"),
+    Option("arch", "the guests' processor: x86_64 (default) or aarch64, under TCG", _one_of(*ARCHES), None, "x86_64"),
+    Option(
+        "kernel",
+        "kernel to boot: bzImage or vmlinux, for aarch64 an Image (default: Debian's cloud kernel, cached)",
+        _file,
+        "FILE",
+    ),
     Option("modules", "lib/modules/RELEASE that belongs to the kernel", _directory, "DIR"),
     Option(
         "image",
@@ -125,6 +133,7 @@ OPTIONS: Final = (
 class Settings:
     """The session's choices."""
 
+    arch: Arch
     kernel: Path | None
     modules: Path | None
     image: Path | None

@@ -8,12 +8,11 @@ import subprocess
 from typing import TYPE_CHECKING, Final
 
 from qemu.guest import accel
+from qemu.guest.arch import FACTS
 from qemu.guest.cache import cache_root
-from qemu.guest.config import DEFAULT_QEMU
+from qemu.guest.kernel import cache_entry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from qemu.guest.plugin.settings import Settings
 
 _VERSION_SECONDS: Final = 10.0
@@ -21,17 +20,19 @@ _VERSION_SECONDS: Final = 10.0
 
 def header(settings: Settings) -> list[str]:
     """QEMU's version, the accelerator and why, the kernel. Never downloads or boots anything."""
-    if shutil.which(DEFAULT_QEMU) is None:
-        return [f"guests: no {DEFAULT_QEMU} on PATH: apt-get install qemu-system-x86"]
-    verdict = accel.choose(DEFAULT_QEMU, allow_kvm=settings.accel != "tcg")
-    return [f"guests: QEMU {qemu_version()}, {verdict}; kernel {_kernel(settings.kernel)}"]
+    facts = FACTS[settings.arch]
+    if shutil.which(facts.qemu) is None:
+        return [f"guests: no {facts.qemu} on PATH: apt-get install {facts.qemu_package}"]
+    verdict = accel.choose(facts.qemu, allow_kvm=settings.accel != "tcg", arch=settings.arch)
+    other = f"{settings.arch} " if settings.arch != "x86_64" else ""
+    return [f"{other}guests: QEMU {qemu_version(facts.qemu)}, {verdict}; kernel {_kernel(settings)}"]
 
 
 @functools.cache
-def qemu_version() -> str:
+def qemu_version(qemu: str = FACTS["x86_64"].qemu) -> str:
     try:
         done = subprocess.run(
-            [DEFAULT_QEMU, "--version"], capture_output=True, text=True, timeout=_VERSION_SECONDS, check=False
+            [qemu, "--version"], capture_output=True, text=True, timeout=_VERSION_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
@@ -39,8 +40,8 @@ def qemu_version() -> str:
     return words[words.index("version") + 1] if "version" in words[:-1] else "unknown"
 
 
-def _kernel(chosen: Path | None) -> str:
-    if chosen is not None:
-        return str(chosen)
-    cached = sorted(cache_root().glob("kernel-*/boot/vmlinuz-*"))
+def _kernel(settings: Settings) -> str:
+    if settings.kernel is not None:
+        return str(settings.kernel)
+    cached = sorted((cache_root() / cache_entry(settings.arch, "cloud")).glob("boot/vmlinuz-*"))
     return cached[-1].name.removeprefix("vmlinuz-") if cached else "Debian's cloud kernel, downloaded when first used"

@@ -98,6 +98,7 @@ class World:
             )
         settings = self.settings
         chosen: dict[str, Any] = {
+            "arch": settings.arch,
             "kernel": settings.kernel,
             "modules_dir": settings.modules,
             **_image(settings.image),

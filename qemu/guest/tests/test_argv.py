@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from qemu.guest.arch import Machine
 from qemu.guest.argv import (
     MAX_SOCKET_PATH_BYTES,
-    Machine,
     NetCard,
     QemuConfig,
     SocketName,
@@ -61,6 +61,21 @@ def test_tcg_never_gets_cpu_max() -> None:
     """It advertises ERMS and FSRM, and TCG runs `rep movsb` byte by byte (measured: QEMU 7.2.22)."""
     assert option(arguments(CONFIG), "-cpu") == ["qemu64"]
     assert option(arguments(replace(CONFIG, accelerator="kvm")), "-cpu") == ["host"]
+
+
+def test_an_aarch64_guest_is_in_a_virt_with_what_belongs_to_it() -> None:
+    config = replace(CONFIG, machine="virt", net=(CARD,), vsock=VsockCard(SocketName("/run/vsock")), spare_ports=1)
+    words = arguments(config)
+    assert option(words, "-machine") == ["virt,accel=tcg,memory-backend=ram"]
+    assert option(words, "-cpu") == ["cortex-a57"]
+    assert option(words, "-object") == ["memory-backend-memfd,id=ram,size=256M,share=on"]
+    kernel = kernel_words(config)
+    assert kernel[0] == "console=ttyAMA0"
+    assert not {"tsc=reliable", "no_timer_check", "console=ttyS0"} & set(kernel)
+    devices = [word.split(",")[0] for word in option(words, "-device")]
+    assert devices == [
+        *("virtio-serial-pci", "virtserialport", "virtio-net-pci", "vhost-user-vsock-pci", "pcie-root-port"),
+    ]
 
 
 def test_microvm_speaks_modern_virtio_over_mmio() -> None:
@@ -116,6 +131,7 @@ def test_longest_socket_path_is_accepted_and_one_more_is_not() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"machine": "pc", "spare_ports": 1}, "on a q35 only, not on pc"),
         ({"memory_mib": 16}, "at least 64 MiB of memory, not 16"),
         ({"smp": 0}, "at least one CPU"),
         ({"net": (replace(CARD, mac=bytes.fromhex("015400000001")),)}, "no unicast hardware address"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
 
 from qemu.guest.errors import MissingError, SetupError
-from qemu.guest.image import AGENT_PATH, ImageContent, Share, find_busybox, parse_share, write_image
+from qemu.guest.image import AGENT_PATH, ImageContent, Share, busybox_entry, find_busybox, parse_share, write_image
 from qemu.guest.initramfs import Initramfs
 from qemu.guest.kernel import Kernel
 
@@ -25,6 +26,12 @@ def names(archive: bytes) -> list[str]:
         found.append(archive[at + 110 : at + 109 + length].decode())
         at += (110 + length + 3) // 4 * 4 + (size + 3) // 4 * 4
     return found
+
+
+def elf(machine: int) -> bytes:
+    """A static program with nothing in it."""
+    magic = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    return struct.pack("<16sHHIQQQIHHHHHH", magic, 2, machine, 1, 0, 0, 0, 0, 64, 56, 0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -45,6 +52,28 @@ def test_busybox_and_its_applets_furnish_the_root(kernel: Kernel, agent: Path, t
     packed = names((tmp_path / "initrd").read_bytes())
     assert {AGENT_PATH[1:], "bin/busybox", "bin/sh", "etc/passwd", ".guestwire/udhcpc"} <= set(packed)
     assert packed[-1] == TRAILER.decode()
+
+
+def test_another_architectures_busybox_makes_its_links_in_the_guest(
+    kernel: Kernel, agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be run here to be asked which applets it has."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/no/such/directory")
+    busybox = tmp_path / "guestwire" / busybox_entry("aarch64") / "bin/busybox"
+    busybox.parent.mkdir(parents=True)
+    busybox.write_bytes(elf(183))
+    write_image(tmp_path / "initrd", kernel, agent, ImageContent("virt"))
+    packed = names((tmp_path / "initrd").read_bytes())
+    assert {"bin/busybox", ".guestwire/busybox", "sbin", "usr/sbin"} <= set(packed)
+    assert "bin/sh" not in packed
+
+
+def test_a_program_for_another_architecture_is_refused(kernel: Kernel, agent: Path, tmp_path: Path) -> None:
+    (tmp_path / "program").write_bytes(elf(183))
+    content = ImageContent(programs=(str(tmp_path / "program"),))
+    with pytest.raises(SetupError, match="program: it is for EM_AARCH64, the guest for EM_X86_64"):
+        write_image(tmp_path / "initrd", kernel, agent, content)
 
 
 def test_a_root_of_the_users_own_stays_and_ours_comes_on_top(kernel: Kernel, agent: Path, tmp_path: Path) -> None:

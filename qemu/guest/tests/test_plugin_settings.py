@@ -46,6 +46,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeConfig:
 
 #: Three values for each option: for the command line, the environment and the ini file.
 VALUES: dict[str, tuple[str, str, str]] = {
+    "arch": ("aarch64", "x86_64", "aarch64"),
     "kernel": ("a", "b", "c"),
     "modules": ("a.d", "b.d", "c.d"),
     "image": ("a", "b", "c"),
