@@ -69,6 +69,7 @@ class PacketEndpoint:
         self.ifindex = 0  #: only this interface, 0: all, -1: the one that is gone
         self.filter: Program | None = None
         self.ignore_outgoing = False
+        self.no_fcs = False  #: SO_NOFCS
         self.vnet_header = 0  #: length of the offload header, bytes; 0: there is none
         self.receive_limit = DEFAULT_RECEIVE_LIMIT  #: bytes
         self.queue: deque[Received] = deque()
@@ -178,7 +179,8 @@ class PacketEndpoint:
     def send(self, data: bytes, address: PacketAddress | None) -> int:
         """Send one frame, through the interface bound to or that of `address`; returns the bytes of `data`.
 
-        Raises NetError: ENXIO (no interface), ENETDOWN, EMSGSIZE, EINVAL (no whole header, facts that lie), ENOBUFS.
+        Raises NetError: ENXIO (no interface), ENETDOWN, EPROTONOSUPPORT (SO_NOFCS), EMSGSIZE,
+        EINVAL (no whole header, facts that lie), ENOBUFS.
         """
         ifindex, protocol = (self.ifindex, self.protocol) if address is None else address[:2]
         iface = self._layer.find(ifindex)
@@ -186,6 +188,8 @@ class PacketEndpoint:
             raise NetError(errno.ENXIO)
         if not iface.up:
             raise NetError(errno.ENETDOWN)
+        if self.no_fcs:
+            raise NetError(errno.EPROTONOSUPPORT)  # the checksum of the link is never ours to leave out
         facts, frame = self._facts(data)
         if not self.headers:
             to = None if address is None else address[4]

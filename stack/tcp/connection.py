@@ -231,12 +231,12 @@ class Connection(Pcb):
         """Look at `options` again."""
         options = self.options
         receiver = self.receiver
-        if options.rcvbuf:
-            receiver.resize(options.rcvbuf, options.window_clamp)
+        if options.fixed_rcvbuf:
+            receiver.resize(options.fixed_rcvbuf, options.window_clamp)
         else:
             receiver.resize(receiver.rcvbuf, options.window_clamp)
-        if options.sndbuf:
-            self.sender.sndbuf = options.sndbuf
+        if options.fixed_sndbuf:
+            self.sender.sndbuf = options.fixed_sndbuf
         name = options.congestion or self.layer.config.congestion
         congestion = self.sender.congestion
         if congestion.name != name:

@@ -40,6 +40,7 @@ class TcpOptions:
     maxseg: int = 0  #: TCP_MAXSEG as the user gave it (before the timestamp option); 0: path MTU decides
     rcvbuf: int = 0  #: SO_RCVBUF in bytes of payload; 0: auto-tuned from TcpConfig.rcvbuf up to rcvbuf_max
     sndbuf: int = 0  #: SO_SNDBUF in bytes of payload; 0: auto-tuned from TcpConfig.sndbuf up to sndbuf_max
+    tuned: int = 0  #: SO_BUF_LOCK: bit 0 for sndbuf, bit 1 for rcvbuf: the size above is only where tuning begins
     window_clamp: int = 0  #: TCP_WINDOW_CLAMP, bytes; 0: none
     fin_timeout: int = 60 * NS_PER_S  #: TCP_LINGER2: how long an orphan stays in FIN-WAIT-2, ns; negative: not at all
     defer_accept: int = 0  #: TCP_DEFER_ACCEPT, ns; 0: off
@@ -60,6 +61,16 @@ class TcpOptions:
     told: Any = None  #: of a Listener: what its socket had been told, for the sockets of its connections
     tos: int = 0  #: IP_TOS or IPV6_TCLASS
     mark: int = 0  #: SO_MARK, for rules that choose routes by it
+
+    @property
+    def fixed_sndbuf(self) -> int:
+        """`sndbuf`, 0 if that may be tuned."""
+        return 0 if self.tuned & 1 else self.sndbuf
+
+    @property
+    def fixed_rcvbuf(self) -> int:
+        """`rcvbuf`, 0 if that may be tuned."""
+        return 0 if self.tuned & 2 else self.rcvbuf
 
     def copy(self) -> TcpOptions:
         return replace(self)

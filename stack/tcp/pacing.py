@@ -59,7 +59,7 @@ def set_pace(sender: Sender, pacer: Pacer, now: int) -> None:
         rate = model.pacing_rate(srtt)
         # Room for a window in flight, one delivered behind a hole, and the next; Linux: bbr_sndbuf_expand.
         want = min(3 * model.cwnd, connection.layer.config.sndbuf_max)
-        if want > sender.sndbuf and not connection.options.sndbuf:
+        if want > sender.sndbuf and not connection.options.fixed_sndbuf:
             sender.sndbuf = want
     elif srtt:
         congestion = sender.congestion

@@ -163,7 +163,7 @@ class Pcb:
         self.sender = Sender(self, iss, self.advmss, congestion, options.sndbuf or config.sndbuf)
         receiver = self.receiver = Receiver(self, options.rcvbuf or config.rcvbuf)
         if self.window_scaling:
-            receiver.shift = window_shift(options.rcvbuf or config.rcvbuf_max)
+            receiver.shift = window_shift(options.fixed_rcvbuf or config.rcvbuf_max)
         receiver.resize(receiver.rcvbuf, options.window_clamp)
         if not options.quickack:
             receiver.quick = -1

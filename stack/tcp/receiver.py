@@ -147,7 +147,7 @@ class Receiver:
     def make_room(self, low_water: int) -> None:
         """SO_RCVLOWAT: so much must fit, or it would never be reached."""
         options = self.connection.options
-        if low_water > self.rcvbuf and not options.rcvbuf:
+        if low_water > self.rcvbuf and not options.fixed_rcvbuf:
             self.resize(min(2 * low_water, self.connection.layer.config.rcvbuf_max), options.window_clamp)
 
     # --- segments coming in -------------------------------------------------------------------------------------
@@ -292,7 +292,12 @@ class Receiver:
         if self.pressed and (took < self.round_trip or not self.round_trip):
             self.round_trip = took
         self.mark_at = now
-        if self.drained and self.pressed and not connection.options.rcvbuf and connection.layer.config.moderate_rcvbuf:
+        if (
+            self.drained
+            and self.pressed
+            and not connection.options.fixed_rcvbuf
+            and connection.layer.config.moderate_rcvbuf
+        ):
             grown = min(2 * self.rcvbuf, connection.layer.config.rcvbuf_max)
             if grown > self.rcvbuf:
                 self.resize(grown, connection.options.window_clamp)

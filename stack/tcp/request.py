@@ -78,7 +78,7 @@ class Request(Minisock):
         self.syn = _headers(seg, link=given.save_syn > 1) if given.save_syn else b""
         self.fastopen: bytes | None = None  #: cookie to be told with the SYN|ACK
         rcvbuf = given.rcvbuf or config.rcvbuf
-        self.shift = 0 if self.scale is None else window_shift(given.rcvbuf or config.rcvbuf_max)
+        self.shift = 0 if self.scale is None else window_shift(given.fixed_rcvbuf or config.rcvbuf_max)
         self.window = min(rcvbuf, given.window_clamp or rcvbuf, MAX_FIELD)  #: as said in the SYN|ACK
         self.level = 0  #: time-outs so far
         self.retransmitted = 0  #: SYN|ACKs sent again

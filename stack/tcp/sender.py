@@ -275,7 +275,7 @@ class Sender:
         if self.cwnd_limited and not recovering:
             congestion.on_ack(acked, now, self.rtt)
             want = 2 * congestion.cwnd
-            if want > self.sndbuf and not connection.options.sndbuf:
+            if want > self.sndbuf and not connection.options.fixed_sndbuf:
                 self.sndbuf = min(want, connection.layer.config.sndbuf_max)
         # RFC 6298 section 5: (5.2) all acknowledged: off; (5.3) something new acknowledged: restart.
         timer = connection.timers.retransmit

@@ -20,6 +20,7 @@ from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, OptionValues, Value
 from stack.socket.options_device import SO_MARK
 from stack.socket.options_socket import (
+    SO_BUF_LOCK,
     SO_KEEPALIVE,
     SO_OOBINLINE,
     SO_PRIORITY,
@@ -73,6 +74,8 @@ TCP_RTO_MAX_MS: Final = 44
 TCP_RTO_MIN_US: Final = 45
 TCP_DELACK_MAX_US: Final = 46
 
+#: SOCK_SNDBUF_LOCK and SOCK_RCVBUF_LOCK of SO_BUF_LOCK.
+_BUFFERS: Final = {SO_SNDBUF: 1, SO_RCVBUF: 2}
 #: MSS shown while unconnected (RFC 9293 section 3.7.1 default).
 MSS_DEFAULT: Final = 536
 MSS_MIN: Final = 88
@@ -231,13 +234,21 @@ def _unsupported(socket: StreamSocket, value: object) -> None:
 
 
 def _buffer_in_force(number: int, field: str) -> Callable[[StreamSocket], int]:
-    """SO_SNDBUF, SO_RCVBUF: as the user set it (doubled), or what a connection's tuning has come to."""
+    """SO_SNDBUF, SO_RCVBUF: as the user set it (doubled), or what a connection's tuning has come to.
+
+    A size that was set and unlocked again (SO_BUF_LOCK) is where the tuning began.
+    """
+    bit = _BUFFERS[number]
 
     def get(socket: StreamSocket) -> int:
         connection = socket.connection
-        if connection is None or socket.options.explicit(SOL_SOCKET, number):
-            return int(socket.options.value(SOL_SOCKET, number))
-        return int(getattr(connection, field))
+        told = int(socket.options.value(SOL_SOCKET, number))
+        if connection is None:
+            return told
+        if not socket.options.explicit(SOL_SOCKET, number):
+            return int(getattr(connection, field))
+        locked = socket.options.value(SOL_SOCKET, SO_BUF_LOCK) & bit
+        return told if locked else max(told, int(getattr(connection, field)))
 
     return get
 
@@ -351,6 +362,21 @@ def reuse(socket: StreamSocket, bound: BoundPort) -> None:
     bound.reuse_port = bool(socket.options.value(SOL_SOCKET, SO_REUSEPORT))
 
 
+def _lock_buffers(options: TcpOptions, socket: StreamSocket) -> None:
+    """SO_BUF_LOCK: which sizes are fixed. One that was locked without being set stays what it is."""
+    locks = int(socket.options.value(SOL_SOCKET, SO_BUF_LOCK))
+    options.tuned = 0
+    for number, field in ((SO_SNDBUF, "sndbuf"), (SO_RCVBUF, "rcvbuf")):
+        bit = _BUFFERS[number]
+        if socket.options.explicit(SOL_SOCKET, number):
+            options.tuned |= bit & ~locks
+        elif not locks & bit:
+            setattr(options, field, 0)
+        elif not getattr(options, field):
+            held = socket.connection or socket.host.netns.tcp.config
+            setattr(options, field, getattr(held, field))
+
+
 def fill(options: TcpOptions, socket: StreamSocket) -> TcpOptions:
     """Bring `options` up to what the socket has been told; what it was not told stays TCP's default."""
     values = socket.options
@@ -358,6 +384,7 @@ def fill(options: TcpOptions, socket: StreamSocket) -> TcpOptions:
         if values.explicit(level, number):
             setattr(options, field, convert(values.value(level, number)))
     version = 4 if socket.family == AF_INET else 6
+    _lock_buffers(options, socket)
     rate = pacing_rate(socket)
     options.max_pacing_rate = 0 if rate >= UNLIMITED else max(rate, 1)
     options.ttl = ttl_of(socket, version=version)

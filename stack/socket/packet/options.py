@@ -10,7 +10,7 @@ from stack.errors import NetError
 from stack.packet.sighting import VNET_HEADER
 from stack.socket.filter import FILTER_OPTIONS, attached, filter_level
 from stack.socket.options import INT_MAX, SOL_SOCKET, Kind, Option, OptionTable, Value
-from stack.socket.options_socket import SO_PROTOCOL, SO_RCVBUF, SO_REUSEPORT, socket_level
+from stack.socket.options_socket import SO_NOFCS, SO_PROTOCOL, SO_RCVBUF, SO_REUSEPORT, socket_level
 
 if TYPE_CHECKING:
     from stack.packet.membership import Wish
@@ -143,3 +143,4 @@ def apply(socket: PacketSocket, level: int, name: int) -> None:
     if (level, name) in FILTER_OPTIONS:
         endpoint.filter = attached(options)
     endpoint.receive_limit = options.value(SOL_SOCKET, SO_RCVBUF)
+    endpoint.no_fcs = bool(options.value(SOL_SOCKET, SO_NOFCS))
