@@ -16,6 +16,8 @@ from qemu.guest.errors import SetupError
 #: sockaddr_un.sun_path holds 108 bytes; a path needs its NUL, an abstract name its leading one (unix(7)).
 MAX_SOCKET_PATH_BYTES: Final = 107
 AGENT_PORT_NAME: Final = "guestwire.agent"
+#: What the agent knows the disk with the kernel's modules by (agent/root.c).
+MODULES_SERIAL: Final = "guestwire-mods"
 #: 0 to 2 mean "any", hypervisor and host; the last is VMADDR_CID_ANY (virtio 1.3 section 5.10.4).
 MIN_GUEST_CID: Final = 3
 MAX_GUEST_CID: Final = 0xFFFF_FFFE
@@ -94,6 +96,7 @@ class QemuConfig:
     vsock: VsockCard | None = None
     user_net: bool = False  #: one more card on QEMU's own slirp, for comparisons
     disk: Path | None = None  #: written to a temporary copy of QEMU's, which has no name
+    modules_disk: Path | None = None  #: with the kernel's modules, for a root on `disk`; only read from
     ram: str = ""  #: the file that is the guest's memory; "": a new memfd of QEMU's own
     spare_ports: int = 0  #: root ports that cards can be plugged into while the guest runs (q35 and virt only)
     incoming: bool = False  #: start no guest, wait for a saved one
@@ -127,6 +130,7 @@ def arguments(config: QemuConfig) -> list[str]:
         *(vsock_arguments(config.vsock, config) if config.vsock is not None else ()),
         *(_user_net(config) if config.user_net else ()),
         *(_disk(config.disk, config) if config.disk is not None else ()),
+        *(_modules_disk(config.modules_disk, config) if config.modules_disk is not None else ()),
         *(word for number in range(config.spare_ports) for word in ("-device", _spare_port(number))),
         *(("-incoming", "defer") if config.incoming else ()),
         *config.extra,
@@ -253,6 +257,11 @@ def _disk(path: Path, config: QemuConfig) -> list[str]:
     """A disk as it is, with a copy-on-write layer that QEMU makes in TMPDIR and unlinks at once (snapshot=on)."""
     drive = f"id=disk,if=none,file={_escaped(str(path))},format={disk_format(path)},snapshot=on,discard=unmap"
     return ["-drive", drive, "-device", _device("virtio-blk", config, {"drive": "disk"})]
+
+
+def _modules_disk(path: Path, config: QemuConfig) -> list[str]:
+    drive = f"id=modules,if=none,file={_escaped(str(path))},format=raw,read-only=on"
+    return ["-drive", drive, "-device", _device("virtio-blk", config, {"drive": "modules", "serial": MODULES_SERIAL})]
 
 
 def disk_format(path: Path) -> str:

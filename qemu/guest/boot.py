@@ -60,9 +60,17 @@ class Recipe:
             smp=config.smp,
             append=config.append,
             disk=config.disk,
+            modules_disk=self._modules_disk(),
             spare_ports=config.ports,
             user_net=config.user_net,
         )
+
+    def _modules_disk(self) -> Path | None:
+        if self.config.disk is None or self.kernel.modules_dir is None:
+            return None
+        from qemu.guest.modules_disk import modules_disk
+
+        return modules_disk(self.kernel.modules_dir)
 
 
 def cold(

@@ -7,6 +7,7 @@
  *
  *   boot.c     mounts, modules, loopback, finding the port by its name in sysfs (there is no udev in the guest)
  *   root.c     a root on a disk instead of the initramfs
+ *   disk.c     block devices and what is on them
  *   frame.c    framing: a 12-byte header and at most 64 KiB of payload; pure functions over bytes
  *   serve.c    the loop: port in, port out, children's pipes, SIGCHLD
  *   command.c  one running command: fork, pipes, credit, exit status
@@ -129,7 +130,8 @@ void boot_problem(const char *format, ...) __attribute__((format(printf, 1, 2)))
 /* root.c */
 bool root_wanted(void); /* the command line names a root on a disk */
 bool root_mount(void);  /* finds and mounts it */
-void root_enter(void);  /* process 1 becomes its init; a child of it returns from here, in the new root */
+void root_enter(char *name); /* process 1 becomes its init; a child of it, `name` its argv[0], returns from here in it */
+bool root_power_off(void);   /* have that init shut the machine down; false: there is none, or it cannot */
 
 extern bool is_guest; /* we are a guest's agent and not a test's on the host */
 

@@ -27,13 +27,13 @@ void say(const char *format, ...)
     dprintf(2, "guestwire-agent: %s\n", text);
 }
 
-static _Noreturn void init_main(void)
+static _Noreturn void init_main(char *name)
 {
     is_guest = true;
     boot_system();
     int fd = boot_open_port(PORT_WAIT_MS);
     if (fd >= 0 && root_wanted() && root_mount())
-        root_enter();
+        root_enter(name);
     if (fd < 0) {
         say("no virtio-serial port named %s: was virtio_console loaded?", AGENT_PORT_NAME);
     } else {
@@ -41,6 +41,9 @@ static _Noreturn void init_main(void)
         int result = serve(fd);
         if (result != 0)
             say("serving ended with %d", result);
+        else if (root_power_off())
+            for (;;)
+                pause(); /* its init ends what runs, unmounts, and switches the machine off */
     }
     sync();
     reboot(RB_POWER_OFF);
@@ -52,7 +55,7 @@ static _Noreturn void init_main(void)
 int main(int argc, char **argv)
 {
     if (getpid() == 1)
-        init_main();
+        init_main(argv[0]);
     if (argc == 3 && strcmp(argv[1], "--fd") == 0)
         return serve(atoi(argv[2]));
     if (argc >= 2 && strcmp(argv[1], "@load") == 0)
