@@ -57,6 +57,15 @@ class Qmp:
         """
         return self._call(self._client.execute(command, arguments), timeout, f"QEMU's answer to {command}")
 
+    def pass_descriptor(self, name: str, fd: int, *, timeout: float = 10.0) -> None:
+        """Give QEMU a copy of `fd`, which commands then name by `name` (getfd). Raises as `execute` does."""
+
+        async def send() -> Any:
+            self._client.send_fd_scm(fd)
+            return await self._client.execute("getfd", {"fdname": name})
+
+        self._call(send(), timeout, "QEMU's answer to getfd")
+
     def wait_event(self, name: str, *, timeout: float) -> dict[str, Any]:
         """The oldest kept event called `name`, taken out of `events`; waits for it. Raises GuestTimeoutError."""
         with self._arrived:

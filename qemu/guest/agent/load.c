@@ -7,12 +7,14 @@
  *            rr     one connection, request and response in turn
  *            crr    connect, request, response, close, over and over
  *            echo   serve rr and crr: answer every `size` bytes by `response` bytes, on many connections at once
- *   FAMILY   tcp, vsock or seqpacket (vsock with a message for each write; ADDRESS is a CID for both)
+ *   FAMILY   tcp, udp (send, recv and rr), vsock or seqpacket (vsock with a message for each write); ADDRESS is a CID
+ *            for the last two
  *   ADDRESS  an address to connect to, or "listen" (send, recv and echo): then {"listening": true} is printed first
  *   KEY      seconds bytes count size response timeout
  *
  * The result is one JSON line on standard output. Bulk seconds of `send` include the peer's close, so what is still
- * buffered is not counted as delivered; those of `recv` run from the first byte to the last.
+ * buffered is not counted as delivered; those of `recv` run from the first byte to the last. Nobody closes UDP: `send`
+ * reports what it sent; `recv` sends a byte to be known by, and an empty datagram or `timeout` of silence ends it.
  */
 #define _GNU_SOURCE
 #include "load.h"
@@ -45,17 +47,18 @@ static int run_send(const struct load *load)
         return 1;
     uint64_t sent = 0;
     double start = load_now();
+    bool datagrams = load_datagrams(load);
     while ((load->bytes == 0 || sent < load->bytes) && (load->seconds <= 0 || load_now() - start < load->seconds)) {
         size_t size = load->bytes != 0 && load->bytes - sent < load->size ? (size_t)(load->bytes - sent) : load->size;
         ssize_t n = send(fd, buffer, size, MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR)
+        if (n < 0 && (errno == EINTR || (datagrams && (errno == ECONNREFUSED || errno == ENOBUFS))))
             continue;
         if (n < 0)
             return load_complain("send");
         sent += (uint64_t)n;
     }
     shutdown(fd, SHUT_WR);
-    for (ssize_t n; (n = recv(fd, buffer, load->size, 0)) != 0;)
+    for (ssize_t n; !datagrams && (n = recv(fd, buffer, load->size, 0)) != 0;)
         if (n < 0 && errno != EINTR)
             return load_complain("waiting for the peer to close");
     double seconds = load_now() - start;
@@ -70,8 +73,13 @@ static int run_recv(const struct load *load)
         return 1;
     uint64_t received = 0;
     double first = 0, last = 0;
+    bool datagrams = load_datagrams(load);
+    if (datagrams && send(fd, buffer, 1, MSG_NOSIGNAL) < 0)
+        return load_complain("send");
     for (;;) {
         ssize_t n = recv(fd, buffer, load->size, 0);
+        if (n < 0 && datagrams && received != 0 && (errno == EAGAIN || errno == ECONNREFUSED))
+            break;
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -221,7 +229,7 @@ static int usage(const char *what)
 {
     fprintf(stderr,
             "guestwire: load: %s\n"
-            "usage: @load send|recv|rr|crr|echo tcp|vsock|seqpacket ADDRESS|listen PORT "
+            "usage: @load send|recv|rr|crr|echo tcp|udp|vsock|seqpacket ADDRESS|listen PORT "
             "[seconds=S] [bytes=N] [count=N] [size=N] [response=N] [timeout=S]\n",
             what);
     return 2;
@@ -239,8 +247,11 @@ int builtin_load(int argc, char **argv)
     load.response = 1;
     if (!bulk && !echo && strcmp(load.mode, "rr") != 0 && strcmp(load.mode, "crr") != 0)
         return usage("unknown mode");
-    if (strcmp(load.family, "tcp") != 0 && strcmp(load.family, "vsock") != 0 && strcmp(load.family, "seqpacket") != 0)
+    if (strcmp(load.family, "tcp") != 0 && strcmp(load.family, "udp") != 0 && strcmp(load.family, "vsock") != 0 &&
+        strcmp(load.family, "seqpacket") != 0)
         return usage("unknown family");
+    if (load_datagrams(&load) && (load.listen || strcmp(load.mode, "crr") == 0))
+        return usage("UDP does not listen or connect");
     if (echo ? !load.listen : (load.listen && !bulk))
         return usage("echo listens; rr and crr connect");
     for (int i = 5; i < argc; i++)

@@ -24,6 +24,7 @@ int load_accept(const struct load *load, int fd);   /* one connection, or -1 */
 int load_peer(const struct load *load);             /* connect or listen+accept, as the load says */
 int load_write_all(int fd, const void *bytes, size_t size);
 int load_read_all(int fd, void *bytes, size_t size); /* 0; 1 at end of stream before the first byte; -1 */
+bool load_datagrams(const struct load *load);      /* UDP */
 int load_complain(const char *what);                /* errno to standard error; returns 1 */
 
 struct samples {

@@ -38,9 +38,15 @@ union address {
     struct sockaddr_vm vm;
 };
 
+bool load_datagrams(const struct load *load)
+{
+    return strcmp(load->family, "udp") == 0;
+}
+
 static int make_socket(const struct load *load, int family)
 {
-    return socket(family, (strcmp(load->family, "seqpacket") == 0 ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+    int type = load_datagrams(load) ? SOCK_DGRAM : strcmp(load->family, "seqpacket") == 0 ? SOCK_SEQPACKET : SOCK_STREAM;
+    return socket(family, type | SOCK_CLOEXEC, 0);
 }
 
 /* The length of the address, or 0 when it makes no sense. */
@@ -48,7 +54,7 @@ static socklen_t resolve(const struct load *load, union address *address)
 {
     unsigned long port = strtoul(load->port, NULL, 10);
     memset(address, 0, sizeof *address);
-    if (strcmp(load->family, "tcp") != 0) {
+    if (strcmp(load->family, "tcp") != 0 && !load_datagrams(load)) {
         address->vm.svm_family = AF_VSOCK;
         address->vm.svm_cid = load->listen ? VMADDR_CID_ANY : (unsigned)strtoul(load->address, NULL, 10);
         address->vm.svm_port = (unsigned)port;

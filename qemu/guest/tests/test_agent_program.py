@@ -286,6 +286,23 @@ def test_load_bulk_counts_what_arrived(rig: AgentRig) -> None:
     assert '"bytes": 5000000' in received.stdout
 
 
+def test_load_sends_and_counts_datagrams(rig: AgentRig) -> None:
+    client = rig.client()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.bind(("127.0.0.1", 0))
+        far.settimeout(SECONDS)
+        port = str(far.getsockname()[1])
+        sent = client.start(["@load", "send", "udp", "127.0.0.1", port, "bytes=10000", "size=1000"])
+        assert json.loads(sent.communicate(timeout=SECONDS).stdout)["bytes"] == 10000
+        assert [len(far.recv(2000)) for _ in range(10)] == [1000] * 10
+        receiver = client.start(["@load", "recv", "udp", "127.0.0.1", port])
+        data, guest = far.recvfrom(10)
+        assert len(data) == 1
+        for piece in (b"x" * 700, b"y" * 300, b""):
+            far.sendto(piece, guest)
+        assert json.loads(receiver.communicate(timeout=SECONDS).stdout)["bytes"] == 1000
+
+
 @pytest.mark.parametrize("mode", ["rr", "crr"])
 def test_load_transactions_have_ordered_percentiles(rig: AgentRig, mode: str) -> None:
     client, port = rig.client(), free_port()
@@ -303,7 +320,9 @@ def test_load_transactions_have_ordered_percentiles(rig: AgentRig, mode: str) ->
     [
         ("send", "tcp", "127.0.0.1"),
         ("fly", "tcp", "127.0.0.1", "1", "bytes=1"),
-        ("send", "udp", "127.0.0.1", "1", "bytes=1"),
+        ("send", "sctp", "127.0.0.1", "1", "bytes=1"),
+        ("crr", "udp", "127.0.0.1", "1", "count=1"),
+        ("recv", "udp", "listen", "1"),
         ("send", "tcp", "127.0.0.1", "1"),
         ("rr", "tcp", "listen", "1", "count=1"),
         ("echo", "tcp", "127.0.0.1", "1"),
