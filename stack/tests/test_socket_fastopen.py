@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from stack import Network, Stack
+from stack.socket.ip.fastopen_options import TCP_FASTOPEN_NO_COOKIE
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP
 from stack.tests.kernel_twin import World, code
 
 TCP = kernel.IPPROTO_TCP
 MSG_FASTOPEN = 0x20000000
-FASTOPEN, FASTOPEN_CONNECT, FASTOPEN_KEY, FASTOPEN_NO_COOKIE = 23, 30, 33, 34
+FASTOPEN, FASTOPEN_CONNECT, FASTOPEN_KEY = 23, 30, 33
+SYN_DATA = 32  # TCPI_OPT_SYN_DATA
 
 
 @pytest.fixture(params=["kernel", "ours"])
@@ -60,7 +62,7 @@ def test_opt_fastopen_is_a_limit_up_to_somaxconn(world: World) -> None:
         assert code(client.setsockopt, TCP, FASTOPEN, 1) == errno.EINVAL
 
 
-@pytest.mark.parametrize("name", [FASTOPEN_CONNECT, FASTOPEN_NO_COOKIE])
+@pytest.mark.parametrize("name", [FASTOPEN_CONNECT, TCP_FASTOPEN_NO_COOKIE])
 def test_opt_fastopen_connect_and_no_cookie_are_0_or_1(world: World, name: int) -> None:
     with world.socket.socket() as sock:
         assert sock.getsockopt(TCP, name) == 0
@@ -76,7 +78,7 @@ def test_opt_fastopen_connect_and_no_cookie_are_0_or_1(world: World, name: int) 
 def test_opt_fastopen_connect_is_not_for_listeners(world: World) -> None:
     with world.listener() as listener:
         assert code(listener.setsockopt, TCP, FASTOPEN_CONNECT, 1) == errno.EINVAL
-        listener.setsockopt(TCP, FASTOPEN_NO_COOKIE, 1)
+        listener.setsockopt(TCP, TCP_FASTOPEN_NO_COOKIE, 1)
 
 
 def test_opt_fastopen_key_is_16_or_32_bytes(world: World) -> None:
@@ -86,6 +88,22 @@ def test_opt_fastopen_key_is_16_or_32_bytes(world: World) -> None:
             assert sock.getsockopt(TCP, FASTOPEN_KEY, 64) == bytes(range(size))
         for size in (1, 15, 17, 31, 33):
             assert code(sock.setsockopt, TCP, FASTOPEN_KEY, bytes(size)) == errno.EINVAL
+
+
+@pytest.mark.parametrize(("either", "at_once"), [(0, False), (1, True)], ids=["with a cookie", "without"])
+def test_opt_tcp_fastopen_no_cookie_lets_data_go_first(gw: Stack, either: int, at_once: bool) -> None:
+    """TCP_FASTOPEN_NO_COOKIE at both ends: the first SYN carries data that is taken; else it asks for one."""
+    with gw.socket.socket() as listener, gw.socket.socket() as client:
+        for sock in (listener, client):
+            sock.setsockopt(TCP, TCP_FASTOPEN_NO_COOKIE, either)
+        listener.setsockopt(TCP, FASTOPEN, 5)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        assert client.sendto(b"hello", MSG_FASTOPEN, listener.getsockname()) == 5
+        with listener.accept()[0] as served:
+            assert served.recv(5, kernel.MSG_WAITALL) == b"hello"
+            for sock in (client, served):
+                assert bool(sock.getsockopt(TCP, kernel.TCP_INFO, 8)[5] & SYN_DATA) is at_once
 
 
 def test_opt_fastopen_is_not_inherited(gw: Stack) -> None:

@@ -16,6 +16,18 @@ import pytest
 from stack import Credentials, Network, Stack
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.socket.ip.stream_info import explain
+from stack.socket.ip.stream_options import (
+    TCP_CC_INFO,
+    TCP_INQ,
+    TCP_MD5SIG,
+    TCP_RTO_MAX_MS,
+    TCP_SAVE_SYN,
+    TCP_SAVED_SYN,
+    TCP_THIN_DUPACK,
+    TCP_TIMESTAMP,
+    TCP_ULP,
+    TCP_ZEROCOPY_RECEIVE,
+)
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP
 from stack.tests.kernel_twin import World, code
 
@@ -113,8 +125,8 @@ def test_opt_inq_tells_what_is_left(world: World) -> None:
     """Row TCP-32: a control message (6, 36, int) with every recvmsg; at the end of the stream it says 1."""
     client, served = world.pair()
     with client, served:
-        assert code(served.setsockopt, TCP, 36, 2) == errno.EINVAL
-        served.setsockopt(TCP, 36, 1)
+        assert code(served.setsockopt, TCP, TCP_INQ, 2) == errno.EINVAL
+        served.setsockopt(TCP, TCP_INQ, 1)
         client.sendall(b"abcdefghi")
         world.settle(served, IN)
         assert served.recvmsg(4, 100)[:2] == (b"abcd", [(6, 36, struct.pack("i", 5))])
@@ -128,7 +140,7 @@ def test_opt_inq_tells_what_is_left(world: World) -> None:
 def test_opt_inq_without_room_is_cut(world: World) -> None:
     client, served = world.pair()
     with client, served:
-        served.setsockopt(TCP, 36, 1)
+        served.setsockopt(TCP, TCP_INQ, 1)
         client.sendall(b"abc")
         world.settle(served, IN)
         data, ancillary, flags, _ = served.recvmsg(3)
@@ -191,8 +203,8 @@ def test_opt_cc_info_is_of_the_algorithm(world: World) -> None:
                 client.setsockopt(TCP, kernel.TCP_CONGESTION, name)
             except FileNotFoundError:
                 continue  # this kernel has none
-            assert len(client.getsockopt(TCP, 26, 64)) == length
-        assert code(client.setsockopt, TCP, 26, 1) == errno.ENOPROTOOPT
+            assert len(client.getsockopt(TCP, TCP_CC_INFO, 64)) == length
+        assert code(client.setsockopt, TCP, TCP_CC_INFO, 1) == errno.ENOPROTOOPT
 
 
 def test_opt_congestion_by_name(world: World) -> None:
@@ -225,39 +237,39 @@ def test_opt_rto_and_delack_bounds_are_ticks(world: World) -> None:
                 assert sock.getsockopt(TCP, option) == kept
             for bad in (0, 4000, 200_001):
                 assert code(sock.setsockopt, TCP, option, bad) == errno.EINVAL
-        sock.setsockopt(TCP, 44, 1001)
-        assert sock.getsockopt(TCP, 44) == 1004
+        sock.setsockopt(TCP, TCP_RTO_MAX_MS, 1001)
+        assert sock.getsockopt(TCP, TCP_RTO_MAX_MS) == 1004
         for bad in (999, 120_001):
-            assert code(sock.setsockopt, TCP, 44, bad) == errno.EINVAL
+            assert code(sock.setsockopt, TCP, TCP_RTO_MAX_MS, bad) == errno.EINVAL
 
 
-def test_opt_what_is_not_there_is_refused_as_by_the_kernel(world: World) -> None:
+def test_opt_tcp_ulp_zerocopy_receive_and_others_that_are_not_there(world: World) -> None:
     """MD5SIG without a key, upper layer protocols, zero-copy receive, a clock that only repair may set."""
     with world.socket.socket() as sock:
-        assert code(sock.getsockopt, TCP, 14) == errno.ENOPROTOOPT  # TCP_MD5SIG
-        assert code(sock.setsockopt, TCP, 14, 1) == errno.EINVAL
-        assert sock.getsockopt(TCP, 31, 16) == b""  # TCP_ULP
-        assert code(sock.setsockopt, TCP, 31, b"nonesuch") == errno.ENOENT
-        assert code(sock.setsockopt, TCP, 31, b"") == errno.EINVAL
-        assert code(sock.getsockopt, TCP, 35) == errno.EINVAL  # TCP_ZEROCOPY_RECEIVE
-        assert code(sock.setsockopt, TCP, 24, 1) == errno.EPERM  # TCP_TIMESTAMP
-        first = sock.getsockopt(TCP, 24)
-        assert (sock.getsockopt(TCP, 24) - first) & 0xFFFFFFFF < 10_000
-        sock.setsockopt(TCP, 17, 1)  # TCP_THIN_DUPACK is taken and ignored
-        assert sock.getsockopt(TCP, 17) == 0
+        assert code(sock.getsockopt, TCP, TCP_MD5SIG) == errno.ENOPROTOOPT
+        assert code(sock.setsockopt, TCP, TCP_MD5SIG, 1) == errno.EINVAL
+        assert sock.getsockopt(TCP, TCP_ULP, 16) == b""
+        assert code(sock.setsockopt, TCP, TCP_ULP, b"nonesuch") == errno.ENOENT
+        assert code(sock.setsockopt, TCP, TCP_ULP, b"") == errno.EINVAL
+        assert code(sock.getsockopt, TCP, TCP_ZEROCOPY_RECEIVE) == errno.EINVAL
+        assert code(sock.setsockopt, TCP, TCP_TIMESTAMP, 1) == errno.EPERM
+        first = sock.getsockopt(TCP, TCP_TIMESTAMP)
+        assert (sock.getsockopt(TCP, TCP_TIMESTAMP) - first) & 0xFFFFFFFF < 10_000
+        sock.setsockopt(TCP, TCP_THIN_DUPACK, 1)  # taken and ignored
+        assert sock.getsockopt(TCP, TCP_THIN_DUPACK) == 0
 
 
 def test_opt_save_syn_keeps_the_headers_of_the_syn_until_read(world: World) -> None:
     """IP and TCP headers, from IP's first byte; too little room is EINVAL; once read they are gone."""
     with world.listener() as listener:
-        listener.setsockopt(TCP, 27, 1)
+        listener.setsockopt(TCP, TCP_SAVE_SYN, 1)
         for bad in (-1, 3):
-            assert code(listener.setsockopt, TCP, 27, bad) == errno.EINVAL
+            assert code(listener.setsockopt, TCP, TCP_SAVE_SYN, bad) == errno.EINVAL
         with world.socket.create_connection(listener.getsockname(), timeout=10) as client:
             served, _ = listener.accept()
             with served:
-                assert code(served.getsockopt, TCP, 28, 20) == errno.EINVAL
-                saved = served.getsockopt(TCP, 28, 200)
+                assert code(served.getsockopt, TCP, TCP_SAVED_SYN, 20) == errno.EINVAL
+                saved = served.getsockopt(TCP, TCP_SAVED_SYN, 200)
                 assert saved[0] == 0x45
                 assert saved[9] == TCP
                 assert saved[12:20] == bytes((127, 0, 0, 1)) * 2
@@ -265,27 +277,27 @@ def test_opt_save_syn_keeps_the_headers_of_the_syn_until_read(world: World) -> N
                 assert struct.unpack_from("!HH", saved, 20) == ports
                 assert saved[33] & 0x3F == 2  # SYN
                 assert len(saved) == 20 + (saved[32] >> 4 << 2)
-                assert served.getsockopt(TCP, 28, 200) == b""
-                assert code(served.setsockopt, TCP, 28, 1) == errno.ENOPROTOOPT
-            assert client.getsockopt(TCP, 28, 200) == b""
+                assert served.getsockopt(TCP, TCP_SAVED_SYN, 200) == b""
+                assert code(served.setsockopt, TCP, TCP_SAVED_SYN, 1) == errno.ENOPROTOOPT
+            assert client.getsockopt(TCP, TCP_SAVED_SYN, 200) == b""
 
 
 def test_opt_save_syn_2_keeps_the_link_header_too(world: World) -> None:
     """Over the loopback interface: 14 bytes of Ethernet without addresses, then IP's header and TCP's."""
     with world.listener() as listener:
-        listener.setsockopt(TCP, 27, 2)
-        assert listener.getsockopt(TCP, 27) == 2
+        listener.setsockopt(TCP, TCP_SAVE_SYN, 2)
+        assert listener.getsockopt(TCP, TCP_SAVE_SYN) == 2
         with world.socket.create_connection(listener.getsockname(), timeout=10):
             served, _ = listener.accept()
             with served:
-                assert served.getsockopt(TCP, 27) == 2
-                assert code(served.getsockopt, TCP, 28, 14 + 20 + 20) == errno.EINVAL
-                saved = served.getsockopt(TCP, 28, 200)
+                assert served.getsockopt(TCP, TCP_SAVE_SYN) == 2
+                assert code(served.getsockopt, TCP, TCP_SAVED_SYN, 14 + 20 + 20) == errno.EINVAL
+                saved = served.getsockopt(TCP, TCP_SAVED_SYN, 200)
                 assert saved[:14] == bytes(12) + b"\x08\0"
                 assert saved[14] == 0x45
                 assert saved[14 + 9] == TCP
                 assert len(saved) == 14 + 20 + (saved[14 + 32] >> 4 << 2)
-                assert served.getsockopt(TCP, 28, 200) == b""
+                assert served.getsockopt(TCP, TCP_SAVED_SYN, 200) == b""
 
 
 def test_opt_window_clamp_needs_a_closed_socket_to_be_lifted(world: World) -> None:
