@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qemu.guest.arch import FACTS, Arch, ArchFacts, Machine
 from qemu.guest.errors import MissingError, SetupError
-from qemu.guest.image import Share
+from qemu.guest.image import Share, is_archive
 from qemu.guest.kernel import Kernel, KernelError, find_kernel, kernel_from_file
 
 if TYPE_CHECKING:
+    from qemu.guest.cloud_init import CloudInit
     from qemu.guest.journal import JournalEntry
     from qemu.guest.lan import Lan
     from stack import Network, Stack
@@ -37,6 +38,8 @@ class GuestConfig:
     #: A disk with a root of its own, raw or qcow2; the guest writes to a copy that goes away with it. Its init is
     #: started, systemd say; it needs nothing of ours installed, the agent comes along.
     disk: Path | None = None
+    image: Path | None = None  #: one of both: an archive is taken as `initrd`, anything else as `disk`
+    cloud_init: CloudInit | None = None  #: what the cloud-init on the disk is told
     memory_mib: int = DEFAULT_MEMORY_MIB
     smp: int = 1
     #: None: "q35", on aarch64 "virt". Or "pc"; in a "microvm" the Debian kernel finds no clock under QEMU 7.2's TCG.
@@ -93,7 +96,9 @@ class GuestConfig:
     lazy: bool = False
     spare_ports: int | None = None  #: PCIe root ports to plug cards into; None: 6 with `template`, else none
 
-    boot_timeout: float = DEFAULT_BOOT_SECONDS  #: seconds until the guest must be up
+    boot_timeout: float = DEFAULT_BOOT_SECONDS  #: seconds until the guest must be up; with a disk, until its init runs
+    #: Seconds until the systemd of a disk must have booted, after that; None: 90 under KVM, 360 without; 0: not waited.
+    up_timeout: float | None = None
     say: Callable[[str], None] = lambda _: None  #: gets a line for each step of the set-up that takes a while
     console_tee: Callable[[bytes], object] | None = None  #: gets the console's bytes as they come
 
@@ -118,6 +123,20 @@ class GuestConfig:
         if self.spare_ports is not None:
             return self.spare_ports
         return TEMPLATE_PORTS if self.template else 0
+
+
+def with_image(config: GuestConfig) -> GuestConfig:
+    """`config` with `image` as the `disk` or `initrd` that it is.
+
+    Raises SetupError if it cannot be read, or if one of these is given as well.
+    """
+    if config.image is None:
+        return config
+    if config.disk is not None or config.initrd is not None:
+        raise SetupError("a guest has one root: image=, disk= and initrd= exclude each other")
+    if is_archive(config.image):
+        return replace(config, image=None, initrd=config.image)
+    return replace(config, image=None, disk=config.image)
 
 
 def find_qemu(config: GuestConfig) -> str:

@@ -10,14 +10,14 @@ from typing import Final
 
 from qemu.guest import boot
 from qemu.guest.errors import GuestDiedError, GuestError, SetupError
-from qemu.guest.guest_network import GuestNetwork
+from qemu.guest.guest_system import GuestSystem
 from qemu.guest.ram import copy_ram
 from qemu.guest.saved import Snapshot, save
 
 _RESET_SECONDS: Final = 30.0
 
 
-class GuestMachine(GuestNetwork):
+class GuestMachine(GuestSystem):
     """A guest that can be paused, started anew, saved and restored."""
 
     def pause(self) -> None:

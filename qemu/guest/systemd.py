@@ -9,6 +9,7 @@ is done, STATUS=, X_SYSTEMD_UNIT_ACTIVE=, and EXIT_STATUS= when it goes down; to
 from __future__ import annotations
 
 import base64
+import re
 import threading
 import time
 from collections import deque
@@ -29,6 +30,9 @@ ENTRY_COST: Final = 1024
 MESSAGES_KEPT: Final = 200
 NAMES_KEPT: Final = 256  # a guest's systemd uses about ten
 _HOST_CID: Final = 2
+#: systemd's versions that know the credentials (its NEWS).
+_NOTIFY_SINCE: Final = 254
+_JOURNAL_SINCE: Final = 256
 
 
 class SystemdReports:
@@ -39,11 +43,14 @@ class SystemdReports:
         from stack.services.vsock_sink import VsockSink
         from stack.wire.vsock import PORT_ANY
 
+        #: Of systemd, once the guest has said so (a disk image, booted). What is too old for a report is then told.
+        self.version: int | None = None
         self._news = threading.Condition()
         self._messages: deque[dict[str, str]] = deque(maxlen=MESSAGES_KEPT)
         self._values: dict[str, str] = {}
         self._entries: deque[JournalEntry] = deque()
         self._kept = 0  # bytes of them
+        self._lost = 0  # how many went
         self._on_entry = on_entry
         self._network = stack.network
         with self._network.lock:
@@ -80,12 +87,36 @@ class SystemdReports:
 
     @property
     def journal(self) -> list[JournalEntry]:
-        """The journal so far, oldest first."""
+        """The journal so far, oldest first. Raises SetupError for a systemd that does not forward it."""
+        self._check("journal.forward_to_socket", _JOURNAL_SINCE)
         with self._news:
             return list(self._entries)
 
+    def wait_entry(self, pattern: str, *, timeout: float) -> JournalEntry:
+        """The first journal entry whose message has the regular expression, waited for if need be.
+
+        Raises GuestTimeoutError, SetupError for a systemd that does not forward its journal.
+        """
+        self._check("journal.forward_to_socket", _JOURNAL_SINCE)
+        wanted = re.compile(pattern)
+        deadline = time.monotonic() + timeout
+        seen = 0
+        with self._news:
+            while True:
+                for entry in list(self._entries)[max(0, seen - self._lost) :]:
+                    if wanted.search(entry.message):
+                        return entry
+                seen = self._lost + len(self._entries)
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._news.wait(left):
+                    raise GuestTimeoutError(f"waited {timeout:g} s for {pattern!r} in the guest's journal")
+
     def wait(self, name: str, *, timeout: float) -> str:
-        """The last value of the assignment `name`, waited for if need be. Raises GuestTimeoutError."""
+        """The last value of the assignment `name`, waited for if need be.
+
+        Raises GuestTimeoutError, SetupError for a systemd that does not say such things.
+        """
+        self._check("vmm.notify_socket", _NOTIFY_SINCE)
         deadline = time.monotonic() + timeout
         with self._news:
             while name not in self._values:
@@ -94,6 +125,10 @@ class SystemdReports:
                     said = ", ".join(f"{key}={value}" for key, value in self._values.items()) or "nothing"
                     raise GuestTimeoutError(f"waited {timeout:g} s for the guest's {name}; it said {said}")
             return self._values[name]
+
+    def _check(self, what: str, since: int) -> None:
+        if self.version is not None and self.version < since:
+            raise SetupError(f"the guest's systemd {self.version} knows nothing of {what}: {since} and later do")
 
     def close(self) -> None:
         """Idempotent. What was told stays readable."""
@@ -116,6 +151,8 @@ class SystemdReports:
             self._kept += _cost(entry)
             while self._kept > JOURNAL_KEPT:
                 self._kept -= _cost(self._entries.popleft())
+                self._lost += 1
+            self._news.notify_all()
         if self._on_entry is not None:
             self._on_entry(entry)
 

@@ -6,20 +6,18 @@ import inspect
 import time
 import zlib
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pytest
 
-from qemu.guest.config import GuestConfig
+from qemu.guest.config import GuestConfig, with_image
 from qemu.guest.errors import GuestError, SetupError
 from qemu.guest.guest import Guest
-from qemu.guest.image import is_archive
 from qemu.guest.lan import Lan
 from qemu.guest.templates import why_not
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from qemu.guest.dmesg import Finding
     from qemu.guest.plugin.settings import Settings
 
@@ -101,22 +99,15 @@ class World:
             "arch": settings.arch,
             "kernel": settings.kernel,
             "modules_dir": settings.modules,
-            **_image(settings.image),
+            "image": None if {"image", "disk", "initrd"} & set(changes) else settings.image,
             "kvm": settings.accel != "tcg",
             "timeout_scale": settings.timeout_scale,
             "watch": True,
         }
         if not {"network", "stack", "switch", "lan", "address", "address6"} & set(changes):
             chosen["lan"] = self.lan
-        config = GuestConfig(**{**chosen, **changes})
+        config = with_image(GuestConfig(**{**chosen, **changes}))
         if "template" not in changes and not why_not(config):
             lazy = "lazy" not in changes and not self.wants_net
-            config = GuestConfig(**{**chosen, **changes, "template": True, "lazy": changes.get("lazy", lazy)})
+            config = replace(config, template=True, lazy=changes.get("lazy", lazy))
         return config
-
-
-def _image(path: Path | None) -> dict[str, Any]:
-    """An archive is the first root; anything else a disk."""
-    if path is None:
-        return {}
-    return {"initrd": path} if is_archive(path) else {"disk": path}
