@@ -10,13 +10,19 @@ PYTEST_ARGS ?=
 # make test-long SAMPLE=5 SEED=anything runs five of the long tests, chosen by the seed.
 SAMPLE ?=
 SEED ?= 0
+# make bench QUICK=1 ROWS="request/response,rig: udp" PASST=path: short; only such rows; the passt to compare with.
+QUICK ?=
+ROWS ?=
+PASST ?=
+export PASST
 
 C_SOURCES := $(wildcard vhost_user/csrc/*.c vhost_user/csrc/*.h) vhost_user/_vring_build.py
 EXTENSION := $(VENV)/.extension-built
 READY := $(VENV)/.ready
+BENCH := $(VENV)/.bench-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long bench lint fuzz doctor clean system-build system-run system-test system-fuzz system-long
+.PHONY: help demo test test-long bench profile lint fuzz doctor clean system-build system-run system-test system-fuzz system-long
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,14 +30,17 @@ help: ## Show what there is to make
 demo: $(EXTENSION) system-run ## Boot a Linux guest on our network card and vsock, and show what works
 	@$(BIN)/python -m qemu.guest.demo
 
-test: lint $(EXTENSION) system-run system-test ## Lint, then every test but the long ones (PYTEST_ARGS=... is passed on)
+test: lint $(EXTENSION) $(BENCH) system-run system-test ## Lint, then every test but the long ones (PYTEST_ARGS=... is passed on)
 	$(BIN)/python -m pytest -m "not long" -n auto --dist loadfile $(PYTEST_ARGS)
 
 test-long: $(EXTENSION) system-run system-test system-fuzz system-long ## The tests that take minutes (SAMPLE=n SEED=s: n of them)
 	$(BIN)/python -m pytest -m long $(if $(SAMPLE),--sample $(SAMPLE) --sample-seed $(SEED)) $(PYTEST_ARGS)
 
-bench: $(EXTENSION) system-run ## Throughput and latency, as ratios to QEMU's slirp measured in the same run
-	@$(BIN)/python -m qemu.guest.bench $(if $(QUICK),--quick)
+bench: $(EXTENSION) $(BENCH) system-run ## Throughput and latency beside slirp, passt and TAP (QUICK=1, ROWS=words, PASST=path)
+	@$(BIN)/python -m qemu.guest.bench $(if $(QUICK),--quick) $(if $(ROWS),--rows "$(ROWS)")
+
+profile: $(EXTENSION) $(BENCH) system-run ## Flame graphs of bulk TCP with a guest, Python and C, into bench-out
+	@$(BIN)/python -m qemu.guest.bench.profile
 
 lint: $(EXTENSION) ## ruff, mypy --strict, and the import contracts
 	$(BIN)/ruff check .
@@ -68,6 +77,10 @@ $(READY): pyproject.toml setup.py tools/system-packages tools/check-python
 	@{ $(BIN)/python -m pip install --disable-pip-version-check --upgrade "pip>=25.1" && \
 	    $(BIN)/python -m pip install --disable-pip-version-check --editable . --group dev; } \
 	    >$(BUILD)/python-packages.log 2>&1 || { tail -30 $(BUILD)/python-packages.log; exit 1; }
+	@touch $@
+
+$(BENCH): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
 	@touch $@
 
 $(EXTENSION): $(READY) $(C_SOURCES)

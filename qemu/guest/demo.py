@@ -21,7 +21,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from qemu.guest import Guest, GuestError
-from qemu.guest.bench import rows
+from qemu.guest.bench import peers, rows
 from qemu.guest.bench.farend import FarEnd, echo
 
 #: What the two HTTP downloads carry, bytes.
@@ -68,7 +68,7 @@ class Demo:
         self.step("vsock echo, guest to host", self.vsock_from_guest)
         self.step("vsock echo, host to guest", self.vsock_to_guest)
         with uncaptured(guest):
-            paths = [rows.our_path(guest), rows.slirp_path(guest)]
+            paths = [peers.ours(guest), peers.slirp(guest)]
             self.step("bulk TCP guest to host", lambda: self.bulk(rows.guest_to_host, paths))
             self.step("bulk TCP host to guest", lambda: self.bulk(rows.host_to_guest, paths))
 
@@ -136,8 +136,8 @@ class Demo:
                     raise DemoError("the guest echoed something else")
         return f"{len(times)} round trips, {sorted(times)[len(times) // 2] * 1e6:.0f} us at the median"
 
-    def bulk(self, measure: rows.Measure, paths: list[rows.Path]) -> str:
-        ours, slirp = (measure(self.guest, path, _BULK_SECONDS) for path in paths)
+    def bulk(self, measure: Callable[[Guest, peers.Path, float], rows.Figures], paths: list[peers.Path]) -> str:
+        ours, slirp = (measure(self.guest, path, _BULK_SECONDS)["gbps"] for path in paths)
         if not ours or not slirp:
             raise DemoError("no bytes arrived")
         return f"[bold]{ours:.2f} Gb/s[/bold], QEMU's slirp {slirp:.2f} Gb/s: {ours / slirp:.1f}x"

@@ -1,117 +1,184 @@
 """Rows measured with a real guest: its load generator against the far end, over our card and over a peer's.
 
-Both cards are in the same guest, so kernel, CPU model, accelerator and core count are the same; rounds alternate
-A B A B, and what is compared are medians.
+All cards are in the same guest, so kernel, CPU model, accelerator and core count are the same; rounds alternate
+A B A B, and what is compared are medians. One measurement may give several rows: a bulk transfer says how fast it was
+and what it cost.
 """
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from statistics import median
-from typing import Any, Final
+from typing import Final
 
-from qemu.guest.bench.farend import FarEnd, echo, sink, source
+from qemu.guest.bench.datagrams import DatagramSink, DatagramSource
+from qemu.guest.bench.farend import FarEnd, Transfer, echo, sink, source
+from qemu.guest.bench.figure import Row
+from qemu.guest.bench.meter import Meter
+from qemu.guest.bench.peers import OURS, Path
+from qemu.guest.errors import GuestDiedError, GuestError
 from qemu.guest.guest import Guest
 
-#: Where the guest finds this host behind QEMU's own network (argv.py), and what it calls itself there.
-SLIRP_HOST: Final = "10.0.3.2"
-SLIRP_GUEST: Final = "10.0.3.15/24"
-_GRACE_SECONDS: Final = 30.0
+_GRACE_SECONDS: Final = 15.0
+#: Payload of a datagram that fills an Ethernet frame.
+DATAGRAM: Final = 1472
+
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
-    """One way from the guest to this process."""
+class Way:
+    """A column of a table: a path, and what is different while it is measured."""
 
     name: str
-    sockets: Any  #: the module whose sockets are at the far end
-    bind: str  #: the far end's address there
-    reach: str  #: the same, as the guest sees it
+    path: Path
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One measured quantity: a figure per path and round."""
+class Quantity:
+    """A row that comes of a measurement: its name after the measurement's, and what it is in."""
 
-    name: str
+    key: str
+    suffix: str
     unit: str
     higher_is_better: bool
-    figures: dict[str, list[float]]
-
-    def median(self, path: str) -> float:
-        return median(self.figures[path])
-
-    def spread(self, path: str) -> float:
-        """Half of the range, as a fraction of the median."""
-        values = self.figures[path]
-        middle = median(values)
-        return (max(values) - min(values)) / 2 / middle if middle else 0.0
-
-    def ratio(self, path: str, peer: str) -> float:
-        """How much better `path` is than `peer`: above 1 is ahead, whatever the unit."""
-        ours, theirs = self.median(path), self.median(peer)
-        if not ours or not theirs:
-            return 0.0
-        return ours / theirs if self.higher_is_better else theirs / ours
 
 
-def our_path(guest: Guest) -> Path:
-    return Path("guestwire", guest.stack.socket, guest.gateway, guest.gateway)
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What is done with the guest over each path, and what it says."""
+
+    name: str
+    measure: Callable[[Guest, Path, float], Figures]
+    quantities: tuple[Quantity, ...]
 
 
-def slirp_path(guest: Guest) -> Path:
-    """The guest's second card, on QEMU's own user network; brings it up."""
-    guest.run(f"ip addr add {SLIRP_GUEST} dev eth1 && ip link set eth1 up", check=True)
-    return Path("slirp", socket, "127.0.0.1", SLIRP_HOST)
+def guest_to_host(guest: Guest, path: Path, seconds: float, streams: int = 1) -> Figures:
+    """Bulk TCP out of the guest, as received."""
+    with FarEnd(path.sockets, path.bind, sink) as far, Meter(guest, path) as meter:
+        loads = [guest.load("send", path.reach, far.port, seconds=seconds) for _ in range(streams)]
+        for load in loads:
+            load.result(timeout=seconds + _GRACE_SECONDS)
+    return _bulk(far.transfers, meter)
 
 
-def guest_to_host(guest: Guest, path: Path, seconds: float) -> float:
-    """Bulk TCP out of the guest, Gb/s as received."""
-    with FarEnd(path.sockets, path.bind, sink) as far:
-        guest.load("send", path.reach, far.port, seconds=seconds).result(timeout=seconds + _GRACE_SECONDS)
-    return far.transfers[0].gbps
+def host_to_guest(guest: Guest, path: Path, seconds: float, streams: int = 1) -> Figures:
+    """Bulk TCP into the guest, as received there."""
+    with FarEnd(path.sockets, path.bind, source(seconds)) as far, Meter(guest, path) as meter:
+        loads = [guest.load("recv", path.reach, far.port) for _ in range(streams)]
+        results = [load.result(timeout=seconds + _GRACE_SECONDS) for load in loads]
+    figures = _bulk(far.transfers, meter)
+    figures["gbps"] = sum(float(result["gbps"]) for result in results)
+    return figures
 
 
-def host_to_guest(guest: Guest, path: Path, seconds: float) -> float:
-    """Bulk TCP into the guest, Gb/s as received there."""
-    with FarEnd(path.sockets, path.bind, source(seconds)) as far:
-        figures = guest.load("recv", path.reach, far.port).result(timeout=seconds + _GRACE_SECONDS)
-    return float(figures["gbps"])
+def _bulk(transfers: list[Transfer], meter: Meter) -> Figures:
+    moved = sum(transfer.bytes for transfer in transfers)
+    if not moved:
+        raise GuestError("no byte arrived")
+    seconds = max(t.ended for t in transfers) - min(t.began for t in transfers)
+    giga = moved * 1e-9
+    return {"gbps": 8 * giga / max(seconds, 1e-6), "own": meter.own / giga, "host": meter.host / giga}
 
 
-def request_response(guest: Guest, path: Path, seconds: float) -> float:
-    """One byte there and back on one connection, median in microseconds."""
-    with FarEnd(path.sockets, path.bind, echo) as far:
+def datagrams_out(guest: Guest, path: Path, seconds: float) -> Figures:
+    """Datagrams out of the guest as fast as it can, as received."""
+    with DatagramSink(path.sockets, path.bind) as far:
+        load = guest.load("send", path.reach, far.port, family="udp", seconds=seconds, size=DATAGRAM)
+        load.result(timeout=seconds + _GRACE_SECONDS)
+    return {"gbps": far.transfer.gbps}
+
+
+def datagrams_in(guest: Guest, path: Path, seconds: float) -> Figures:
+    """Datagrams into the guest as fast as the far end can, as received there."""
+    with DatagramSource(path.sockets, path.bind, seconds, DATAGRAM) as far:
+        load = guest.load("recv", path.reach, far.port, family="udp", size=2048, timeout=1.0)
+        figures = load.result(timeout=seconds + _GRACE_SECONDS)
+    return {"gbps": float(figures["gbps"])}
+
+
+def request_response(guest: Guest, path: Path, seconds: float) -> Figures:
+    """One byte there and back on one connection, microseconds; and what one cost this process in CPU time."""
+    with FarEnd(path.sockets, path.bind, echo) as far, Meter(guest, path) as meter:
         load = guest.load("rr", path.reach, far.port, seconds=seconds, size=1, response=1)
         figures = load.result(timeout=seconds + _GRACE_SECONDS)
-    return float(figures["p50_us"])
+    cost = meter.own / max(int(figures["count"]), 1) * 1e6
+    return {"median": float(figures["p50_us"]), "p99": float(figures["p99_us"]), "own": cost}
 
 
-def connect_request_response(guest: Guest, path: Path, seconds: float) -> float:
+def connect_request_response(guest: Guest, path: Path, seconds: float) -> Figures:
     """Connect, one byte there and back, close: per second."""
     with FarEnd(path.sockets, path.bind, echo) as far:
         load = guest.load("crr", path.reach, far.port, seconds=seconds, size=1, response=1)
         figures = load.result(timeout=seconds + _GRACE_SECONDS)
-    return float(figures["count"]) / float(figures["seconds"])
+    return {"rate": float(figures["count"]) / float(figures["seconds"])}
 
 
-Measure = Callable[[Guest, Path, float], float]
+_RATE: Final = Quantity("gbps", "", "Gb/s", True)
+_COSTS: Final = (
+    Quantity("own", ", CPU of this process", "s/GB", False),
+    Quantity("host", ", CPU of the host without the guest's", "s/GB", False),
+)
+_TRIP: Final = (Quantity("median", ", median", "us", False), Quantity("p99", ", 99th percentile", "us", False))
 
-GUEST_ROWS: Final[tuple[tuple[str, str, bool, Measure], ...]] = (
-    ("TCP guest to host", "Gb/s", True, guest_to_host),
-    ("TCP host to guest", "Gb/s", True, host_to_guest),
-    ("TCP request/response", "us", False, request_response),
-    ("TCP connect/request/close", "/s", True, connect_request_response),
+GUEST_TO_HOST: Final = Measurement("TCP guest to host", guest_to_host, (_RATE, *_COSTS))
+HOST_TO_GUEST: Final = Measurement("TCP host to guest", host_to_guest, (_RATE, *_COSTS))
+ROUND_TRIP: Final = Measurement("TCP request/response", request_response, _TRIP)
+ROUND_TRIP_COST: Final = Measurement(
+    "TCP request/response", request_response, (*_TRIP, Quantity("own", ", CPU of this process", "us", False))
+)
+CONNECTS: Final = Measurement(
+    "TCP connect/request/close", connect_request_response, (Quantity("rate", "", "/s", True),)
+)
+BULK: Final = (
+    GUEST_TO_HOST,
+    HOST_TO_GUEST,
+    Measurement("TCP guest to host, 8 streams", lambda g, p, s: guest_to_host(g, p, s, 8), (_RATE,)),
+    Measurement("TCP host to guest, 8 streams", lambda g, p, s: host_to_guest(g, p, s, 8), (_RATE,)),
+)
+DATAGRAMS: Final = (
+    Measurement("UDP guest to host", datagrams_out, (_RATE,)),
+    Measurement("UDP host to guest", datagrams_in, (_RATE,)),
 )
 
 
-def measure(guest: Guest, paths: list[Path], *, seconds: float, rounds: int) -> Iterator[Row]:
-    """Every row over every path, rounds alternating between the paths."""
-    for name, unit, higher, row in GUEST_ROWS:
-        figures: dict[str, list[float]] = {path.name: [] for path in paths}
+def measure(
+    guest: Guest,
+    measurements: Sequence[Measurement],
+    ways: Sequence[Way],
+    *,
+    seconds: float,
+    rounds: int,
+    notes: dict[str, str] | None = None,
+) -> Iterator[Row]:
+    """Every measurement over every way, rounds alternating between the ways.
+
+    A peer that fails has no figures in that row, and a note; what fails on our own path is raised. `notes`: by way, why
+    it is not there at all.
+    """
+    for each in measurements:
+        rows = [
+            Row(each.name + q.suffix, q.unit, q.higher_is_better, {way.name: [] for way in ways}, dict(notes or {}))
+            for q in each.quantities
+        ]
         for _ in range(rounds):
-            for path in paths:
-                figures[path.name].append(row(guest, path, seconds))
-        yield Row(name, unit, higher, figures)
+            for way in ways:
+                if way.name in rows[0].notes:
+                    continue
+                try:
+                    with way.around():
+                        figures = each.measure(guest, way.path, seconds)
+                except GuestDiedError:
+                    raise
+                except (GuestError, OSError) as error:
+                    if way.path.name == OURS:
+                        raise
+                    for row in rows:
+                        row.figures[way.name].clear()
+                        row.notes[way.name] = str(error).splitlines()[0]
+                    continue
+                for row, quantity in zip(rows, each.quantities, strict=True):
+                    row.figures[way.name].append(figures[quantity.key])
+        yield from rows

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from qemu.guest.bench.farend import FarEnd, Transfer, echo, sink
+from qemu.guest.bench.figure import Row
 from qemu.guest.bench.rig import RigError
-from qemu.guest.bench.rows import Row
 from qemu.guest.guest import Guest
 from stack import Network, Stack
 from stack.services.vsock_gateway import VsockGateway

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from qemu.guest.bench import report, vsock
-from qemu.guest.bench.rows import Row
+from qemu.guest.bench.figure import Row
+from qemu.guest.bench.plan import Section
 
 
 @pytest.mark.parametrize("mode", ["send", "recv"])
@@ -27,7 +28,7 @@ def test_round_trips_and_connects_are_counted() -> None:
 
 def test_the_table_shows_ratios_to_the_peer() -> None:
     row = Row("to host, 64 KiB", "Gb/s", True, {vsock.GATEWAY: [5.0], vsock.PAIR: [10.0]})
+    section = Section("title", (vsock.GATEWAY, vsock.PAIR), (vsock.PAIR,), [row])
     out = io.StringIO()
-    report.show_vsock(Console(file=out, width=120), "title", [row], vsock.PAIR)
-    assert "5.00 Gb/s  0.50x" in out.getvalue()
-    report.show_vsock(Console(file=out, width=120), "nothing measured", [], vsock.PAIR)
+    report.show(Console(file=out, width=120), report.content([section], {}))
+    assert "5.00  0.50x" in out.getvalue()

@@ -44,8 +44,8 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(demo, "Guest", NoGuest)
     for name in (*STEPS, "bulk"):
         monkeypatch.setattr(demo.Demo, name, works(name))
-    for path in ("our_path", "slirp_path"):
-        monkeypatch.setattr(f"qemu.guest.bench.rows.{path}", lambda _: None)
+    for path in ("ours", "slirp"):
+        monkeypatch.setattr(f"qemu.guest.bench.peers.{path}", lambda _: None)
     return names
 
 
