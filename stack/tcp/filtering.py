@@ -28,13 +28,15 @@ class Filtering:
 
     def __init__(self, layer: TcpLayer) -> None:
         self._layer = layer
-        self._installed = False
+        self.installed = False
 
     def install(self) -> None:
         """From now on filters are looked for. Idempotent."""
-        if not self._installed:
-            self._installed = True
-            layer = self._layer
+        if self.installed:
+            return
+        self.installed = True
+        layer = self._layer
+        if not layer.signatures.installed:  # else those pass on what is good
             layer.ip.register(PROTO, self.receive, layer.icmp_error)
 
     def receive(self, packet: IpPacket) -> None:

@@ -33,6 +33,7 @@ from stack.tcp.options import TcpConfig, TcpOptions
 from stack.tcp.pcb import PLAIN_OFFSET
 from stack.tcp.segment import Segment
 from stack.tcp.seqnum import unwrap
+from stack.tcp.signatures import Signatures
 from stack.tcp.syncookies import SynCookies
 from stack.tcp.synqueue import SynQueue
 from stack.tcp.timewait import TimeWait, TimeWaits
@@ -107,6 +108,7 @@ class TcpLayer:
         self._challenge_second = -1
         self._challenges = 0
         self.filtering = Filtering(self)
+        self.signatures = Signatures(self)
         ip.register(PROTO, self.input, self.icmp_error)
 
     # --- for users -----------------------------------------------------------------------------------------------
@@ -255,6 +257,10 @@ class TcpLayer:
             self.drops.count(DropReason.BAD_CHECKSUM)
             return
         options = parse_options(data[HEADER_LENGTH:start])
+        if options.signature is not None and not self.signatures.installed:
+            self.mib.count(Mib.MD5_UNEXPECTED)
+            self.drops.count("md5-signature")
+            return
         seg = Segment(seq, ack, flags, window, data[start:], options, packet)
         key: Key = (packet.src, packet.dst, int.from_bytes(data[:4], "big"))
         connection = self.connections.get(key) or self.demux.minisocks.get(key)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from stack.tcp.layer import TcpLayer
     from stack.tcp.pcb import Pcb
     from stack.tcp.segment import Segment
+    from stack.tcp.signatures import Keys
 
 SOMAXCONN: Final = 4096  # Linux net.core.somaxconn
 _RETRANSMITS_MAX: Final = 255  # Linux keeps the count for TCP_DEFER_ACCEPT in a byte
@@ -64,6 +65,11 @@ class Listener:
 
     def __repr__(self) -> str:
         return f"Listener({self.local[0].hex()}:{self.local[1]}, {self.ready} ready, {self.pending} half open)"
+
+    @property
+    def signing(self) -> Keys | None:
+        """TCP_MD5SIG."""
+        return self.options.keys
 
     @property
     def half_open(self) -> list[Request]:

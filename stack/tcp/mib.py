@@ -32,6 +32,9 @@ class Mib(StrEnum):
     ACK_SKIPPED_TIME_WAIT = "TcpExtTCPACKSkippedTimeWait"
     OFO_PRUNED = "TcpExtOfoPruned"  # segments beyond a gap thrown away for lack of room
     OUT_OF_WINDOW_ICMPS = "TcpExtOutOfWindowIcmps"
+    MD5_NOT_FOUND = "TcpExtTCPMD5NotFound"  # segments that should have been signed
+    MD5_UNEXPECTED = "TcpExtTCPMD5Unexpected"  # ... and should not have been
+    MD5_FAILURE = "TcpExtTCPMD5Failure"  # ... and were, with another key
     FASTOPEN_ACTIVE = "TcpExtTCPFastOpenActive"  # data in our SYN was acknowledged
     FASTOPEN_ACTIVE_FAIL = "TcpExtTCPFastOpenActiveFail"  # ... was not
     FASTOPEN_PASSIVE = "TcpExtTCPFastOpenPassive"  # connections accepted with data in the SYN

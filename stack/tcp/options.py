@@ -15,6 +15,7 @@ from stack.tcp.rtt import RTO_MAX, RTO_MIN
 
 if TYPE_CHECKING:
     from stack.bpf import Program
+    from stack.tcp.signatures import Keys
 
 DEFAULT_TTL: Final = 64  # RFC 1700; Linux ip_default_ttl
 
@@ -53,6 +54,7 @@ class TcpOptions:
     rcvlowat: int = 1  #: SO_RCVLOWAT, bytes
     thin_linear: bool = False  #: TCP_THIN_LINEAR_TIMEOUTS: the first RTOs of a thin stream are not doubled
     inq: bool = False  #: TCP_INQ
+    keys: Keys | None = None  #: TCP_MD5SIG, see `stack.tcp.signatures`
     filter: Program | None = None  #: SO_ATTACH_FILTER, see `stack.tcp.filtering`
     ttl: int = DEFAULT_TTL  #: IP_TTL or IPV6_UNICAST_HOPS
     tx_delay: int = 0  #: TCP_TX_DELAY, ns
@@ -73,7 +75,10 @@ class TcpOptions:
         return 0 if self.tuned & 2 else self.rcvbuf
 
     def copy(self) -> TcpOptions:
-        return replace(self)
+        fresh = replace(self)
+        if self.keys is not None:
+            fresh.keys = self.keys.copy()
+        return fresh
 
 
 @dataclass(slots=True)

@@ -137,6 +137,8 @@ def emit_acks(connection: Pcb, seq: int, count: int) -> None:
     if connection.timestamps:
         options.timestamps = (connection.timestamp(), receiver.ts_recent)
         most = 3
+    elif connection.options.keys is not None:
+        most = 2  # beside a signature
     blocks = receiver.reassembly.report(most * count)
     duplicate, receiver.dsack = receiver.dsack, None
     if duplicate is not None:

@@ -31,6 +31,7 @@ from stack.tcp.output import emit, emit_acks, emit_syn
 from stack.tcp.receiver import Receiver, window_shift
 from stack.tcp.sender import Sender
 from stack.tcp.seqnum import HALF, MASK
+from stack.tcp.signatures import OPTION_LENGTH as SIGNATURE_LENGTH
 from stack.tcp.states import STATES, State
 from stack.tcp.timers import Timers
 from stack.tcp.transitions import MOVES, IllegalTransitionError, TcpState
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from stack.tcp.layer import TcpLayer
     from stack.tcp.listener import Listener
     from stack.tcp.segment import Segment
+    from stack.tcp.signatures import Keys
     from stack.tcp.urgent import Urgent
 
 MSS_DEFAULT_V4: Final = 536  # bytes; RFC 9293 section 3.7.1, when the peer sent no MSS option
@@ -152,7 +154,7 @@ class Pcb:
         self.advmss = min(max(route.mtu - self.ip_header - 20, MSS_MINIMUM), 65535)
         if options.maxseg:
             self.advmss = min(self.advmss, options.maxseg)
-        self.timestamps = config.timestamps  #: wanted; after the handshake: agreed on
+        self.timestamps = config.timestamps and not self.signed  #: wanted; after the handshake: agreed on
         self.window_scaling = config.window_scaling
         self.sack = config.sack  #: the same: selective acknowledgments
         self.timestamp_offset = timestamp_offset
@@ -461,9 +463,21 @@ class Pcb:
             self.soft_error = failure.errno
 
     @property
+    def signing(self) -> Keys | None:
+        """TCP_MD5SIG."""
+        return self.options.keys
+
+    @property
+    def signed(self) -> bool:
+        """Whether there is a key for the peer."""
+        keys = self.options.keys
+        return keys is not None and keys.find(self.remote[0]) is not None
+
+    @property
     def overhead(self) -> int:
         """Bytes of each packet that are headers."""
-        return self.ip_header + (20 + TIMESTAMPS_LENGTH if self.timestamps else 20)
+        length = self.ip_header + (20 + TIMESTAMPS_LENGTH if self.timestamps else 20)
+        return length + SIGNATURE_LENGTH if self.options.keys is not None and self.signed else length
 
     def largest_mtu(self) -> int:
         """Length of the longest packet that peer, path and user may allow."""

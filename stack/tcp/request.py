@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stack.ip.packet import IcmpError
     from stack.tcp.demux import Key
     from stack.tcp.listener import Listener
+    from stack.tcp.signatures import Keys
 
 MAX_FIELD: Final = 65535
 TIMEOUT_INITIAL: Final = NS_PER_S  # ns before the SYN|ACK goes again; Linux TCP_TIMEOUT_INIT
@@ -73,6 +74,8 @@ class Request(Minisock):
         self.scale = options.window_scale if config.window_scaling else None  #: the peer's, None: no scaling
         self.sack = config.sack and options.sack_permitted
         self.stamped = config.timestamps and options.timestamps is not None
+        if given.keys is not None and given.keys.find(key[0]) is not None:
+            self.stamped = False
         self.ts_recent = options.timestamps[0] if self.stamped and options.timestamps is not None else 0
         self.ecn = agreed(seg, config.ecn)
         self.syn = _headers(seg, link=given.save_syn > 1) if given.save_syn else b""
@@ -88,6 +91,11 @@ class Request(Minisock):
 
     def __repr__(self) -> str:
         return f"Request({self.remote[0].hex()}:{self.remote[1]} to {self.local[0].hex()}:{self.local[1]})"
+
+    @property
+    def signing(self) -> Keys | None:
+        """TCP_MD5SIG."""
+        return self.listener.options.keys
 
     @property
     def timeout(self) -> int:

@@ -38,6 +38,7 @@ class TimeWait(Minisock):
         "_bound",
         "_connection",
         "rcv_nxt",
+        "signing",
         "since",
         "snd_nxt",
         "stamped",
@@ -55,6 +56,7 @@ class TimeWait(Minisock):
         self.snd_nxt = connection.sender.snd_max & MASK
         self.window = min(max(receiver.window, 0) >> receiver.shift, 65535)  #: as it goes into the header
         self.stamped = connection.timestamps
+        self.signing = connection.signing
         self.timestamp_offset = connection.timestamp_offset
         self.ts_recent = receiver.ts_recent
         self.since = self.layer.scheduler.now  #: ns

@@ -15,11 +15,11 @@ import pytest
 
 from stack import Credentials, Network, Stack
 from stack.scheduler import NS_PER_MS, NS_PER_S
+from stack.socket.ip.signature_options import TCP_MD5SIG
 from stack.socket.ip.stream_info import explain
 from stack.socket.ip.stream_options import (
     TCP_CC_INFO,
     TCP_INQ,
-    TCP_MD5SIG,
     TCP_RTO_MAX_MS,
     TCP_SAVE_SYN,
     TCP_SAVED_SYN,

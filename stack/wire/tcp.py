@@ -30,6 +30,7 @@ OPT_WINDOW_SCALE: Final = 3
 OPT_SACK_PERMITTED: Final = 4
 OPT_SACK: Final = 5
 OPT_TIMESTAMPS: Final = 8
+OPT_MD5: Final = 19  # RFC 2385
 OPT_FASTOPEN: Final = 34
 
 #: Of the whole option: no cookie, or one of an even 4 to 16 bytes (RFC 7413 section 4.1.1).
@@ -54,6 +55,7 @@ class HeaderOptions:
     sack_permitted: bool = False  #: only on a SYN
     timestamps: tuple[int, int] | None = None  #: TSval, TSecr
     sack: tuple[tuple[int, int], ...] = ()  #: (left edge, right edge) of each block
+    signature: bytes | None = None  #: MD5 digest of the segment; `stack.tcp.signatures` writes it
     fastopen: bytes | None = None  #: Fast Open cookie, b"" asks for one; only on a SYN
 
     def emit(self) -> bytes:
@@ -171,6 +173,8 @@ def parse_options(data: memoryview | bytes) -> HeaderOptions:
             options.timestamps = _TWO_U32.unpack_from(data, at + 2)
         elif kind == OPT_SACK and size >= 10 and (size - 2) % 8 == 0:
             options.sack = tuple(_TWO_U32.iter_unpack(data[at + 2 : at + size]))
+        elif kind == OPT_MD5 and size == 18:
+            options.signature = bytes(data[at + 2 : at + size])
         elif kind == OPT_FASTOPEN and size in _FASTOPEN_SIZES:
             options.fastopen = bytes(data[at + 2 : at + size])
         at += size

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from stack.socket.message import Ancillary
     from stack.socket.mirror import End
     from stack.tcp import Connection
+    from stack.tcp.signatures import Keys
 
 
 #: The peer has our FIN, or there is no peer any more.
@@ -59,6 +60,7 @@ class StreamSocket(Socket):
         self.low_water_max = host.netns.tcp.config.rcvbuf_max // 2
         self.chose_port = False  #: bind was given a port, not 0
         self.repair = Repair()  #: TCP_REPAIR
+        self.keys: Keys | None = None  #: TCP_MD5SIG
         self.chose_address = False  #: bind was given an address, not "any"
         self.phase = StreamInit(self)
 
@@ -257,6 +259,7 @@ class StreamSocket(Socket):
         child.options.inherit(told)
         child.receive_timeout, child.send_timeout = timeouts(told)
         connection.options.told = None
+        child.keys = connection.options.keys
         child.repair.on, child.repair.queue = self.repair.on, self.repair.queue
         child.phase = (StreamRepairing if child.repair.on else StreamConnected)(child, connection)
         return child

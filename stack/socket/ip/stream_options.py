@@ -16,6 +16,7 @@ from stack.socket.ip.fastopen_options import FASTOPEN_ROWS, TCP_FASTOPEN, TCP_FA
 from stack.socket.ip.options import ip_level, tos_of, ttl_of
 from stack.socket.ip.peername import peer_name_row
 from stack.socket.ip.repair_options import REPAIR_ROWS, repair_timestamp, set_clock
+from stack.socket.ip.signature_options import SIGNATURE_ROWS
 from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, OptionValues, Value
 from stack.socket.options_device import SO_MARK
@@ -57,7 +58,6 @@ TCP_WINDOW_CLAMP: Final = 10
 TCP_INFO: Final = 11
 TCP_QUICKACK: Final = 12
 TCP_CONGESTION: Final = 13
-TCP_MD5SIG: Final = 14
 TCP_THIN_LINEAR_TIMEOUTS: Final = 16
 TCP_THIN_DUPACK: Final = 17
 TCP_USER_TIMEOUT: Final = 18
@@ -229,10 +229,6 @@ def _saved_syn(socket: StreamSocket, room: int) -> bytes:
     return saved
 
 
-def _unsupported(socket: StreamSocket, value: object) -> None:
-    raise NetError(errno.EINVAL)
-
-
 def _buffer_in_force(number: int, field: str) -> Callable[[StreamSocket], int]:
     """SO_SNDBUF, SO_RCVBUF: as the user set it (doubled), or what a connection's tuning has come to.
 
@@ -283,7 +279,6 @@ TCP_ROWS: Final = (
         check=_congestion,
         get=congestion_name,
     ),
-    _row(TCP_MD5SIG, "TCP_MD5SIG", Kind.OPAQUE, readable=False, check=_unsupported),
     _row(TCP_THIN_LINEAR_TIMEOUTS, "TCP_THIN_LINEAR_TIMEOUTS", low=0, high=1),
     _row(TCP_THIN_DUPACK, "TCP_THIN_DUPACK", low=0, high=1, get=lambda _: 0),
     _row(TCP_USER_TIMEOUT, "TCP_USER_TIMEOUT", low=0),
@@ -301,6 +296,7 @@ TCP_ROWS: Final = (
     _row(TCP_DELACK_MAX_US, "TCP_DELACK_MAX_US", default=200_000, adjust=_ticks),
     *FASTOPEN_ROWS,
     *REPAIR_ROWS,
+    *SIGNATURE_ROWS,
 )
 
 STREAM_OPTIONS: Final = OptionTable([*_socket_rows(), *filter_level(), *ip_level(tos_keeps_ecn=True), *TCP_ROWS])
@@ -389,6 +385,7 @@ def fill(options: TcpOptions, socket: StreamSocket) -> TcpOptions:
     options.max_pacing_rate = 0 if rate >= UNLIMITED else max(rate, 1)
     options.ttl = ttl_of(socket, version=version)
     options.tos = tos_of(socket, version=version)
+    options.keys = socket.keys
     options.filter = attached(values)
     if options.filter is not None:
         socket.host.netns.tcp.filtering.install()
