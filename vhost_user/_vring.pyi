@@ -65,6 +65,7 @@ class _Lib:
         external: Sequence[CData] | CData,
         external_count: int,
     ) -> int: ...
+    def gw_vring_partial(self, ring: CData) -> int: ...
     def gw_vring_receive(
         self,
         ring: CData,

@@ -78,6 +78,7 @@ _BY_ADDRESS: Final = 4096
 #: than such a copy.
 _SMALL_BURST: Final = 8192
 _EXTERNAL: Final = lib.GW_PART_EXTERNAL
+_SPLIT: Final = lib.GW_PUSH_SPLIT
 _U32S: Final = ffi.typeof("uint32_t[]")
 
 
@@ -111,6 +112,7 @@ class Virtqueue(RingControl):
         small = ffi.new("uint8_t[]", _SMALL_BURST)
         self._small = memoryview(ffi.buffer(small))
         self._got = ffi.new("int64_t *")
+        self._partial = 0  # what push_split answers beside the count
         self._burst = ffi.new("struct gw_burst *", {"small": small, "small_size": _SMALL_BURST})
 
     # -- data: takes the gate for one burst ------------------------------------------------------------------------
@@ -155,15 +157,24 @@ class Virtqueue(RingControl):
         return self._push(frames, mode, max(header_fixup, 0), 0)
 
     def push_split(
-        self, frames: Sequence[Sequence[bytes | bytearray | memoryview]], *, header_size: int, length_at: int
-    ) -> int:
+        self,
+        frames: Sequence[Sequence[bytes | bytearray | memoryview]],
+        *,
+        header_size: int,
+        length_at: int,
+        marks_at: int = 0,
+    ) -> tuple[int, int]:
         """As `push`, for packets that may be cut (vsock): a frame is a header and payload, and is spread over as many
         chains as it needs, each beginning with its own copy of the header.
 
-        `header_size` <= 64 bytes; at `length_at` in each copy the payload bytes of that chain are written as le32. All
-        or nothing per frame; used.len is header and payload. A chain that holds no payload byte breaks the ring.
+        `header_size` <= 64 bytes; at `length_at` in each copy the payload bytes of that chain are written as le32. With
+        `marks_at` the le32 there is 0 in every copy but the one whose chain ends the packet. Returns how many frames
+        were accepted whole, and how many payload bytes of the next one found room: whatever the ring has is used, so no
+        packet is too large for it. used.len is header and payload. A chain that holds no payload byte breaks the ring.
         """
-        return self._push(frames, lib.GW_PUSH_SPLIT, length_at, header_size)
+        self._partial = 0
+        accepted = self._push(frames, _SPLIT, length_at | marks_at << 16, header_size)
+        return accepted, self._partial
 
     def receive_from(self, fd: int, limit: int, header: bytes, *, length_at: int, most: int) -> int:
         """Receive up to `limit` bytes from the socket `fd`, without waiting, straight into device-writable chains.
@@ -247,6 +258,8 @@ class Virtqueue(RingControl):
             )
             if accepted == lib.GW_BAD_ARGUMENT:
                 raise ValueError("a part is not a one-dimensional buffer of bytes, or the header does not fit")
+            if mode == _SPLIT and 0 <= accepted < len(frames):
+                self._partial = int(lib.gw_vring_partial(self._ring))
             return self._check(accepted)
         finally:
             self._gate.release()

@@ -6,9 +6,13 @@ Satisfies `stack.vsock.transport.VsockTransport` by shape. It knows packets, not
 guest's own CID are checked here (`csrc/vvsock.c`), meaning is the engine's business, RSTs included.
 
 Payloads to the guest are cut into its receive buffers (about 4 KiB each under Linux) by the ring code, with a header
-in each; a packet goes out whole or not at all. When the ring has no room `transmit` accepts less, and `arm` asks for a
-kick when buffers come back. The transmit ring is emptied regardless of the receive ring's state, so the two directions
-cannot lock each other up.
+in each. What a ring has is used: a packet that finds too few buffers leaves as far as it goes, and its caller sends the
+rest, so nothing is too large for any ring and no byte is ever left out. When the ring has no room `transmit` accepts
+less, and `arm` asks for a kick when buffers come back. The transmit ring is emptied regardless of the receive ring's
+state, so the two directions cannot lock each other up.
+
+A buffer that cannot hold a header and one byte more breaks the ring, as every other nonsense in it does. Nothing can be
+exchanged any more until the driver starts anew, so that is the end of all connections: a new generation.
 
 `generation` tells the engine which connections are dead. When rings stop nobody can know yet whether the guest was
 paused (QMP `stop`) or its driver has reset the device: QEMU says the same. Their next start tells. A paused guest goes
@@ -26,7 +30,6 @@ a ring that is not there stay with their owner. A network card may drop frames t
 from __future__ import annotations
 
 import errno
-from itertools import pairwise
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -48,6 +51,8 @@ VsockTx = tuple[int, int, int, int, int, int, int, int, int, Buffer]
 #: buf_alloc, fwd_cnt; packed.
 _HEADER: Final = Struct("<QQIIIHHIII")
 _LENGTH_AT: Final = 24
+#: `flags`: the end-of-message marks of a SEQPACKET payload belong to its last piece alone (5.10.6.6.1).
+_FLAGS_AT: Final = 32
 #: struct vvsock_record: the same without len, then begin, end, chunk, padding.
 _RECORD: Final = Struct("=QQIIHHIIIIII4x")
 
@@ -56,14 +61,6 @@ RX, TX = 0, 1  #: ring numbers: device to guest, guest to device
 MAX_PAYLOAD: Final = 64 << 10
 MIN_GUEST_CID: Final = 3  #: 0, 1 and 2 are reserved (5.10.4) ...
 MAX_GUEST_CID: Final = 0xFFFF_FFFE  #: ... and so is VMADDR_CID_ANY; upper 32 bits must be 0
-
-#: Payload we expect a receive buffer to take at least on average; Linux posts 4 KiB.
-MIN_BUFFER: Final = 512
-
-TYPE_SEQPACKET: Final = 2
-#: The end-of-message marks of a SEQPACKET payload belong to its last piece alone (5.10.6.6.1). Where the ring code
-#: will cut is not known beforehand, so the last bytes travel alone: few enough to fit any buffer there may be.
-_TAIL: Final = 84
 
 BURST_PACKETS: Final = 256
 BURST_BYTES: Final = 512 << 10
@@ -146,11 +143,11 @@ class VsockDevice(Device):
         self._inbox.records, self._inbox.chunks, self._inbox.drops = self._records, self._chunks, self._bad
         self._inbox.guest_cid = guest_cid
         self._tx_drops: dict[str, int] = {}
-        self._blocked = False
-        self._blocked_room = 0
-        self._parched = False  # `receive_from` found no buffer
-        self._rest: VsockTx | None = None  # of a packet that left in part
-        self._portion = MAX_PAYLOAD
+        self.partial = 0  #: payload bytes that left of the packet behind those `transmit` accepted last
+        self._blocked = False  # `transmit` found no buffer
+        self._parched = False  # `receive_from` found none
+        self._breaks = 0  # generations that ended with a broken ring
+        self._broke = False
         self.rings[TX].max_chain_bytes = lib.VVSOCK_HEADER + MAX_PAYLOAD
 
     def set_guest_cid(self, guest_cid: int) -> bool:
@@ -198,16 +195,15 @@ class VsockDevice(Device):
     def on_refresh(self) -> None:
         self.carrier = not self.closed and self.rings[RX].live and self.rings[TX].live
         self._blocked = False
-        if self.generation != self._generation:
-            self._rest = None
-        self.generation = self._generation
+        broken = any(ring.broken is not None for ring in self.rings)
+        self._breaks += broken and not self._broke
+        self._broke = broken
+        self.generation = self._generation + self._breaks
         if self.carrier and self._reads_config:
             self._reads_config = False
             self.guest_cid = self._inbox.guest_cid = self._next_cid
         self.seqpacket = bool(self.features & VsockFeature.SEQPACKET)
         self.stream = bool(self.features & VsockFeature.STREAM) or not self.features & VsockFeature.NO_IMPLIED_STREAM
-        # A packet that needs more buffers than half the ring is sent in portions, lest it never fits.
-        self._portion = min(MAX_PAYLOAD, max(1, self.rings[RX].num // 2) * MIN_BUFFER)
         if self.carrier:
             self.rings[RX].suppress()  # its kicks say "more buffers", which only matters after a shortage
 
@@ -217,8 +213,6 @@ class VsockDevice(Device):
             self.refresh()
         if not self.carrier or self.faults.holding:
             return []
-        if self._rest is not None:
-            self._send_rest()
         burst = self.rings[TX].pop(min(budget, BURST_PACKETS), BURST_BYTES)
         if not burst.count:
             return []
@@ -234,44 +228,38 @@ class VsockDevice(Device):
         ]
 
     def transmit(self, burst: Sequence[VsockTx]) -> int:
-        """Packets to the guest, in order; returns how many were accepted: none without carrier.
+        """Packets to the guest, in order; returns how many were accepted whole: none without carrier.
 
-        A large RW packet may leave in portions; its rest is kept here and leaves before anything else.
+        Of the next one the first `partial` bytes of its payload have left too, where that is not 0.
         """
+        self.partial = 0
         if not self.carrier or self.faults.stalled:
             return 0
-        if self._rest is not None and not self._send_rest():
-            return 0
-        limit = self._portion
         pack = _HEADER.pack
         done, total = 0, len(burst)
         while done < total:
-            ready: list[tuple[Buffer, ...]] = []
-            large: VsockTx | None = None
-            for packet in burst[done:]:
-                src, dst, sport, dport, kind, op, flags, alloc, fwd, payload = packet
+            frames: list[tuple[Buffer, ...]] = []
+            for src, dst, sport, dport, kind, op, flags, alloc, fwd, payload in burst[done:]:
                 length = len(payload)
-                if length > limit or (kind == TYPE_SEQPACKET and flags and length > _TAIL):
-                    large = packet
+                if length > MAX_PAYLOAD:
                     break
                 header = pack(src, dst, sport, dport, length, kind, op, flags, alloc, fwd)
-                ready.append((header, payload) if length else (header,))
-            if ready:
-                accepted = self._push(ready)
-                done += accepted
-                self.packets_out += accepted
-                if accepted < len(ready):
-                    return self._stopped(done)
-            if large is not None:
-                if len(large[-1]) > MAX_PAYLOAD:
-                    self._drop("long", 1)
-                elif not self._send_large(large):
-                    return self._stopped(done)
-                else:
-                    self.packets_out += 1
+                frames.append((header, payload) if length else (header,))
+            if not frames:
+                self._drop("long", 1)
                 done += 1
-                if self._rest is not None:
-                    return done
+                continue
+            ring = self.rings[RX]
+            accepted, self.partial = ring.push_split(
+                frames, header_size=_HEADER.size, length_at=_LENGTH_AT, marks_at=_FLAGS_AT
+            )
+            done += accepted
+            self.packets_out += accepted
+            if accepted < len(frames):
+                self._blocked = ring.live
+                if not ring.live:
+                    self.notify_change()  # it stopped or broke a moment ago
+                return done
         self._blocked = False
         return done
 
@@ -282,7 +270,7 @@ class VsockDevice(Device):
         Returns the bytes moved, 0 at the end of the socket's stream, None when the guest has no buffers: see `roomy`.
         Raises OSError as recv(2) does; BlockingIOError when the socket has nothing now.
         """
-        if not self.carrier or self.faults.stalled or (self._rest is not None and not self._send_rest()):
+        if not self.carrier or self.faults.stalled:
             self._parched = True
             return None
         src, dst, sport, dport, kind, op, flags, alloc, fwd, _ = packet
@@ -306,57 +294,7 @@ class VsockDevice(Device):
         """`receive_from` may find buffers where it last found none."""
         if not self._parched:
             return True
-        ready = self.carrier and self._rest is None and not self.faults.stalled
-        return ready and self.rings[RX].room() > 0
-
-    def _push(self, frames: list[tuple[Buffer, ...]]) -> int:
-        """To the ring; sets `_blocked` if it took less because it ran out of buffers."""
-        ring = self.rings[RX]
-        accepted = ring.push_split(frames, header_size=_HEADER.size, length_at=_LENGTH_AT)
-        while accepted < len(frames):
-            # The guest adds buffers all the time: the room seen *before* an attempt that failed is certainly too
-            # little, the room seen after it may be all there will ever be.
-            self._blocked_room = ring.room()
-            more = ring.push_split(frames[accepted:], header_size=_HEADER.size, length_at=_LENGTH_AT)
-            if not more:
-                break
-            accepted += more
-        self._blocked = accepted < len(frames) and ring.live
-        return accepted
-
-    def _send_large(self, packet: VsockTx) -> bool:
-        """A packet of more than one portion. False: nothing of it left; otherwise the rest, if any, is kept."""
-        src, dst, sport, dport, kind, op, flags, alloc, fwd, payload = packet
-        view = memoryview(payload)
-        tail = max(0, len(view) - _TAIL) if kind == TYPE_SEQPACKET and flags else len(view)
-        cuts = [*range(0, tail, self._portion), tail]
-        pieces = [(0 if tail < len(view) else flags, view[a:b]) for a, b in pairwise(cuts)]
-        if tail < len(view):
-            pieces.append((flags, view[tail:]))
-        frames: list[tuple[Buffer, ...]] = [
-            (_HEADER.pack(src, dst, sport, dport, len(piece), kind, op, bits, alloc, fwd), piece)
-            for bits, piece in pieces
-        ]
-        sent = self._push(frames)
-        if not sent:
-            return False
-        if sent < len(frames):
-            at = sum(len(piece) for _, piece in pieces[:sent])
-            self._rest = (src, dst, sport, dport, kind, op, flags, alloc, fwd, bytes(view[at:]))
-        return True
-
-    def _send_rest(self) -> bool:
-        """Try to get rid of what is left of a large packet. True: nothing is left."""
-        rest, self._rest = self._rest, None
-        if rest is not None and not self._send_large(rest):
-            self._rest = rest
-        return self._rest is None
-
-    def _stopped(self, done: int) -> int:
-        """`done` packets are out, the ring takes no more: it is full, or it stopped or broke a moment ago."""
-        if not self._blocked:
-            self.notify_change()
-        return done
+        return self.carrier and not self.faults.stalled and self.rings[RX].room() > 0
 
     def suppress(self) -> None:
         """No kicks until `arm`: we look by ourselves."""
@@ -370,7 +308,7 @@ class VsockDevice(Device):
         if self.carrier and not self.faults.holding:
             work |= ring.arm()
         if (self._blocked or self._parched) and not self.faults.stalled:
-            room = self.rings[RX].arm(self._blocked_room if self._blocked else 0)
+            room = self.rings[RX].arm()
             self._parched &= not room  # told once: whoever found none may be gone meanwhile
             work |= room
         if self.carrier and not (self.rings[RX].live and self.rings[TX].live):
@@ -390,7 +328,6 @@ class VsockDevice(Device):
         """Packets dropped, by reason; ``rx-`` from the guest, ``tx-`` to it. Reasons that never occurred are absent."""
         counted = {f"rx-{name}": int(self._bad[i]) for i, name in enumerate(RX_DROPS)}
         counted["rx-chain"] = self.rings[TX].counters.dropped_long
-        counted["tx-buffer"] = self.rings[RX].counters.dropped_no_fit
         counted.update({f"tx-{name}": count for name, count in self._tx_drops.items()})
         return {name: count for name, count in counted.items() if count}
 

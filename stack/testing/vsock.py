@@ -26,6 +26,7 @@ class ScriptedGuest:
         self.carrier = True
         self.generation = 1
         self.stream = self.seqpacket = True
+        self.partial = 0
         self.on_change: Callable[[], None] | None = None
         self.room = room
         self.sent: list[VsockTx] = []  #: what the host transmitted, oldest first

@@ -27,10 +27,13 @@ class DirectGuest(ScriptedGuest):
         self._held: deque[tuple[VsockTx, int]] = deque()
 
     def transmit(self, burst: Sequence[VsockTx]) -> int:
-        count = 0
+        count = self.partial = 0
         for packet in burst:
             cost = -(-max(len(packet[9]), 1) // _PORTION)
             if cost > self.buffers:
+                self.partial = self.buffers * _PORTION
+                if self.partial:
+                    self._hold((*packet[:9], bytes(packet[9][: self.partial])), self.buffers)
                 break
             self._hold((*packet[:9], bytes(packet[9])), cost)
             count += 1

@@ -17,7 +17,10 @@ The end, as Linux does it (rows VS-07, VS-08, VS-13):
 * The peer's SHUTDOWN bits accumulate. "Will not send" is our end of stream, "will not receive" makes writing EPIPE.
   With both, the connection leaves the tables at once, and a RST answers as soon as nothing is unread.
 * A RST ends a connected stream like that too, without error: what was received stays readable.
-* Our `close` sends what was taken and SHUTDOWN(3), then waits up to 8 s for the RST; a RST of ours ends the wait.
+* Our `close` sends what was taken and SHUTDOWN(3), then waits up to 8 s for the RST; a RST of ours ends the wait. It
+  never overtakes what was taken: while some of that waits for a guest that is paused or out of buffers, so do we.
+  (Linux forgets the socket after 8 s, but its RST queues behind the data too. To a guest a RST is the end of a stream,
+  so nobody would miss what was left out in front of it.)
 * What a correct peer never sends - more than was granted, counts that cannot be true, a second REQUEST - resets the
   connection: RST to the peer, ECONNRESET to the user.
 """
@@ -411,5 +414,10 @@ class VsockConnection(ConnectionStatus):
         """The answer to our REQUEST, or the RST that ends our close, did not come."""
         if self.state is VsockState.CONNECTING:
             self.error = errno.ETIMEDOUT
+        elif self.unsent:
+            # The guest is paused, or has had no buffers: what was taken is delivered however long that lasts. It is no
+            # more than the guest granted, and ends with the guest.
+            self._arm(CLOSE_TIMEOUT)
+            return
         self._port.reset(self)
         self._end()

@@ -351,6 +351,9 @@ class GuestPort:
                 return
             accepted = transport.transmit(burst)
             self._burst = burst[accepted:]
+            if transport.partial:
+                held = self._burst[0]
+                self._burst[0] = (*held[:9], memoryview(held[9])[transport.partial :])
             if self._lingering:
                 self._tell_lingering()
             if self._burst:

@@ -26,6 +26,7 @@ class Loopback:
         self.carrier = True
         self.generation = 0
         self.stream = self.seqpacket = True
+        self.partial = 0
         self.on_change: Callable[[], None] | None = None
         self._deliver = deliver
         self._scheduler = scheduler

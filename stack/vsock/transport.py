@@ -16,7 +16,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 VsockRx: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, memoryview]
 
 #: As VsockRx, but the payload may be any bytes-like object. At most 64 KiB; the device cuts it into
-#: the guest's buffers.
+#: the guest's buffers, and leaves end-of-message marks (`flags`) to the last piece.
 VsockTx: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, Buffer]
 
 
@@ -36,8 +36,12 @@ class VsockTransport(Protocol):
         """Up to `budget` packets from the guest, oldest first, already checked for structure and source CID."""
         ...
 
+    partial: int  #: payload bytes that left, after `transmit`, of the packet behind those it accepted
+
     def transmit(self, burst: Sequence[VsockTx]) -> int:
-        """Hand packets over in order; returns how many were accepted whole. The rest stays the caller's to retry."""
+        """Hand packets over in order; returns how many were accepted whole. The others stay the caller's to retry: of
+        the first of them without the first `partial` bytes of its payload.
+        """
         ...
 
     # A transport may offer more, for streams that are forwarded without a program of ours:

@@ -2,7 +2,8 @@
 /* Device to guest: frames, given as parts of Python buffers, scattered over writable chains.
  *
  * All or nothing per frame: the chains it needs are walked first, and only when they are enough is anything copied. Taking
- * chains is advancing a local count, so giving up a frame costs nothing and leaves no trace.
+ * chains is advancing a local count, so giving up a frame costs nothing and leaves no trace. Packets that may be cut
+ * (vsock) are the exception: they take what there is.
  */
 #include "ring.h"
 
@@ -85,9 +86,8 @@ enum { SHORT = -1, NO_FIT = -2 }; /* beside gw_result below GW_BROKEN */
 /* Walk as many chains as a frame of `bytes` needs, from the one after `taken`: their number, SHORT, NO_FIT or a
  * gw_result. */
 static int gather(struct gw_vring *ring, const struct push *asked, uint64_t bytes, uint32_t taken, uint32_t waiting) {
-    uint64_t overhead = asked->mode == GW_PUSH_SPLIT ? asked->header_size : 0;
-    uint64_t smallest = asked->mode == GW_PUSH_ONE ? 0 : asked->mode == GW_PUSH_MERGE ? asked->at + 2u : overhead;
-    uint64_t wanted = bytes - overhead, room = 0;
+    uint64_t smallest = asked->mode == GW_PUSH_MERGE ? asked->at + 2u : 0;
+    uint64_t room = 0;
     uint32_t count = 0;
     gw_scratch_reset(ring);
     do {
@@ -99,14 +99,14 @@ static int gather(struct gw_vring *ring, const struct push *asked, uint64_t byte
         int result = gw_chain_walk(ring, gw_head_at(ring, taken + count), true, chain);
         if (result < 0)
             return result;
-        /* A buffer must hold the header at least (virtio 1.3 section 5.1.6.3.1), and let a cut packet get on. */
-        if (chain->bytes < smallest || (wanted > 0 && chain->bytes == overhead && overhead > 0))
+        /* A buffer must hold the header at least (virtio 1.3 section 5.1.6.3.1). */
+        if (chain->bytes < smallest)
             return gw_fail(ring, GW_BROKEN_SMALL, chain->bytes);
-        room += chain->bytes - overhead;
+        room += chain->bytes;
         count++;
-        if (asked->mode == GW_PUSH_ONE && room < wanted)
+        if (asked->mode == GW_PUSH_ONE && room < bytes)
             return NO_FIT;
-    } while (room < wanted);
+    } while (room < bytes);
     return (int)count;
 }
 
@@ -131,29 +131,50 @@ static void fill(struct gw_vring *ring, const struct push *asked, struct source 
     }
 }
 
-/* Fill `count` gathered chains, each with the header, patched, and as much of the payload as it holds. */
-static void fill_split(struct gw_vring *ring, const struct push *asked, struct source *source, uint64_t bytes,
-                       uint32_t taken, uint32_t count) {
+/* Header and `bytes` of payload into the chains after `*taken`, however many there are: a packet may be cut anywhere, so
+ * no shortage can keep it from getting on, and none is too large for a ring. Each chain begins with the header, whose
+ * length is that of its own piece and whose marks are those of the piece that ends the packet. `*taken` is counted on,
+ * `*placed` is the payload that found room: all of it if the answer is 0, otherwise SHORT or a gw_result. */
+static int spread(struct gw_vring *ring, const struct push *asked, struct source *source, uint64_t bytes,
+                  uint32_t *taken, uint32_t waiting, uint64_t *placed) {
     uint8_t header[GW_SPLIT_HEADER_MAX];
+    uint32_t length_at = asked->at & UINT16_MAX, marks_at = asked->at >> 16;
     for (uint32_t b = 0; b < asked->header_size; b++) {
         while (source->left == 0)
             next_part(source);
         header[b] = *source->bytes++;
         source->left--;
     }
-    bytes -= asked->header_size;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct gw_chain *chain = &ring->chains[i];
-        uint32_t part = (uint32_t)gw_least(bytes, chain->bytes - asked->header_size);
+    uint8_t marks[4] = {0};
+    if (marks_at > 0) {
+        memcpy(marks, header + marks_at, sizeof marks);
+        memset(header + marks_at, 0, sizeof marks);
+    }
+    ring->work = 0;
+    do {
+        ring->piece_count = 0;
+        if (*taken == waiting || !gw_scratch_left(ring))
+            return SHORT;
+        struct gw_chain *chain = &ring->chains[0];
+        int result = gw_chain_walk(ring, gw_head_at(ring, *taken), true, chain);
+        if (result < 0)
+            return result;
+        uint64_t left = bytes - *placed;
+        if (chain->bytes < asked->header_size || (left > 0 && chain->bytes == asked->header_size))
+            return gw_fail(ring, GW_BROKEN_SMALL, chain->bytes);
+        uint32_t part = (uint32_t)gw_least(left, chain->bytes - asked->header_size);
         for (uint32_t b = 0; b < 4; b++)
-            header[asked->at + b] = (uint8_t)(part >> (8 * b));
+            header[length_at + b] = (uint8_t)(part >> (8 * b));
+        if (marks_at > 0 && part == left)
+            memcpy(header + marks_at, marks, sizeof marks);
         struct source patched = {.bytes = header, .left = asked->header_size};
         struct sink sink = {&ring->pieces[chain->first], 0};
         copy(ring, &sink, &patched, asked->header_size);
         copy(ring, &sink, source, part);
-        bytes -= part;
-        gw_put_used(ring, taken + i, chain->head, asked->header_size + part);
-    }
+        gw_put_used(ring, (*taken)++, chain->head, asked->header_size + part);
+        *placed += part;
+    } while (*placed < bytes);
+    return 0;
 }
 
 static int push(struct gw_vring *ring, void *arguments) {
@@ -161,31 +182,34 @@ static int push(struct gw_vring *ring, void *arguments) {
     int waiting = gw_available(ring);
     if (waiting < 0)
         return waiting;
+    bool split = asked->mode == GW_PUSH_SPLIT;
     uint64_t smallest = asked->mode == GW_PUSH_MERGE ? asked->at + 2u : asked->header_size;
     struct source source = {asked->parts, asked->blob, asked->external, NULL, 0};
     uint32_t taken = 0, accepted = 0;
     for (; accepted < asked->frames; accepted++) {
         const uint32_t *end = source.part + asked->counts[accepted];
-        uint64_t bytes = 0;
+        uint64_t bytes = 0, placed = 0;
         for (const uint32_t *part = source.part; part < end; part++)
             bytes += *part & GW_PART_LENGTH;
         int count = NO_FIT;
-        if (bytes >= smallest)
+        if (bytes >= smallest && split)
+            count = spread(ring, asked, &source, bytes - asked->header_size, &taken, (uint32_t)waiting, &placed);
+        else if (bytes >= smallest)
             count = gather(ring, asked, bytes, taken, (uint32_t)waiting);
         if (count == SHORT) {
             ring->counters.shortages++;
+            ring->partial = placed;
             break;
         }
         if (count == NO_FIT) {
             ring->counters.dropped_no_fit++;
         } else if (count < 0) {
-            if (accepted == 0)
+            if (taken == 0 && accepted == 0)
                 return count;
+            ring->partial = placed;
             break; /* as in pop: what came before is good */
         } else {
-            if (asked->mode == GW_PUSH_SPLIT)
-                fill_split(ring, asked, &source, bytes, taken, (uint32_t)count);
-            else
+            if (!split)
                 fill(ring, asked, &source, bytes, taken, (uint32_t)count);
             taken += (uint32_t)count;
             ring->counters.bytes += bytes;
@@ -194,6 +218,7 @@ static int push(struct gw_vring *ring, void *arguments) {
             next_part(&source);
         source.left = 0;
     }
+    ring->counters.bytes += ring->partial;
     gw_publish(ring, taken);
     return (int)accepted;
 }
@@ -219,10 +244,15 @@ int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_
     struct push asked = {mode, at, header_size, words, frames, words + frames, blob, external};
     if (!complete(&asked, parts, blob_size, external_count) || frames > INT32_MAX)
         return GW_BAD_ARGUMENT;
-    if (at > UINT16_MAX || header_size > GW_SPLIT_HEADER_MAX || (mode == GW_PUSH_SPLIT && at + 4 > header_size))
+    bool fits = mode == GW_PUSH_SPLIT ? (at & UINT16_MAX) + 4 <= header_size && (at >> 16) + 4 <= header_size
+                                      : at <= UINT16_MAX;
+    if (!fits || header_size > GW_SPLIT_HEADER_MAX)
         return GW_BAD_ARGUMENT;
+    ring->partial = 0;
     return gw_run(ring, push, &asked);
 }
+
+uint64_t gw_vring_partial(const struct gw_vring *ring) { return ring->partial; }
 
 /* -- from a socket straight into guest memory ------------------------------------------------------------------------
  *

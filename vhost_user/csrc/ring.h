@@ -50,6 +50,7 @@ struct gw_vring {
     const struct gw_log *log;     /* or NULL */
     uint64_t log_gpa;
     uint64_t error_value;
+    uint64_t partial;             /* payload of the packet behind those the last push accepted that it did place */
     uint8_t *slab;                /* being filled: freed if a guard ends the burst */
     struct gw_counters counters;
     uint32_t max_num;

@@ -18,7 +18,8 @@
 enum gw_push_mode {
     GW_PUSH_ONE,   /* a frame goes into exactly one chain */
     GW_PUSH_MERGE, /* into one or more, their number as le16 at offset `at` of the frame */
-    GW_PUSH_SPLIT, /* into one or more, each beginning with the header, in which the payload length is le32 at `at` */
+    GW_PUSH_SPLIT, /* into however many there are, each beginning with the header, in which the le32 at the low half of
+                       * `at` is the payload behind it, and the le32 at the high half (0: none) is 0 but in the last */
 };
 
 /* What a device must never do (fault.c). */
@@ -110,6 +111,10 @@ void gw_slab_free(void *slab);
 int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_size, const uint32_t *words,
                   uint32_t frames, uint32_t parts, const uint8_t *blob, uint64_t blob_size,
                   const void *const *external, uint32_t external_count);
+
+/* After a GW_PUSH_SPLIT that accepted fewer than all: bytes of payload of the next packet that found room. The rest of
+ * it, with its header, is to be pushed again. */
+uint64_t gw_vring_partial(const struct gw_vring *ring);
 
 /* Receive up to `limit` bytes from a socket, without waiting, straight into a device-writable queue: as GW_PUSH_SPLIT
  * spreads a packet, with at most `most` bytes of payload behind each copy of the header. How many chains were used, or a

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vhost_user.memory import Region
 
-PushMode = Literal["one", "merge", "split"]
+PushMode = Literal["one", "merge"]
 
 #: What the C says, by the name used here.
 REASONS: Final = {
@@ -239,7 +239,7 @@ class ModelDevice:
         self.finish([(head, 0) for head in heads])
         return len(heads)
 
-    def push(self, frames: Sequence[bytes], mode: PushMode, *, at: int = 0, header: int = 0) -> int:
+    def push(self, frames: Sequence[bytes], mode: PushMode, *, at: int = 0) -> int:
         if self.broken:
             return 0
         used: list[tuple[int, int]] = []
@@ -248,7 +248,7 @@ class ModelDevice:
             waiting = self.available()
             for frame in frames:
                 try:
-                    used += self.place_frame(frame, mode, at, header, len(used), waiting)
+                    used += self.place_frame(frame, mode, at, len(used), waiting)
                 except NoFit:
                     pass
                 except Shortage:
@@ -260,39 +260,31 @@ class ModelDevice:
         self.finish(used)
         return accepted
 
-    def place_frame(
-        self, frame: bytes, mode: PushMode, at: int, header: int, taken: int, waiting: int
-    ) -> list[tuple[int, int]]:
-        smallest = {"one": 0, "merge": at + 2, "split": header}[mode]
+    def place_frame(self, frame: bytes, mode: PushMode, at: int, taken: int, waiting: int) -> list[tuple[int, int]]:
+        smallest = {"one": 0, "merge": at + 2}[mode]
         if len(frame) < smallest:
             raise NoFit
-        rest = frame[header:] if mode == "split" else frame
         chains: list[Chain] = []
         room = 0
-        while not chains or room < len(rest):
+        while not chains or room < len(frame):
             if len(chains) == self.num:
                 raise NoFit
             if taken + len(chains) == waiting:
                 raise Shortage
             chain = self.chain(self.head(taken + len(chains)), writable=True)
-            if len(chain.bytes) < smallest or (mode == "split" and rest and len(chain.bytes) == header):
+            if len(chain.bytes) < smallest:
                 raise Broken("small")
             chains.append(chain)
-            room += len(chain.bytes) - (header if mode == "split" else 0)
-            if mode == "one" and room < len(rest):
+            room += len(chain.bytes)
+            if mode == "one" and room < len(frame):
                 raise NoFit
         if mode == "merge":
             frame = frame[:at] + len(chains).to_bytes(2, "little") + frame[at + 2 :]
-            rest = frame
+        rest = frame
         used = []
         for chain in chains:
-            if mode == "split":
-                part = rest[: len(chain.bytes) - header]
-                rest = rest[len(part) :]
-                data = frame[:at] + len(part).to_bytes(4, "little") + frame[at + 4 : header] + part
-            else:
-                data = rest[: len(chain.bytes)]
-                rest = rest[len(data) :]
+            data = rest[: len(chain.bytes)]
+            rest = rest[len(data) :]
             for offset, byte in zip(chain.bytes, data, strict=False):
                 self.memory[offset] = byte
             used.append((chain.head, len(data)))
@@ -301,6 +293,48 @@ class ModelDevice:
             for offset, byte in zip(chains[0].bytes[at : at + 2], frame[at : at + 2], strict=True):
                 self.memory[offset] = byte
         return used
+
+    def push_split(
+        self, frames: Sequence[bytes], *, header_size: int, length_at: int, marks_at: int
+    ) -> tuple[int, int]:
+        """Packets that may be cut: (accepted whole, payload bytes of the next one that found room)."""
+        if self.broken:
+            return 0, 0
+        used: list[tuple[int, int]] = []
+        accepted = placed = 0
+        try:
+            waiting = self.available()
+            for frame in frames:
+                placed = 0
+                if len(frame) >= header_size:
+                    payload = frame[header_size:]
+                    while True:
+                        if len(used) == waiting:
+                            raise Shortage
+                        chain = self.chain(self.head(len(used)), writable=True)
+                        room = len(chain.bytes) - header_size
+                        if room < (placed < len(payload)):
+                            raise Broken("small")
+                        part = payload[placed : placed + room]
+                        placed += len(part)
+                        header = bytearray(frame[:header_size])
+                        header[length_at : length_at + 4] = len(part).to_bytes(4, "little")
+                        if marks_at and placed < len(payload):
+                            header[marks_at : marks_at + 4] = bytes(4)
+                        for offset, byte in zip(chain.bytes, bytes(header) + part, strict=False):
+                            self.memory[offset] = byte
+                        used.append((chain.head, header_size + len(part)))
+                        if placed == len(payload):
+                            break
+                placed = 0
+                accepted += 1
+        except Shortage:
+            pass
+        except Broken as broken:
+            if not accepted and not used:
+                self.broken = broken.args[0]
+        self.finish(used)
+        return accepted, placed
 
     def suppress(self) -> None:
         if self.broken:

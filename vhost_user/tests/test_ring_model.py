@@ -175,8 +175,10 @@ def push(ring: Ring, model: ModelDevice, draw: Callable[[Any], Any]) -> None:
     elif mode == "merge":
         assert ring.queue.push(frames, header_fixup=10) == model.push(whole, "merge", at=10)
     else:
-        accepted = ring.queue.push_split(frames, header_size=44, length_at=24)
-        assert accepted == model.push(whole, "split", at=24, header=44)
+        where = {"header_size": 44, "length_at": 24, "marks_at": draw(st.sampled_from([0, 32]))}
+        answer = ring.queue.push_split(frames, **where)
+        assert answer == model.push_split(whole, **where)
+        event(f"cut: {answer[1] > 0}")
 
 
 def agree(ring: Ring, model: ModelDevice) -> None:

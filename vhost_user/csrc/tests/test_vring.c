@@ -340,11 +340,31 @@ static void test_push_split(void) {
     }
     CHECK_INT(push_one(&guest, GW_PUSH_SPLIT, 4, 10, packet, 9), 1); /* dropped */
     CHECK_INT(push_one(&guest, GW_PUSH_SPLIT, 4, 10, packet, 11), 0);
+    CHECK_INT(gw_vring_partial(guest.ring), 0);
     writable(&guest, 3, 1, 10);
     CHECK_INT(push_one(&guest, GW_PUSH_SPLIT, 4, 10, packet, 11), GW_BROKEN_SMALL);
     CHECK_INT(push_one(&guest, GW_PUSH_SPLIT, 4, 10, packet, 10), 1);
     writable(&guest, 4, 1, 9);
     CHECK_INT(push_one(&guest, GW_PUSH_SPLIT, 4, 10, packet, 10), GW_BROKEN_SMALL);
+    close_guest(&guest);
+    /* What there is is used; the marks at 6 are those of the last piece. */
+    open_guest(&guest, 8);
+    start(&guest, INDIRECT_AND_EVENT, 0);
+    writable(&guest, 0, 2, 20);
+    CHECK_INT(push_one(&guest, GW_PUSH_SPLIT, 0 | 6 << 16, 10, packet, 40), 0);
+    CHECK_INT(gw_vring_partial(guest.ring), 20);
+    CHECK(at(&guest, C_GPA)[6] == 0 && at(&guest, C_GPA + 20)[9] == 0 && at(&guest, C_GPA + 20)[5] == packet[5]);
+    writable(&guest, 2, 1, 20);
+    CHECK_INT(push_one(&guest, GW_PUSH_SPLIT, 0 | 6 << 16, 10, packet, 20), 1);
+    CHECK_INT(gw_vring_partial(guest.ring), 0);
+    CHECK(memcmp(at(&guest, C_GPA + 46), packet + 6, 4) == 0);
+    /* What came before a chain that breaks the ring is good. */
+    writable(&guest, 3, 1, 20);
+    writable(&guest, 4, 1, 9);
+    CHECK_INT(push_one(&guest, GW_PUSH_SPLIT, 4, 10, packet, 40), 0);
+    CHECK_INT(gw_vring_partial(guest.ring), 10);
+    CHECK_INT(push_one(&guest, GW_PUSH_SPLIT, 4, 10, packet, 30), GW_BROKEN_SMALL);
+    CHECK_INT(push_one(&guest, GW_PUSH_SPLIT, 4 | 7 << 16, 10, packet, 30), GW_BAD_ARGUMENT);
     close_guest(&guest);
 }
 
