@@ -75,6 +75,12 @@ class Runner(Protocol):
         """The rest of `Network.block_on` after a first attempt in vain; lock not held."""
         ...
 
+    def glance(
+        self, pollee: Pollee, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]
+    ) -> T | Again:
+        """Lock held, `attempt` was in vain: look a moment longer before `block_on`. AGAIN: still in vain."""
+        ...
+
     def nudge(self) -> None:
         """Lock held: work or an earlier deadline appeared that whoever sleeps does not know of."""
         ...
@@ -266,7 +272,8 @@ class Network:
         scheduler = self.scheduler
         scheduler.now = now
         try:
-            fired = scheduler.run_timers()
+            heap = scheduler.heap
+            fired = scheduler.run_timers() if heap and heap[0][0] <= now else 0
             served = 0
             hot = self.hot
             for fd, _ in events:
@@ -279,7 +286,7 @@ class Network:
                     served += source.service(BUDGET)
             if self._ready:
                 served += self._serve_ready()
-            deferred = scheduler.run_deferred()
+            deferred = scheduler.run_deferred() if scheduler.deferred else 0
             if self.marks:
                 self._settle()
         except BaseException:
@@ -330,7 +337,7 @@ class Network:
         """End a socket call: send and deliver what it deferred, wake whom it concerns."""
         scheduler = self.scheduler
         ready = self._ready
-        if ready or scheduler.has_deferred:
+        if ready or scheduler.deferred:
             try:
                 for _ in range(INLINE_ROUNDS):
                     scheduler.run_deferred()
@@ -368,17 +375,28 @@ class Network:
         if self.closed:
             raise closed_error()
         self.stats.calls += 1
-        self.scheduler.now = self.clock()
+        scheduler = self.scheduler
+        scheduler.now = self.clock()
         try:
             return attempt(*args)
         finally:
-            self.finish()
+            if scheduler.deferred or self._ready or self.marks or self._disposals or self.asleep_until:
+                self.finish()
 
     def block_on(
         self, pollee: Pollee, events: int, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]
     ) -> T | Again:
         """See `stack.socket.base.Waiting.block_on`."""
-        result = self.call(attempt, args)
+        if self.lock.locked():
+            with self.turnstile, self.lock:
+                result = self._call(attempt, args)
+                if result is AGAIN and self.hot and timeout != 0:
+                    result = self.runner.glance(pollee, timeout, attempt, args)
+        else:
+            with self.lock:
+                result = self._call(attempt, args)
+                if result is AGAIN and self.hot and timeout != 0:
+                    result = self.runner.glance(pollee, timeout, attempt, args)
         if result is not AGAIN:
             return result
         if timeout == 0:

@@ -1,4 +1,4 @@
-"""Waiting for a Network: the only file of the stack that reads a clock or sleeps.
+"""Waiting for a Network: the only file of the stack that reads a clock or sleeps. Who may poll is in `stack.token`.
 
 Theory of operation
 -------------------
@@ -18,6 +18,10 @@ or there is no background thread, it wakes exactly one follower to lead, and is 
 
 A Network without descriptors (loopback and cables alone) has nothing to poll for but timers: everything else is
 delivered in the call that causes it. There the background thread, if it runs, keeps the token and all others follow.
+
+**A glance.** While devices are hot, most of what is waited for comes before a sleep would be due. So a call that finds
+nothing looks first, in the same breath (`glance`): it takes turns and attempts until it has what it wants, somebody
+else wants in, or it is time to sleep. Only then does it take a place in the line, which costs as much as a turn.
 
 **Looking and sleeping.** After traffic the leader keeps looking for a while, with notifications suppressed, because
 waking a halted core costs more than the wait; whether that pays is learnt (`stack.patience`). Then it arms the
@@ -55,6 +59,7 @@ from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.socket.base import AGAIN, Again, Timeout
 from stack.socket.poll import ALWAYS, Pollee
 from stack.switching import SwitchInterval
+from stack.token import PATROL, Token
 from stack.virtual import VirtualRunner
 from stack.waiter import Waiter
 
@@ -62,14 +67,12 @@ T = TypeVar("T")
 
 #: A sleep without a deadline, as `Network.asleep_until`.
 FOREVER: Final = 1 << 62
-#: How often the background thread on patrol looks whether anybody leads.
-PATROL: Final = 1 * NS_PER_MS
-#: A thread that stays away from its socket for longer (ns) is not waited for with the token.
-ABSENCE: Final = PATROL // 2
 #: How long after the last traffic it stays on patrol.
 RECENT: Final = 20 * NS_PER_MS
 #: Seconds; epoll_wait counts milliseconds in a C int.
 LONGEST_SLEEP: Final = 86400.0
+#: Turns of a glance, at most: then the descriptors are to be looked at as well.
+GLANCES: Final = 1000
 #: The main thread sleeps no longer than this at a time, seconds. Python looks for signals before it goes to sleep, and
 #: one that interrupts a sleep ends it; but one that comes just between the look and the sleep would wait for its end.
 SIGNAL_GAP: Final = 1.0
@@ -78,6 +81,9 @@ SIGNAL_GAP: Final = 1.0
 SWITCHING: Final = SwitchInterval()
 
 _LOG: Final = logging.getLogger(__name__)
+
+
+_NO_EVENTS: Final[list[tuple[int, int]]] = []
 
 
 class _Deposed(Enum):
@@ -89,23 +95,19 @@ class _Deposed(Enum):
 DEPOSED: Final[Literal[_Deposed.DEPOSED]] = _Deposed.DEPOSED
 
 
-class _RealRunner:
+class _RealRunner(Token):
     """Waiting in real time: leader, followers, background thread."""
 
     def __init__(self, network: Network, clock: Callable[[], int]) -> None:
-        self.network = network
+        super().__init__(network)
         self.clock = clock
-        self._leader: Waiter | None = None
-        self.heir: Waiter | None = None  #: the follower woken last because it is ready
-        self._absent: Pollee | None = None  #: the token lies there for the thread that was last here
-        self._line: dict[Waiter, None] = {}  # everybody who waits, oldest first
         self._spare: list[Waiter] = []
         self._patience = Patience()
         self._spin_began = 0  #: when (ns) the leader began to spin, and its CPU time then; 0: it does not
         self._spin_cpu = 0
+        self._looking: tuple[int, int] | None = None  # of a glance in vain: since when, and since when without traffic
         self._can_spin = (os.cpu_count() or 1) > 1
-        self._background = _Background(self)
-        self._last_traffic = 0
+        self.background: _Background = _Background(self)
 
     # -- what the Network asks ----------------------------------------------------------------------------------------
 
@@ -121,7 +123,7 @@ class _RealRunner:
             waiter.events = events | ALWAYS
             waiter.ready = bool(pollee.bits() & waiter.events)
             waiter.returns = False
-            self._line[waiter] = None
+            self.line[waiter] = None
             pollee.observe(waiter)
             if pollee.left:
                 pollee.learn(self.clock() - pollee.left)
@@ -131,16 +133,15 @@ class _RealRunner:
                     if waiter.ready:
                         result = self._attempt(waiter, attempt, args)
                         if result is not AGAIN:
-                            self._note_success(waiter, self.clock())
+                            waiter.returns = self.succeeded(pollee, self.clock())
                             return result
                     if network.closed:
                         raise closed_error()
-                    leads = self._leader is waiter
+                    leads = self.leader is waiter
                     if leads:
                         pass
-                    elif self._leader is None and (network.polls_descriptors or not self._background.running):
-                        self._leader = waiter
-                        self._absent = None
+                    elif self.free:
+                        self.take(waiter)
                         leads = True
                     elif self.clock() >= deadline:
                         return AGAIN
@@ -155,31 +156,51 @@ class _RealRunner:
             with turnstile, lock:
                 self._leave(waiter, pollee)
 
-    def nudge(self) -> None:
-        leader = self._leader
-        if leader is not None:
-            if leader.asleep:
-                self.ring()
-        else:
-            self._background.tell()
-
-    def rouse(self) -> None:
-        for waiter in tuple(self._line):
-            waiter.rouse()
-
-    @property
-    def occupied(self) -> bool:
-        return bool(self._line)
-
-    def ring(self) -> None:
-        """End the leader's sleep."""
-        self.network.alarm.ring()
+    def glance(
+        self, pollee: Pollee, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]
+    ) -> T | Again:
+        """Lock held, `attempt` was in vain just now, and devices are hot: lead without a place in the line, for as long
+        as nobody wants in and no sleep is due. Most answers come meanwhile, and cost a turn and nothing else.
+        """
+        if self.leader is not None:
+            return AGAIN
+        network = self.network
+        began = quiet_since = now = network.scheduler.now
+        if pollee.left:
+            pollee.learn(now - pollee.left)
+        deadline = FOREVER if timeout is None else now + timeout
+        network.asleep_until = 0
+        self._spin_began = 0
+        for _ in range(GLANCES):
+            if network.turn(now, _NO_EVENTS):
+                self._end_spin(now)
+                quiet_since = now
+                try:
+                    result = attempt(*args)
+                finally:
+                    network.finish()
+                if result is not AGAIN:
+                    self._patience.learn(now - began)
+                    self.leave(pollee, returns=self.succeeded(pollee, now))
+                    return result
+                if self.heir is not None:
+                    break
+            elif not self._spins(now, quiet_since):
+                break
+            if network.turnstile.locked():
+                break
+            now = self.clock()
+            if now >= deadline:
+                break
+        self._end_spin(now)
+        self._looking = began, quiet_since
+        return AGAIN
 
     def start(self) -> None:
-        self._background.start()
+        self.background.start()
 
     def stop(self) -> None:
-        self._background.stop()
+        self.background.stop()
         SWITCHING.restore()
 
     # -- following ----------------------------------------------------------------------------------------------------
@@ -209,76 +230,21 @@ class _RealRunner:
         finally:
             network.finish()
 
-    def _note_success(self, waiter: Waiter, now: int) -> None:
-        """Lock held: `waiter` has what it waited for; is it worth keeping the token for?"""
-        pollee = waiter.pollee
-        assert pollee is not None
-        pollee.left = now
-        waiter.returns = pollee.absence < ABSENCE
-        self._last_traffic = now
-
     def _leave(self, waiter: Waiter, pollee: Pollee) -> None:
         """Lock held: `waiter` waits no more. The token lies until it is back, or goes to the next in line or to the
         background thread.
         """
         pollee.forget(waiter)
-        self._line.pop(waiter, None)
+        self.line.pop(waiter, None)
         waiter.asleep = False
         if self.heir is waiter:
             self.heir = None
         self._close_gate(waiter)
         self._spare.append(waiter)
-        if self.network.vacant and not self._line:
+        if self.network.vacant and not self.line:
             self.network.release()
-        if self._leader is not waiter:
-            return
-        self._leader = None
-        self.network.asleep_until = 0
-        if waiter.returns and self._background.running:
-            self._absent = pollee
-            pollee.keeper = self._retire
-        else:
-            self._absent = None
-            if self._pass_on():
-                return
-        if not self.network.closed:
-            self._background.resume()
-
-    def _pass_on(self) -> bool:
-        """Lock held: the token lies there; the longest parked follower gets it. False if there is none."""
-        for follower in self._line:
-            if follower.parked:
-                self._leader = follower
-                self.network.stats.handovers += 1
-                follower.unpark()
-                return True
-        return False
-
-    def _retire(self, pollee: Pollee) -> None:
-        """Lock held: nobody will wait for `pollee` any more; a token that lies there for it is passed on."""
-        pollee.keeper = None
-        if self._absent is pollee:
-            self._absent = None
-            if self._leader is None and self.network.polls_descriptors:
-                self._pass_on()
-
-    def _depose(self, waiter: Waiter) -> bool:
-        """Lock held, after a turn that gave the leader nothing: the token goes to a follower it made ready, if that
-        is one that comes back for more. True: `waiter` follows from now on.
-        """
-        heir = self.heir
-        if heir is None:
-            return False
-        self.heir = None
-        if heir is waiter or heir.parked or heir not in self._line or not self._background.running:
-            return False  # it was woken by a call of another thread, and has looked for itself since
-        pollee = heir.pollee
-        if pollee is None or pollee.absence >= ABSENCE:
-            return False
-        self._leader = heir
-        self.network.stats.handovers += 1
-        waiter.parked = True
-        return True
+        if self.leader is waiter:
+            self.leave(pollee, returns=waiter.returns)
 
     # -- leading ------------------------------------------------------------------------------------------------------
 
@@ -291,7 +257,9 @@ class _RealRunner:
         lock = network.lock
         turnstile = network.turnstile
         events = [] if network.hot else network.events()
-        began = quiet_since = clock()
+        now = clock()
+        began, quiet_since = self._looking or (now, now)
+        self._looking = None
         self._spin_began = 0
         looked = 0
         while True:
@@ -308,10 +276,11 @@ class _RealRunner:
                         if result is not AGAIN:
                             self._end_spin(now)
                             self._patience.learn(now - began)
-                            self._note_success(waiter, now)
+                            assert waiter.pollee is not None
+                            waiter.returns = self.succeeded(waiter.pollee, now)
                             return result
                         worked = True
-                    elif self._depose(waiter):
+                    elif self.depose(waiter):
                         self._end_spin(now)
                         return DEPOSED
                     if network.closed:
@@ -360,7 +329,7 @@ class _RealRunner:
         """Lock held: what must be known of a leader that sleeps; returns for how many seconds, -1 for ever."""
         network = self.network
         network.stats.sleeps += 1
-        self._background.yield_watch()
+        self.background.yield_watch()
         due = network.scheduler.next_deadline()
         until = deadline if due is None or deadline < due else due
         waiter.asleep = True
@@ -376,17 +345,6 @@ class _RealRunner:
             others = time.process_time_ns() - time.thread_time_ns()
             SWITCHING.look(now, threading.get_ident(), others, self.network.stats.calls)
 
-    # -- for the background thread ------------------------------------------------------------------------------------
-
-    @property
-    def led(self) -> bool:
-        """Lock held: another thread has the token."""
-        return self._leader is not None
-
-    @property
-    def last_traffic(self) -> int:
-        return self._last_traffic
-
 
 class _Background:
     """The last follower: a daemon thread that polls while no other thread does."""
@@ -396,14 +354,11 @@ class _Background:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._on_watch = False  # asleep in the Network's descriptors
-        self._on_patrol = False
+        self.running = False
+        self.on_patrol = False
         self._until = FOREVER  # on watch: when it will look by itself
         self._bell: Alarm
         self._rest: select.epoll  # where it sleeps: its own bell, and on watch the Network's descriptors too
-
-    @property
-    def running(self) -> bool:
-        return self._thread is not None
 
     def start(self) -> None:
         network = self._runner.network
@@ -415,6 +370,7 @@ class _Background:
             self._rest.register(self._bell, select.EPOLLIN | select.EPOLLET)
             self._rest.register(network.epoll.fileno(), 0)
             self._thread = threading.Thread(target=self._run, name="guestwire-network", daemon=True)
+            self.running = True
         self._thread.start()
 
     def stop(self) -> None:
@@ -426,6 +382,7 @@ class _Background:
         self.tell()
         if thread is not threading.current_thread():
             thread.join()
+        self.running = False
         self._thread = None
         self._rest.close()
         self._bell.close()
@@ -437,7 +394,7 @@ class _Background:
 
     def resume(self) -> None:
         """Lock held: the last leader has left."""
-        if self._thread is not None and not self._on_patrol:
+        if self._thread is not None and not self.on_patrol:
             network = self._runner.network
             if not self._on_watch or network.hot:
                 self.tell()
@@ -469,7 +426,7 @@ class _Background:
                 with network.lock:
                     if network.closed:
                         return
-                    self._on_watch = self._on_patrol = False
+                    self._on_watch = self.on_patrol = False
                     if not runner.led:
                         network.asleep_until = 0
                     timeout, watch = self._duty()
@@ -492,10 +449,10 @@ class _Background:
         now = runner.clock()
         recent = now - runner.last_traffic < RECENT
         if runner.led:
-            self._on_patrol = recent
+            self.on_patrol = recent
             return (PATROL / NS_PER_S if recent else -1.0), False
         if now - runner.last_traffic < PATROL:
-            self._on_patrol = True  # somebody led a moment ago and will again
+            self.on_patrol = True  # somebody led a moment ago and will again
             return PATROL / NS_PER_S, False
         while True:
             worked = network.turn(runner.clock(), network.events())

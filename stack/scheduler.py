@@ -70,15 +70,15 @@ class Timer:
 class Scheduler:
     """One per Network: ``now``, ``rng``, timers, and work deferred to the end of a turn."""
 
-    __slots__ = ("_deferred", "_heap", "_sequence", "epoch", "now", "rng")
+    __slots__ = ("_sequence", "deferred", "epoch", "heap", "now", "rng")
 
     def __init__(self, *, rng: Randomness, now: int = 0) -> None:
         self.now = now
         self.epoch = 0
         self.rng = rng
-        self._heap: list[tuple[int, int, Timer]] = []
+        self.heap: list[tuple[int, int, Timer]] = []  #: (deadline, order of arming, timer); some superseded
         self._sequence = 0
-        self._deferred: dict[Callable[[], None], None] = {}
+        self.deferred: dict[Callable[[], None], None] = {}  #: asked for, in this order
 
     def timer(self, callback: Callable[[], None]) -> Timer:
         return Timer(self, callback)
@@ -86,11 +86,11 @@ class Scheduler:
     def push(self, deadline: int, timer: Timer) -> None:
         """Queue a heap entry; called by `Timer` alone."""
         self._sequence += 1
-        heapq.heappush(self._heap, (deadline, self._sequence, timer))
+        heapq.heappush(self.heap, (deadline, self._sequence, timer))
 
     def run_timers(self) -> int:
         """Fire every timer due at ``now``; returns how many. A callback that re-arms into the past runs next turn."""
-        heap = self._heap
+        heap = self.heap
         now = self.now
         fired: list[Timer] = []
         while heap and heap[0][0] <= now:
@@ -115,7 +115,7 @@ class Scheduler:
 
     def next_deadline(self) -> int | None:
         """When the earliest armed timer is due (absolute ns), or None. Drops dead heap entries on the way."""
-        heap = self._heap
+        heap = self.heap
         while heap:
             entry_deadline, _, timer = heap[0]
             if timer.entry == entry_deadline and timer.deadline == entry_deadline:
@@ -133,12 +133,12 @@ class Scheduler:
 
         Pass the same bound-method object each time (bound methods compare equal, so `self.flush` does).
         """
-        self._deferred[callback] = None
+        self.deferred[callback] = None
 
     def run_deferred(self) -> int:
         """Run deferred work in the order it was first asked for, including what it defers itself."""
         count = 0
-        deferred = self._deferred
+        deferred = self.deferred
         while deferred:
             batch = list(deferred)
             deferred.clear()
@@ -149,4 +149,4 @@ class Scheduler:
 
     @property
     def has_deferred(self) -> bool:
-        return bool(self._deferred)
+        return bool(self.deferred)

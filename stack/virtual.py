@@ -58,6 +58,10 @@ class VirtualRunner:
         self._thread = thread
         self._blocked: int | None = None  # the thread that is inside
 
+    def glance(self, *_: object) -> Again:
+        """Time does not pass while somebody looks."""
+        return AGAIN
+
     def block_on(
         self, pollee: Pollee, events: int, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]
     ) -> T | Again:

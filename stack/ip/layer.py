@@ -99,6 +99,8 @@ class IpLayer:
         #: Send a transport datagram: see `IpOutput.send`. An attribute, because a call saved is worth it here.
         output = IpOutput(self)
         self.output = output.send
+        #: For flows that send much, see `IpOutput.template`.
+        self.template = output.template
         #: Send a packet with its IP header: see `IpOutput.send_whole`.
         self.output_whole = output.send_whole
         #: An identification for a header somebody else writes.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
 from stack.ip.route import Route, RouteKind
+from stack.ip.template import HeaderTemplate
 from stack.link.device import NEEDS_CSUM, Buffer, TxFrame
 from stack.link.neighbour import Neighbour, NeighbourState
 from stack.wire import ethernet, ipv4, ipv6
@@ -147,6 +148,20 @@ class IpOutput:
         kind = route.kind
         if kind is not _UNICAST and kind is not _LOCAL and (loop or kind is not _MULTICAST):
             self._copy_to_us(route, frame, total + 14)
+
+    def template(
+        self, route: Route, src: bytes, dst: bytes, proto: int, first: bytes, *, ttl: int, tos: int
+    ) -> HeaderTemplate | None:
+        """What packets of a flow have in common (see there), `first` being the first bytes of the transport's header.
+
+        None where `send` does more than write headers: an unresolved neighbour, a broadcast or multicast.
+        """
+        neighbour = route.neighbour
+        if neighbour is None or neighbour.header is None or not route.iface.up:
+            return None
+        if route.kind is not _UNICAST and route.kind is not _LOCAL:
+            return None
+        return HeaderTemplate(route, neighbour, neighbour.header, src, dst, proto, ttl, tos, first)
 
     def send_whole(self, route: Route, datagram: bytes, *, loop: bool = True) -> None:
         """Send a packet that has its IP header already. Raises NetError: EMSGSIZE (nothing is cut here), ENETDOWN."""

@@ -29,10 +29,13 @@ from enum import IntEnum
 from typing import Any, Final
 
 from stack.errors import DropReason, Drops
-from stack.scheduler import NS_PER_S, Scheduler
+from stack.scheduler import NS_PER_MS, NS_PER_S, Scheduler
 
 BASE_REACHABLE_TIME: Final = 30 * NS_PER_S  # RFC 4861 10: REACHABLE_TIME; used times 0.5..1.5
 REACHABLE_TIME_HOLDS: Final = 300 * NS_PER_S  # as Linux; RFC 4861 6.3.4 allows a few hours
+#: A confirmation sooner than this (ns) after one before changes nothing: it comes with every burst, and reachable times
+#: are drawn from half a minute.
+CONFIRMED_ENOUGH: Final = 10 * NS_PER_MS
 RETRANS_TIME: Final = 1 * NS_PER_S  # RFC 4861 10: RETRANS_TIMER
 DELAY_FIRST_PROBE_TIME: Final = 5 * NS_PER_S  # RFC 4861 10
 MAX_MULTICAST_SOLICIT: Final = 3  # RFC 4861 10
@@ -71,6 +74,7 @@ class Neighbour:
 
     __slots__ = (
         "_cache",
+        "_confirmed",
         "_pending",
         "_pending_bytes",
         "_timer",
@@ -86,6 +90,7 @@ class Neighbour:
     def __init__(self, cache: NeighbourCache, address: bytes) -> None:
         self._cache = cache
         self._timer = cache.scheduler.timer(self._expired)
+        self._confirmed = 0  # when `confirm` last armed the timer, ns
         self._pending: deque[tuple[Any, int]] = deque()
         self._pending_bytes = 0
         self.address = address
@@ -128,11 +133,16 @@ class Neighbour:
 
     def confirm(self) -> None:
         """Two-way reachability is proven (RFC 4861 7.3.1): an upper layer made progress, or a solicited answer came."""
-        if self.mac is None or self.state == _PERMANENT or self.state == _DEAD:
+        now = self._cache.scheduler.now
+        if self.state is _REACHABLE:
+            if now - self._confirmed < CONFIRMED_ENOUGH:
+                return
+        elif self.mac is None or self.state == _PERMANENT or self.state == _DEAD:
             return
-        if self.state != _REACHABLE:
+        else:
             self._enter(_REACHABLE)
-        self._timer.arm_in(self._cache.reachable_time())
+        self._confirmed = now
+        self._timer.arm(now + self._cache.reachable_time())
 
     def update(self, mac: bytes, *, solicited: bool, override: bool = True) -> None:
         """The neighbour said (or somebody said for it) that it is at `mac`.

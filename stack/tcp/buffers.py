@@ -50,7 +50,7 @@ class SendQueue:
     def __init__(self, start: int) -> None:
         self.start = start  #: the oldest byte still held
         self.end = start  #: the number the next byte written will get
-        self._chunks: list[memoryview | None] = []
+        self._chunks: list[bytes | memoryview | None] = []
         self._starts: list[int] = []  # sequence number of each chunk's first byte
         self._head = 0  # chunks before it are released
         self._cursor = 0  # where slice() looked last
@@ -67,6 +67,12 @@ class SendQueue:
         if taken <= 0:
             return 0
         if taken <= KEEP_ABOVE:
+            if taken == size and type(data) is bytes and not self._chunks:
+                # Usually it stays alone: a question, an answer.
+                self._starts.append(self.end)
+                self._chunks.append(data)
+                self.end += taken
+                return taken
             self._append_small(memoryview(data).cast("B")[:taken])
             return taken
         view = immutable_view(data)
@@ -115,7 +121,7 @@ class SendQueue:
             assert chunk is not None, "slice of released bytes"
             here = len(chunk) - at
             if here >= length:
-                parts.append(chunk[at : at + length])
+                parts.append(chunk if here == length and not at else chunk[at : at + length])
                 # The next slice usually goes on where this one ended.
                 self._cursor = index if here > length else index + 1
                 return parts

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
+from stack.link.device import NEEDS_CSUM
 from stack.scheduler import NS_PER_MS
 from stack.tcp.ecn import ECN_MASK, syn_flags
 from stack.tcp.seqnum import MASK
@@ -18,6 +19,8 @@ from stack.tcp.transitions import TcpState
 from stack.wire.tcp import ACK, CHECKSUM_OFFSET, ECE, PROTO, SYN, TIMESTAMPS_WORD, URG, HeaderOptions
 
 if TYPE_CHECKING:
+    from stack.ip.route import Route
+    from stack.ip.template import HeaderTemplate
     from stack.link.device import Buffer
     from stack.tcp.pcb import Pcb
 
@@ -25,6 +28,16 @@ if TYPE_CHECKING:
 PLAIN: Final = struct.Struct("!IIIHHHH")
 #: the same and the timestamp option in its usual place
 STAMPED: Final = struct.Struct("!IIIHHHHIII")
+#: Ethernet and IPv4 headers, from a template, and either of these without its ports: front, total length,
+#: identification and flags, TTL and protocol, checksum, addresses and ports
+_FRAME4: Final = "16sHIHH12s"
+PLAIN4: Final = struct.Struct(f"!{_FRAME4}IIHHHH")
+STAMPED4: Final = struct.Struct(f"!{_FRAME4}IIHHHHIII")
+#: ... Ethernet and IPv6: front, payload length, next header, hop limit, addresses and ports
+_FRAME6: Final = "18sH38s"
+PLAIN6: Final = struct.Struct(f"!{_FRAME6}IIHHHH")
+STAMPED6: Final = struct.Struct(f"!{_FRAME6}IIHHHHIII")
+_DONT_FRAGMENT: Final = 0x4000  # behind an identification of 0
 PLAIN_LENGTH: Final = 20
 STAMPED_LENGTH: Final = 32
 
@@ -55,9 +68,7 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
     header_length = STAMPED_LENGTH if stamped else PLAIN_LENGTH
     stamp = (connection.scheduler.now // NS_PER_MS + connection.timestamp_offset) & MASK
     echo = receiver.ts_recent
-    ports = connection.ports
     pseudo = connection.pseudo
-    src, dst = connection.local[0], connection.remote[0]
     ttl, tos = connection.options.ttl, connection.options.tos
     segments = bare = 0
     try:
@@ -71,49 +82,114 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
         if connection.ecn is not None:
             plan, codepoint = connection.ecn.dress(plan, mss, fresh=fresh)
             tos = tos & ~ECN_MASK | codepoint
-        for seq, length, flags in plan:
+        template = connection.template
+        if template is None or not template.good(ip.generation, ttl, tos):
+            template = _new_template(connection, route, ttl, tos)
+        for seq_at, length, flags in plan:
             total = length + header_length
             check = pseudo + total
             check = (check & 0xFFFF) + (check >> 16)
-            pointer = urgent.pointer(seq) if urgent is not None and flags & URG else 0
-            if stamped:
-                header = STAMPED.pack(
-                    ports, seq & MASK, ack, 0x8000 | flags, window, check, pointer, TIMESTAMPS_WORD, stamp, echo
-                )
-            else:
-                header = PLAIN.pack(ports, seq & MASK, ack, 0x5000 | flags, window, check, pointer)
+            pointer = urgent.pointer(seq_at) if urgent is not None and flags & URG else 0
+            seq = seq_at & MASK
             if length > mss:
                 segments += -(-length // mss)
-                ip.output(
-                    route,
-                    src,
-                    dst,
-                    PROTO,
-                    (header, *slice_(seq, length)),
-                    total,
-                    ttl=ttl,
-                    tos=tos,
-                    csum_start_offset=CHECKSUM_OFFSET,
-                    gso_type=connection.gso_type,
-                    gso_size=mss,
-                    header_length=header_length,
-                )
+                gso_type, gso_size = connection.gso_type, mss
             else:
                 segments += 1
+                gso_type = gso_size = 0
                 if not length:
                     bare += 1
+            if template is None or (total > template.limit and (not gso_size or total > template.most)):
+                if stamped:
+                    header = STAMPED.pack(
+                        connection.ports, seq, ack, 0x8000 | flags, window, check, pointer, TIMESTAMPS_WORD, stamp, echo
+                    )
+                else:
+                    header = PLAIN.pack(connection.ports, seq, ack, 0x5000 | flags, window, check, pointer)
                 ip.output(
                     route,
-                    src,
-                    dst,
+                    connection.local[0],
+                    connection.remote[0],
                     PROTO,
-                    (header, *slice_(seq, length)) if length else (header,),
+                    (header, *slice_(seq_at, length)) if length else (header,),
                     total,
                     ttl=ttl,
                     tos=tos,
                     csum_start_offset=CHECKSUM_OFFSET,
+                    gso_type=gso_type,
+                    gso_size=gso_size,
                     header_length=header_length,
                 )
+                continue
+            start = template.start
+            if template.word:
+                size = total + 20
+                word, front, back = template.word, template.front, template.back
+                ip_check = (template.base + size) % 0xFFFF ^ 0xFFFF
+                if stamped:
+                    header = STAMPED4.pack(
+                        front,
+                        size,
+                        _DONT_FRAGMENT,
+                        word,
+                        ip_check,
+                        back,
+                        seq,
+                        ack,
+                        0x8000 | flags,
+                        window,
+                        check,
+                        pointer,
+                        TIMESTAMPS_WORD,
+                        stamp,
+                        echo,
+                    )
+                else:
+                    header = PLAIN4.pack(
+                        front,
+                        size,
+                        _DONT_FRAGMENT,
+                        word,
+                        ip_check,
+                        back,
+                        seq,
+                        ack,
+                        0x5000 | flags,
+                        window,
+                        check,
+                        pointer,
+                    )
+            elif stamped:
+                header = STAMPED6.pack(
+                    template.front,
+                    total,
+                    template.back,
+                    seq,
+                    ack,
+                    0x8000 | flags,
+                    window,
+                    check,
+                    pointer,
+                    TIMESTAMPS_WORD,
+                    stamp,
+                    echo,
+                )
+            else:
+                header = PLAIN6.pack(
+                    template.front, total, template.back, seq, ack, 0x5000 | flags, window, check, pointer
+                )
+            template.iface.enqueue(
+                (
+                    (header, *slice_(seq_at, length)) if length else (header,),
+                    NEEDS_CSUM,
+                    gso_type,
+                    start + header_length,
+                    gso_size,
+                    start,
+                    CHECKSUM_OFFSET,
+                ),
+                total + start,
+            )
     except NetError as failure:
         connection.soft_error = failure.errno
         layer.drops.count("output-failed")
@@ -121,6 +197,24 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
     sender = connection.sender
     sender.segments += segments
     sender.data_segments += segments - bare
+
+
+def _new_template(connection: Pcb, route: Route, ttl: int, tos: int) -> HeaderTemplate | None:
+    """What the headers in front of the connection's segments will have in common, None if that is not known yet."""
+    connection.template = None
+    if (
+        connection.ecn is None and connection.ip is connection.layer.ip
+    ):  # else TOS changes all the time, or there is more
+        connection.template = connection.layer.ip.template(
+            route,
+            connection.local[0],
+            connection.remote[0],
+            PROTO,
+            connection.ports.to_bytes(4, "big"),
+            ttl=ttl,
+            tos=tos,
+        )
+    return connection.template
 
 
 def emit_acks(connection: Pcb, seq: int, count: int) -> None:

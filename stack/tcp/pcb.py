@@ -25,6 +25,7 @@ from stack.scheduler import NS_PER_MS
 from stack.tcp.congestion import ALGORITHMS
 from stack.tcp.delay import DelayLine
 from stack.tcp.ecn import Ecn, agreed
+from stack.tcp.lone import busy, send_lone
 from stack.tcp.mtuprobe import MtuProber
 from stack.tcp.options import TcpOptions
 from stack.tcp.output import emit, emit_acks, emit_syn
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from stack.ip.layer import IpLayer
     from stack.ip.ports import BoundPort
     from stack.ip.route import Route
+    from stack.ip.template import HeaderTemplate
     from stack.tcp.fastopen import FastOpen
     from stack.tcp.layer import TcpLayer
     from stack.tcp.listener import Listener
@@ -99,6 +101,7 @@ class Pcb:
         "sender",
         "soft_error",
         "state",
+        "template",
         "timers",
         "timestamp_offset",
         "timestamps",
@@ -149,6 +152,7 @@ class Pcb:
         self.ip_header = 40 if six else 20
         self.gso_type = GSO_TCPV6 if six else GSO_TCPV4
         self.route = route
+        self.template: HeaderTemplate | None = None  #: what all segments sent on that route begin with; None: not made
         self.path_mtu = route.mtu  #: bytes; lower than the route's after "fragmentation needed"
         self.peer_mss = MSS_DEFAULT_V6 if six else MSS_DEFAULT_V4
         self.advmss = min(max(route.mtu - self.ip_header - 20, MSS_MINIMUM), 65535)
@@ -298,8 +302,9 @@ class Pcb:
         if self.sack and receiver.acks_owed and (receiver.reassembly.length or receiver.dsack):
             # What is out of order or came twice is said by bare ACKs, which have room for it.
             emit_acks(self, self.sender.bare_seq, receiver.acks_owed)
-        if self.ladder.sends:
-            sent = self.sender.output()
+        sender = self.sender
+        if self.ladder.sends and busy(sender):
+            sent = send_lone(sender) or sender.output()
             if sent and self.options.notsent_lowat:
                 self.event = True  # less waits to be sent: perhaps more is taken now
         if not sent and self.state is not TcpState.CLOSED:
@@ -310,7 +315,8 @@ class Pcb:
             self.event = False
             self.last_heard = self.scheduler.now
             self.layer.ip.confirm(self.route)
-            self.notify()
+            if self.on_event is not None:
+                self.on_event()
 
     def notify(self) -> None:
         if self.on_event is not None:

@@ -64,7 +64,7 @@ def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object
 
 def until_waiting(network: Network, threads: int = 1) -> None:
     """Return once that many threads are in line for `network`."""
-    line = network.runner._line  # type: ignore[attr-defined]
+    line = network.runner.line  # type: ignore[attr-defined]
     for _ in range(10_000):
         with network.lock:
             if sum(waiter.parked or waiter.asleep for waiter in line) >= threads:
@@ -208,7 +208,7 @@ with closing(network):
     sock.bind(("127.0.0.1", 0))
     other.bind(("127.0.0.1", 0))
     def strike():
-        line = network.runner._line
+        line = network.runner.line
         while not any({state} for w in list(line)):
             pass
         os.kill(os.getpid(), signal.SIGINT)

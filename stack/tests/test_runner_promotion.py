@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from stack import Network
-from stack.runner import ABSENCE, PATROL
 from stack.scheduler import NS_PER_S
 from stack.socket.poll import IN, Pollee
 from stack.tests.test_runner_handoffs import Outside
+from stack.token import ABSENCE, PATROL
 
 PATIENCE = 20.0
 ACCEPTOR, WORKER = 0, 1
@@ -55,7 +55,7 @@ class World:
     def wait_in(self, box: int) -> None:
         """Have the mailbox's thread wait for an item; returns when it does."""
         self.orders[box].put(True)
-        self.until(lambda: any(w.pollee is self.pollee(box) and (w.parked or w.asleep) for w in self.runner._line))
+        self.until(lambda: any(w.pollee is self.pollee(box) and (w.parked or w.asleep) for w in self.runner.line))
 
     def until(self, true: Callable[[], bool]) -> None:
         for _ in range(int(PATIENCE * 1000)):
@@ -67,7 +67,7 @@ class World:
 
     def leader(self) -> int | None:
         """Whose thread has the token."""
-        waiter = self.runner._leader
+        waiter = self.runner.leader
         return None if waiter is None else self.outside.pollees.index(waiter.pollee)
 
     def deliver(self, box: int) -> None:
@@ -156,7 +156,7 @@ def test_a_thread_woken_in_vain_takes_the_token_and_keeps_it(world: World) -> No
     world.deliver(ACCEPTOR)
     assert world.leader() is None
     with world.network.lock:
-        [waiter] = world.runner._line
+        [waiter] = world.runner.line
         waiter.rouse()
     world.until(lambda: waiter.asleep)
     assert world.leader() == WORKER

@@ -32,7 +32,7 @@ def test_moving_a_deadline_later_needs_no_new_heap_entry() -> None:
     timer = world.timer(lambda: fired.append(world.now))
     for deadline in range(100, 10_000):  # as an RTO moves with every ACK
         timer.arm(deadline)
-    assert len(world._heap) == 1
+    assert len(world.heap) == 1
     assert world.next_deadline() == 9_999
     at(world, 9_998)
     assert fired == []

@@ -90,7 +90,7 @@ class StreamSocket(Socket):
         return super().send(data, flags, timeout)
 
     def send_all(self, data: Buffer, flags: int, timeout: Timeout) -> None:
-        if self._deferred:
+        if type(self.phase) is StreamDeferred:
             data = memoryview(data).cast("B")[self.send(data, flags, timeout) :]
             if not data:
                 return
@@ -145,6 +145,8 @@ class StreamSocket(Socket):
     def recv(self, size: int, flags: int, timeout: Timeout) -> bytes:
         if self.options.explicit(SOL_SOCKET, SO_RCVLOWAT):
             self._await_low_water(size, flags, timeout)
+        if not flags:  # by far the commonest
+            return self.block_on(IN, timeout, self._recv, size, 0)
         return super().recv(size, flags, timeout)
 
     def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:

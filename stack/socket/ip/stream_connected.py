@@ -73,7 +73,7 @@ class StreamConnected(Phase):
         connection = self.connection
         if flags & (MSG_OOB | MSG_PEEK | MSG_TRUNC):
             return self._special(size, flags)
-        if connection.readable:
+        if connection.receiver.queue.length:
             data = connection.read(size)
             if data or not size:  # nothing: only the urgent byte was there
                 return data
@@ -81,7 +81,7 @@ class StreamConnected(Phase):
 
     def recv_into(self, target: memoryview, flags: int) -> int | Again:
         connection = self.connection
-        if connection.readable:
+        if connection.receiver.queue.length:
             count = connection.read_into(target)
             if count or not target:
                 return count

@@ -102,6 +102,9 @@ class FakeIp:
             assert length + (20 if len(dst) == 4 else 40) <= route.mtu
         self.sent.append(Sent(header, bytes(data), gso_size, src, dst, facts.get("tos", 0)))
 
+    def template(self, *args: Any, **facts: Any) -> None:
+        """Everything goes through `output`."""
+
     def offloads_for(self, route: Route) -> tuple[Offload, int]:
         return Offload.CSUM | Offload.TSO4 | Offload.TSO6, 65515
 
