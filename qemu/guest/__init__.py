@@ -27,11 +27,12 @@ if TYPE_CHECKING:
         MissingError,
         OutputLimitError,
         SetupError,
+        ShareDiedError,
     )
     from qemu.guest.guest import Guest
-    from qemu.guest.image import Share
     from qemu.guest.lan import Lan
     from qemu.guest.result import Result
+    from qemu.guest.share import Share
 
 _MODULES = {
     "Command": "command",
@@ -39,7 +40,7 @@ _MODULES = {
     "GuestConfig": "config",
     "Lan": "lan",
     "Result": "result",
-    "Share": "image",
+    "Share": "share",
 }
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Result",
     "SetupError",
     "Share",
+    "ShareDiedError",
 ]
 
 

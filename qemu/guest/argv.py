@@ -77,6 +77,24 @@ class VsockCard:
 
 
 @dataclass(frozen=True, slots=True)
+class VirtiofsCard:
+    """A directory served by a virtiofsd."""
+
+    socket: SocketName
+    tag: str  #: what the guest mounts, at most 36 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NinePCard:
+    """A directory served by QEMU over 9p."""
+
+    tag: str  #: what the guest mounts, at most 31 bytes
+    source: Path
+    writable: bool
+    plugged: bool = True  #: with its device; otherwise that is plugged in later
+
+
+@dataclass(frozen=True, slots=True)
 class QemuConfig:
     """Everything that decides QEMU's command line. File descriptors are sockets QEMU inherits."""
 
@@ -94,6 +112,8 @@ class QemuConfig:
     agent_fd: int = -1
     net: tuple[NetCard, ...] = ()
     vsock: VsockCard | None = None
+    virtiofs: tuple[VirtiofsCard, ...] = ()
+    ninep: tuple[NinePCard, ...] = ()
     user_net: bool = False  #: one more card on QEMU's own slirp, for comparisons
     disk: Path | None = None  #: written to a temporary copy of QEMU's, which has no name
     modules_disk: Path | None = None  #: with the kernel's modules, for a root on `disk`; only read from
@@ -128,6 +148,8 @@ def arguments(config: QemuConfig) -> list[str]:
         *_own_chardevs(config),
         *(word for index, card in enumerate(config.net) for word in net_arguments(card, config, index)),
         *(vsock_arguments(config.vsock, config) if config.vsock is not None else ()),
+        *(word for card in config.virtiofs for word in _virtiofs(card, config)),
+        *(word for card in config.ninep for word in _ninep(card, config)),
         *(_user_net(config) if config.user_net else ()),
         *(_disk(config.disk, config) if config.disk is not None else ()),
         *(_modules_disk(config.modules_disk, config) if config.modules_disk is not None else ()),
@@ -245,6 +267,29 @@ def _own_chardevs(config: QemuConfig) -> list[str]:
             "-device",
             f"virtserialport,chardev=agent,name={AGENT_PORT_NAME}",
         ]
+    return words
+
+
+def _virtiofs(card: VirtiofsCard, config: QemuConfig) -> list[str]:
+    chardev = f"chr-{card.tag}"
+    return [
+        "-chardev",
+        f"socket,id={chardev},{socket_options(card.socket)}",
+        "-device",
+        _device("vhost-user-fs", config, {"chardev": chardev, "tag": card.tag}),
+    ]
+
+
+def _ninep(card: NinePCard, config: QemuConfig) -> list[str]:
+    """security_model=none: files are the user's whose QEMU it is, as the guest's root cannot make them anybody else's.
+
+    multidevs=remap: file systems mounted within the directory may use the same inode numbers.
+    """
+    access = "" if card.writable else ",readonly=on"
+    path = _escaped(str(card.source))
+    words = ["-fsdev", f"local,id={card.tag},path={path},security_model=none,multidevs=remap{access}"]
+    if card.plugged:
+        words += ["-device", _device("virtio-9p", config, {"fsdev": card.tag, "mount_tag": card.tag})]
     return words
 
 

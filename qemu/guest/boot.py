@@ -12,12 +12,14 @@ from typing import Final
 
 from qemu.guest import accel
 from qemu.guest.agent.build import build_agent
-from qemu.guest.argv import NetCard, QemuConfig, VsockCard
+from qemu.guest.argv import NetCard, NinePCard, QemuConfig, VirtiofsCard, VsockCard
 from qemu.guest.config import GuestConfig, choose_kernel, find_qemu
 from qemu.guest.errors import GuestError
 from qemu.guest.image import ImageContent, write_image
 from qemu.guest.kernel import Kernel
 from qemu.guest.launch import Launch, private_directory
+from qemu.guest.share import Planned
+from qemu.guest.shares import module_names, plan
 
 AGENT_SECONDS: Final = 20.0
 _SEED_BYTES: Final = 256
@@ -32,18 +34,26 @@ class Recipe:
     kernel: Kernel
     agent: Path
     verdict: accel.Verdict
+    shares: tuple[Planned, ...] = ()  #: the way each shared directory takes
 
     @staticmethod
     def find(config: GuestConfig) -> Recipe:
         """Raises MissingError for what this machine lacks, SetupError for what the configuration has wrong."""
         qemu = find_qemu(config)
         verdict = accel.choose(qemu, allow_kvm=config.kvm, arch=config.arch)
-        return Recipe(config, qemu, choose_kernel(config), build_agent(config.arch), verdict)
+        shares = plan(config)
+        kernel = choose_kernel(config, "general" if any(each.way == "9p" for each in shares) else "cloud")
+        return Recipe(config, qemu, kernel, build_agent(config.arch), verdict, shares)
 
     def write_image(self, path: Path) -> None:
         config = self.config
         content = ImageContent(
-            config.board, config.modules, config.programs, config.shares, config.initrd, config.disk is not None
+            config.board,
+            (*config.modules, *module_names(self.kernel, self.shares)),
+            config.programs,
+            tuple(each.share for each in self.shares if each.way == "packed"),
+            config.initrd,
+            config.disk is not None,
         )
         write_image(path, self.kernel, self.agent, content, config.say)
 
@@ -78,14 +88,20 @@ def cold(
     offer: Callable[[Path], tuple[tuple[NetCard, ...], VsockCard | None]],
     extra: tuple[str, ...],
     tee: Callable[[bytes], object] | None = None,
+    shares: Callable[[Path], tuple[tuple[VirtiofsCard, ...], tuple[NinePCard, ...]]] = lambda _: ((), ()),
 ) -> Launch:
-    """Start QEMU on a kernel that boots from its beginning; `offer(directory)` names the cards to start it with."""
+    """Start QEMU on a kernel that boots from its beginning.
+
+    `offer(directory)` names the cards to start it with, `shares(directory)` the devices of shared directories.
+    """
     directory = private_directory()
     try:
         initrd = directory / "initrd"
         recipe.write_image(initrd)
         cards, vsock = offer(directory)
-        base = replace(recipe.qemu_config(initrd), net=cards, vsock=vsock, extra=extra)
+        virtiofs, ninep = shares(directory)
+        config = recipe.qemu_config(initrd)
+        base = replace(config, net=cards, vsock=vsock, virtiofs=virtiofs, ninep=ninep, extra=extra)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from qemu.guest.errors import SetupError
-from qemu.guest.image import Share, parse_share
+from qemu.guest.share import Share, parse_share
 
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 DIRECTORY: Final = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -30,7 +30,7 @@ def memory(value: str | int) -> int:
 
 
 def share(value: str) -> Share:
-    """HOSTPATH or HOSTPATH:GUESTPATH."""
+    """HOSTPATH[:GUESTPATH][:rw][:HOW]."""
     try:
         return parse_share(value)
     except SetupError as error:

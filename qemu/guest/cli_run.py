@@ -21,7 +21,7 @@ from qemu.guest.command import STDOUT, Command
 from qemu.guest.config import DEFAULT_BOOT_SECONDS, DEFAULT_MEMORY_MIB, GuestConfig
 from qemu.guest.errors import CommandTimeoutError, GuestError, GuestTimeoutError
 from qemu.guest.guest import Guest
-from qemu.guest.image import Share
+from qemu.guest.share import Share
 
 if TYPE_CHECKING:
     from qemu.guest.lan import Lan
@@ -56,9 +56,9 @@ _READ_BYTES: Final = 65536
     "shares",
     type=share,
     multiple=True,
-    metavar="HOSTPATH[:PATH]",
-    help="Give the guest a COPY of a directory, made at boot, at PATH (default /share). It takes guest memory, and "
-    "what the guest changes stays in the guest: the cloud kernel has no 9p, and virtiofs would need a daemon.",
+    metavar="HOSTPATH[:PATH][:rw][:HOW]",
+    help="Let the guest see a directory at PATH (default /share), read-only unless :rw is said. HOW is virtiofs, "
+    "packed (a COPY in the guest's memory) or 9p; by default the first of these that can be. -v says which.",
 )
 @click.option("--program", "programs", multiple=True, help="Pack this host program with its libraries.")
 @click.option("--module", "modules", multiple=True, help="Load this kernel module, with what it depends on.")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from qemu.guest.arch import FACTS, Arch, ArchFacts, Machine
 from qemu.guest.errors import MissingError, SetupError
-from qemu.guest.image import Share, is_archive
-from qemu.guest.kernel import Kernel, KernelError, find_kernel, kernel_from_file
+from qemu.guest.image import is_archive
+from qemu.guest.kernel import Flavour, Kernel, KernelError, find_kernel, kernel_from_file
+from qemu.guest.share import Share
 
 if TYPE_CHECKING:
     from qemu.guest.cloud_init import CloudInit
@@ -49,7 +50,9 @@ class GuestConfig:
     append: tuple[str, ...] = ()  #: further words for the kernel command line
     extra: tuple[str, ...] = ()  #: further QEMU arguments, as they are
 
-    shares: tuple[Share, ...] = ()  #: directories copied into the guest at boot
+    #: Directories of this machine that the guest sees, as {"/in/guest": path}, or as `Share` with more to choose: how,
+    #: and whether the guest may write into them. See share.py and `Guest.shares`.
+    shares: Mapping[str, str | Path] | tuple[Share, ...] = ()
     programs: tuple[str, ...] = ()  #: host programs packed with their libraries
     modules: tuple[str, ...] = ()  #: further kernel modules, loaded at boot
 
@@ -118,6 +121,13 @@ class GuestConfig:
         return self.machine or machines[0]
 
     @property
+    def share_list(self) -> tuple[Share, ...]:
+        """`shares` in its longer form."""
+        if isinstance(self.shares, tuple):
+            return self.shares
+        return tuple(Share(Path(source), target) for target, source in self.shares.items())
+
+    @property
     def ports(self) -> int:
         """How many spare root ports the guest has."""
         if self.spare_ports is not None:
@@ -149,7 +159,7 @@ def find_qemu(config: GuestConfig) -> str:
     return found
 
 
-def choose_kernel(config: GuestConfig) -> Kernel:
+def choose_kernel(config: GuestConfig, flavour: Flavour = "cloud") -> Kernel:
     """The kernel the configuration asks for. Raises SetupError, or MissingError if none can be had."""
     try:
         if config.kernel is not None:
@@ -157,6 +167,6 @@ def choose_kernel(config: GuestConfig) -> Kernel:
     except KernelError as error:
         raise SetupError(str(error)) from error
     try:
-        return find_kernel(arch=config.arch, say=config.say)
+        return find_kernel(arch=config.arch, flavour=flavour, say=config.say)
     except KernelError as error:
         raise MissingError(str(error)) from error

@@ -27,6 +27,10 @@ class KernelTroubleError(GuestError):
     """The guest's kernel was caught at a fault (panic, oops, BUG, lockdep, a sanitizer). The message has its report."""
 
 
+class ShareDiedError(GuestError):
+    """What served a shared directory has ended, so programs of the guest wait for ever. The message names it."""
+
+
 class GuestTimeoutError(GuestError, TimeoutError):
     """A deadline passed. The message says what was waited for, for how long, and has the console's tail."""
 

@@ -7,12 +7,10 @@ devices plugged in afterwards: at once, or with `lazy` when something on this si
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -33,6 +31,7 @@ from qemu.guest.errors import (
 from qemu.guest.image import UDHCPC_SCRIPT
 from qemu.guest.launch import Launch
 from qemu.guest.result import Result
+from qemu.guest.shares import Shares, plan
 
 if TYPE_CHECKING:
     from qemu.guest.control import ControlSocket
@@ -71,14 +70,17 @@ class GuestCore:
         self._wiring: Wiring | None = None
         self._saved: Saved | None = None
         self._slots: Slots | None = None
+        self._spare: Slots | None = None  #: of a guest that booted with its card
         self._net_card: Plugged | None = None
         self._vsock_card: Plugged | None = None
         self._plugging = threading.RLock()
+        self._shares = Shares(self)
+        self._undo = ExitStack()
+        self._undo.callback(self._shares.close)
         self._vsock: GuestVsock | None = None
         self._control: ControlSocket | None = None
         self._systemd: SystemdReports | None = None
         self._started = False
-        self._undo = ExitStack()
         self._closing = threading.Lock()
         self._watcher = Watcher(self._complained, allow=self.config.allow)
 
@@ -216,6 +218,11 @@ class GuestCore:
         return list(self._launch.agent.report) if self._launch is not None else []
 
     @property
+    def launch(self) -> Launch:
+        """QEMU as it runs, with its channels. Raises GuestError before `start`."""
+        return self._running()
+
+    @property
     def qemu_stderr(self) -> str:
         """The last lines QEMU wrote to its standard error."""
         return self._running().stderr.tail()
@@ -286,19 +293,6 @@ class GuestCore:
         """What records the card's frames, with `pcap`."""
         return self._wiring.capture if self._wiring is not None else None
 
-    def control_socket(self) -> Path:
-        """Where `guestwire ip --stack PATH` reaches the gateway from another process: a private place, until `close`.
-
-        Whoever can connect administers the gateway's network: see `qemu.guest.control`.
-        """
-        if self._control is None:
-            from qemu.guest.control import ControlSocket
-
-            directory = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="guestwire-"))
-            self._control = ControlSocket(self.stack, Path(directory) / "control")
-            self._undo.callback(self._control.close)
-        return self._control.path
-
     @property
     def gateway(self) -> str:
         """The gateway's address on this guest's link."""
@@ -330,11 +324,13 @@ class GuestCore:
         wiring = self._wire()
         extra = (*self._credentials(), *self.config.extra)
         offer = wiring.offer if wiring is not None else lambda _: ((), None)
-        launch = boot.cold(recipe, offer, extra, self._console_tee)
+        self._shares.adopt(recipe.shares, recipe.kernel)
+        launch = boot.cold(recipe, offer, extra, self._console_tee, self._shares.offer)
         self._launch = launch
         self.boot_seconds = launch.wait_booted(max(0.0, deadline - time.monotonic()))
         boot.freshen(launch)
         boot.check_report(launch)
+        self._shares.mount_all()
         self._configure_network()
 
     def _restore_template(self) -> None:
@@ -343,6 +339,7 @@ class GuestCore:
 
         config = self.config
         found = template(config)
+        self._shares.adopt(plan(config), found.saved.recipe.kernel)
         self.verdict = found.saved.recipe.verdict
         begun = time.monotonic()
         try:
@@ -352,6 +349,8 @@ class GuestCore:
             found.forget()
             raise
         self.boot_seconds = time.monotonic() - begun
+        assert self._slots is not None
+        self._shares.plug_all(self._slots)
         if not config.lazy:
             self._plug_all()
 
@@ -359,7 +358,8 @@ class GuestCore:
         from qemu.guest.hotplug import Slots
         from qemu.guest.saved import restore
 
-        self._launch = restore(saved, timeout=timeout, tee=self._console_tee)
+        ninep = self._shares.fsdevs(plugged=False)
+        self._launch = restore(saved, timeout=timeout, tee=self._console_tee, ninep=ninep)
         self._saved = saved
         self._net_card = self._vsock_card = None
         self._slots = Slots(self._launch.qmp, self._launch.config)

@@ -10,14 +10,14 @@ from typing import Final
 
 from qemu.guest import boot
 from qemu.guest.errors import GuestDiedError, GuestError, SetupError
-from qemu.guest.guest_system import GuestSystem
+from qemu.guest.guest_shares import GuestShares
 from qemu.guest.ram import copy_ram
 from qemu.guest.saved import Snapshot, save
 
 _RESET_SECONDS: Final = 30.0
 
 
-class GuestMachine(GuestSystem):
+class GuestMachine(GuestShares):
     """A guest that can be paused, started anew, saved and restored."""
 
     def pause(self) -> None:
@@ -55,6 +55,7 @@ class GuestMachine(GuestSystem):
                 launch.wait_booted(seconds)
                 boot.freshen(launch)
                 boot.check_report(launch)
+                self._shares.rebooted()
                 self._address = ""
                 if self._wiring is not None and (self._slots is None or self._net_card is not None):
                     self._configure_network()
@@ -66,8 +67,9 @@ class GuestMachine(GuestSystem):
     def snapshot(self) -> Snapshot:
         """What the guest is at this moment, to go back to with `restore`, or to start others from.
 
-        Its card and vsock are unplugged for it and plugged in again, for vhost-user devices cannot be saved: their
-        connections end. Raises SetupError for a guest that was not started with ``template=True``.
+        Its card, vsock and shared directories are unplugged for it and plugged in again, for vhost-user devices cannot
+        be saved: connections end, and no program may have a file of a share open. Raises SetupError for a guest that
+        was not started with ``template=True``.
         """
         saved = self._saved
         launch = self._running()
@@ -78,6 +80,7 @@ class GuestMachine(GuestSystem):
             try:
                 self.unplug("net")
                 self.unplug("vsock")
+                self._shares.unplug_all(self._ports())
                 try:
                     state = save(launch)
                     kept = replace(saved, ram=copy_ram(launch.ram), initrd=os.dup(saved.initrd), state=state)
@@ -102,6 +105,7 @@ class GuestMachine(GuestSystem):
             self._plug_again(snapshot.net, snapshot.vsock)
 
     def _plug_again(self, net: bool, vsock: bool) -> None:
+        self._shares.plug_all(self._ports())
         if net:
             self._plug_net()
         if vsock:

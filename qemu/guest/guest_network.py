@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from qemu.guest.command import Command
@@ -143,6 +145,19 @@ class GuestNetwork(GuestFiles):
         name = self._net_card.device if self._net_card is not None else "net0"
         self.qmp.execute("set_link", {"name": name, "up": up})
 
+    def control_socket(self) -> Path:
+        """Where `guestwire ip --stack PATH` reaches the gateway from another process: a private place, until `close`.
+
+        Whoever can connect administers the gateway's network: see `qemu.guest.control`.
+        """
+        if self._control is None:
+            from qemu.guest.control import ControlSocket
+
+            directory = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="guestwire-"))
+            self._control = ControlSocket(self.stack, Path(directory) / "control")
+            self._undo.callback(self._control.close)
+        return self._control.path
+
     def impair(self, to_guest: Impairment | None = None, from_guest: Impairment | None = None) -> None:
         """From now on the card's line is like this, each direction by itself; None is a perfect direction.
 
@@ -230,6 +245,13 @@ class GuestNetwork(GuestFiles):
         return address
 
     def _ports(self) -> Slots:
+        if self._slots is None and self.config.ports and self._launch is not None:
+            with self._plugging:
+                if self._spare is None:
+                    from qemu.guest.hotplug import Slots
+
+                    self._spare = Slots(self.qmp, self._launch.config)
+                return self._spare
         if self._slots is None:
             raise SetupError("devices can be plugged into a guest that was started with template=True or spare_ports")
         return self._slots

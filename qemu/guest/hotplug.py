@@ -13,7 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from qemu.guest.argv import RECONNECT_SECONDS, NetCard, QemuConfig, VsockCard, net_options, spare_port_name
+from qemu.guest.argv import (
+    RECONNECT_SECONDS,
+    NetCard,
+    QemuConfig,
+    VirtiofsCard,
+    VsockCard,
+    net_options,
+    spare_port_name,
+)
 from qemu.guest.errors import GuestError, GuestTimeoutError, SetupError
 from qemu.guest.qmp_client import Qmp, QmpError
 
@@ -64,6 +72,15 @@ class Slots:
             self._plug(plugged, card, None, {"driver": "vhost-user-vsock-pci", "chardev": f"chr-{name}"})
             return plugged
 
+    def plug_virtiofs(self, card: VirtiofsCard) -> Plugged:
+        """Raises QmpError with QEMU's reason, SetupError without a free port."""
+        with self._lock:
+            name = f"fs{next(self._numbers)}"
+            plugged = Plugged(name, self._take_port(), "", f"chr-{name}")
+            device = {"driver": "vhost-user-fs-pci", "chardev": f"chr-{name}", "tag": card.tag}
+            self._plug(plugged, card, None, device)
+            return plugged
+
     def plug(self, driver: str, options: Mapping[str, object]) -> Plugged:
         """Any PCI device that QEMU has. Raises QmpError, SetupError."""
         with self._lock:
@@ -83,7 +100,7 @@ class Slots:
     def _plug(
         self,
         plugged: Plugged,
-        card: NetCard | VsockCard | None,
+        card: NetCard | VsockCard | VirtiofsCard | None,
         netdev: Mapping[str, object] | None,
         device: Mapping[str, object],
     ) -> None:

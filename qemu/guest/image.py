@@ -16,6 +16,7 @@ from qemu.guest.errors import MissingError, SetupError
 from qemu.guest.initramfs import Initramfs, InitramfsError
 from qemu.guest.kernel import Kernel
 from qemu.guest.modules import ModuleError, ModuleTree
+from qemu.guest.share import Share
 
 #: Everything of ours in the guest is below this, out of the way of a user's own root.
 HOME: Final = "/.guestwire"
@@ -24,7 +25,6 @@ MODULES_FILE: Final = f"{HOME}/modules"
 UDHCPC_SCRIPT: Final = f"{HOME}/udhcpc"
 #: Names a busybox that is to make its links when the guest starts.
 INSTALL_FILE: Final = f"{HOME}/busybox"
-DEFAULT_SHARE: Final = "/share"
 
 _DEVICE_MODULES: Final = ("virtio_console", "virtio_net", "vmw_vsock_virtio_transport")
 _TRANSPORT_MODULES: Final = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio", "virt": "virtio_pci"}
@@ -71,21 +71,13 @@ _ETC: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """A directory of the host that the guest gets a copy of, at boot."""
-
-    source: Path
-    target: str = DEFAULT_SHARE
-
-
-@dataclass(frozen=True, slots=True)
 class ImageContent:
     """What goes into a guest's first root besides the agent."""
 
     machine: Machine = "q35"
     modules: tuple[str, ...] = ()  #: further kernel modules to load, by name
     programs: tuple[str, ...] = ()  #: host programs, packed with their libraries
-    shares: tuple[Share, ...] = ()
+    shares: tuple[Share, ...] = ()  #: those to be copied
     initrd: Path | None = None  #: the user's own root: nothing but the agent, modules and shares is put on top
     disk: bool = False  #: the root proper is on a disk: what it takes to mount it
 
@@ -116,18 +108,6 @@ def write_image(path: Path, kernel: Kernel, agent: Path, content: ImageContent, 
             # The kernel unpacks archives one after another; each starts at a multiple of four (buffer-format.rst).
             out.write(_padded(_read_initrd(content.initrd)))
         out.write(data)
-
-
-def parse_share(text: str) -> Share:
-    """``HOSTPATH`` or ``HOSTPATH:GUESTPATH``. Raises SetupError if the one is no directory or the other relative."""
-    source, colon, target = text.rpartition(":")
-    if not colon or Path(text).is_dir():
-        source, target = text, DEFAULT_SHARE
-    if not source or not Path(source).is_dir():  # Path("") would be the current directory
-        raise SetupError(f"cannot share {source or repr(source)}: not a directory")
-    if not target.startswith("/"):
-        raise SetupError(f"cannot share {source} as {target!r}: the path in the guest must be absolute")
-    return Share(Path(source), target)
 
 
 def is_archive(path: Path) -> bool:

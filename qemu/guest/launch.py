@@ -140,6 +140,13 @@ class Launch:
             raise self._died("the guest ended before its agent answered") from None
         return time.monotonic() - self.started
 
+    def end_waits(self, error: GuestError, grace: float) -> None:
+        """Every wait for the guest ends with `error`; but if QEMU ends within `grace` seconds, that is the reason."""
+        try:
+            self.process.wait(grace)
+        except GuestTimeoutError:
+            self.agent.fail(error)
+
     def explain(self, what: str) -> str:
         """`what`, followed by everything known that could be the reason."""
         if not self.process.running:

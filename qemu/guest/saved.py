@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from qemu.guest.argv import QemuConfig
+from qemu.guest.argv import NinePCard, QemuConfig
 from qemu.guest.boot import Recipe, check_report, freshen
 from qemu.guest.errors import GuestError, SetupError
 from qemu.guest.launch import Launch, private_directory
@@ -109,8 +109,16 @@ def save(launch: Launch) -> bytes:
     return bytes(received)
 
 
-def restore(saved: Saved, *, timeout: float, tee: Callable[[bytes], object] | None = None) -> Launch:
+def restore(
+    saved: Saved,
+    *,
+    timeout: float,
+    tee: Callable[[bytes], object] | None = None,
+    ninep: tuple[NinePCard, ...] = (),
+) -> Launch:
     """Start a guest from `saved`, on a copy of its memory, with entropy and time of its own.
+
+    `ninep` are directories whose devices are to be plugged in afterwards.
 
     Raises SetupError without room for it, GuestDiedError or GuestTimeoutError if it does not come up.
     """
@@ -125,7 +133,7 @@ def restore(saved: Saved, *, timeout: float, tee: Callable[[bytes], object] | No
         # A thread, because a pipe holds less than the state; it ends with QEMU at the latest.
         threading.Thread(target=_feed, args=(feed, saved.state), name="guest-state", daemon=True).start()
         initrd = Path(f"/proc/self/fd/{saved.initrd}")
-        base = replace(recipe.qemu_config(initrd), ram=f"/proc/self/fd/{ram}", incoming=True)
+        base = replace(recipe.qemu_config(initrd), ram=f"/proc/self/fd/{ram}", incoming=True, ninep=ninep)
 
         def configure(console: int, qmp: int, channel: int) -> QemuConfig:
             return replace(base, console_fd=console, qmp_fd=qmp, agent_fd=channel)

@@ -33,6 +33,7 @@ from qemu.guest.errors import GuestError, SetupError
 from qemu.guest.launch import Launch, private_directory
 from qemu.guest.ram import MIB, check_room, checksum, new_ram, save_ram
 from qemu.guest.saved import Saved, save
+from qemu.guest.shares import plan
 
 #: Changes whenever a saved guest of an older version could not be used any more.
 _FORMAT: Final = 1
@@ -236,16 +237,17 @@ def _host_processor() -> str:
 def _memo(config: GuestConfig) -> Hashable | None:
     """What a process may remember the template by; None where that would overlook a change.
 
-    The content of files named by a path is looked at through size and time; a shared directory is not.
+    The content of files named by a path is looked at through size and time; a directory to be copied is not.
     """
-    if config.shares or config.programs:
+    ways = {each.way for each in plan(config)}
+    if config.programs or "packed" in ways:
         return None
     return (
         _identity(config.kernel),
         str(config.modules_dir),
         _identity(config.initrd),
         *(config.arch, config.memory_mib, config.smp, config.qemu, config.kvm, config.append, config.modules),
-        *(config.ports, str(cache_root()), os.environ.get("PATH")),
+        *(tuple(sorted(ways)), config.ports, str(cache_root()), os.environ.get("PATH")),
     )
 
 

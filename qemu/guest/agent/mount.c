@@ -2,7 +2,7 @@
  * of the guest's, so they work in any root.
  *
  *   @insmod                                the module is on standard input; one that is loaded already is fine
- *   @mount TYPE SOURCE TARGET ro|rw DATA   TARGET is made, with its parents, if it is not there
+ *   @mount TYPE SOURCE TARGET ro|rw DATA   TARGET is made, with its parents, if it is not there; TYPE may be bind
  *   @umount TARGET */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -75,7 +75,13 @@ int builtin_mount(int argc, char **argv)
     unsigned long flags = strcmp(argv[4], "ro") == 0 ? MS_RDONLY : 0;
     if (!make_directories(argv[3]))
         return complain(argv[3]);
-    return mount(argv[2], argv[3], argv[1], flags, argv[5]) == 0 ? 0 : complain("mounting");
+    bool done;
+    if (strcmp(argv[1], "bind") == 0) /* mount(2): a bind mount takes its flags from being mounted again */
+        done = mount(argv[2], argv[3], NULL, MS_BIND, NULL) == 0 &&
+               (flags == 0 || mount(NULL, argv[3], NULL, MS_REMOUNT | MS_BIND | flags, NULL) == 0);
+    else
+        done = mount(argv[2], argv[3], argv[1], flags, argv[5]) == 0;
+    return done ? 0 : complain("mounting");
 }
 
 int builtin_umount(int argc, char **argv)

@@ -9,11 +9,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
-from qemu.guest.arch import ARCHES, Arch
+if TYPE_CHECKING:
+    from qemu.guest.arch import Arch
+    from qemu.guest.share import Share
 
 Pcap = Literal["on-failure", "always", "never"]
 _TRUE: Final = frozenset({"1", "yes", "true", "on"})
@@ -59,6 +61,18 @@ def _path(text: str, base: Path) -> Path:
     return base / Path(text).expanduser()
 
 
+def _shares(text: str, base: Path) -> tuple[Share, ...]:
+    """One on each line."""
+    from qemu.guest.errors import SetupError
+    from qemu.guest.share import parse_share
+
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        return tuple(parse_share(str(_absolute(line, base))) for line in lines)
+    except SetupError as error:
+        raise ValueError(str(error)) from None
+
+
 def _one_of(*words: str) -> Callable[[str, Path], str]:
     def parse(text: str, _: Path) -> str:
         if text not in words:
@@ -86,7 +100,13 @@ def _yes(text: str, _: Path) -> bool:
 
 
 OPTIONS: Final = (
-    Option("arch", "the guests' processor: x86_64 (default) or aarch64, under TCG", _one_of(*ARCHES), None, "x86_64"),
+    Option(
+        "arch",
+        "the guests' processor: x86_64 (default) or aarch64, under TCG",
+        _one_of("x86_64", "aarch64"),
+        None,
+        "x86_64",
+    ),
     Option(
         "kernel",
         "kernel to boot: bzImage or vmlinux, for aarch64 an Image (default: Debian's cloud kernel, cached)",
@@ -99,6 +119,14 @@ OPTIONS: Final = (
         "root instead of busybox: a disk (qcow2, raw), which is not written to, or a cpio archive",
         _file,
         "FILE",
+    ),
+    Option(
+        "share",
+        "let guests see a directory, read-only unless :rw is said; HOW is virtiofs, packed or 9p (default: the first "
+        "that can be). Several times, or one on each line",
+        _shares,
+        "DIR[:PATH][:rw][:HOW]",
+        (),
     ),
     Option(
         "accel", "kvm, tcg, or auto: KVM if it proves to work (default)", _one_of("auto", "kvm", "tcg"), None, "auto"
@@ -137,6 +165,7 @@ class Settings:
     kernel: Path | None
     modules: Path | None
     image: Path | None
+    share: tuple[Share, ...]
     accel: Literal["auto", "kvm", "tcg"]
     timeout_scale: float
     artifacts: Path
@@ -153,6 +182,10 @@ def add_options(parser: pytest.Parser) -> None:
         where = f"{option.help}; also {option.variable}, ini {option.ini}"
         if option.parse is _yes:
             group.addoption(f"--guest-{option.name}", dest=option.dest, action="store_const", const="yes", help=where)
+        elif option.parse is _shares:
+            group.addoption(
+                f"--guest-{option.name}", dest=option.dest, metavar=option.metavar, action="append", help=where
+            )
         else:
             group.addoption(f"--guest-{option.name}", dest=option.dest, metavar=option.metavar, help=where)
         parser.addini(option.ini, option.help, default=None)
@@ -170,17 +203,24 @@ def read_settings(config: pytest.Config) -> Settings:
                 value = option.parse(text, base)
             except ValueError as error:
                 raise pytest.UsageError(f"{where}: {error}") from None
-            if value != option.default and option.name not in ("artifacts", "report"):
+            if option.parse is _shares:
+                given += [f"--guest-share={_absolute(line, base)}" for line in text.splitlines() if line.strip()]
+            elif value != option.default and option.name not in ("artifacts", "report"):
                 given.append(f"--guest-{option.name}" + ("" if value is True else f"={value}"))
         values[option.name.replace("-", "_")] = value
     values["artifacts"] = Path(config.rootpath) / values["artifacts"]
     return Settings(**values, given=tuple(given))
 
 
+def _absolute(line: str, base: Path) -> Path:
+    return base / Path(line.strip()).expanduser()
+
+
 def _text(config: pytest.Config, option: Option) -> tuple[str | None, str, Path]:
     """What was said, where, and what a relative path in it is relative to."""
     said = config.getoption(option.dest)
     if said is not None:
+        said = "\n".join(said) if isinstance(said, list) else said
         return said, f"--guest-{option.name}", Path(config.invocation_params.dir)
     if option.variable in os.environ:
         return os.environ[option.variable], option.variable, Path(config.invocation_params.dir)

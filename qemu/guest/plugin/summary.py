@@ -11,9 +11,11 @@ from qemu.guest import accel
 from qemu.guest.arch import FACTS
 from qemu.guest.cache import cache_root
 from qemu.guest.kernel import cache_entry
+from qemu.guest.virtiofsd import why_not
 
 if TYPE_CHECKING:
     from qemu.guest.plugin.settings import Settings
+    from qemu.guest.share import Share
 
 _VERSION_SECONDS: Final = 10.0
 
@@ -25,7 +27,16 @@ def header(settings: Settings) -> list[str]:
         return [f"guests: no {facts.qemu} on PATH: apt-get install {facts.qemu_package}"]
     verdict = accel.choose(facts.qemu, allow_kvm=settings.accel != "tcg", arch=settings.arch)
     other = f"{settings.arch} " if settings.arch != "x86_64" else ""
-    return [f"{other}guests: QEMU {qemu_version(facts.qemu)}, {verdict}; kernel {_kernel(settings)}"]
+    first = f"{other}guests: QEMU {qemu_version(facts.qemu)}, {verdict}; kernel {_kernel(settings)}"
+    return [first, *(_share(share) for share in settings.share)]
+
+
+def _share(share: Share) -> str:
+    """What can be said before a kernel is there; `Guest.shares` has the rest."""
+    if share.how != "auto":
+        return f"  {share.target} is {share.source} by {share.how}"
+    lacking = why_not(writable=share.writable)
+    return f"  {share.target} is {share.source} " + (f"without virtiofs: {lacking}" if lacking else "by virtiofs")
 
 
 @functools.cache

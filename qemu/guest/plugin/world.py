@@ -100,6 +100,7 @@ class World:
             "kernel": settings.kernel,
             "modules_dir": settings.modules,
             "image": None if {"image", "disk", "initrd"} & set(changes) else settings.image,
+            "shares": settings.share,
             "kvm": settings.accel != "tcg",
             "timeout_scale": settings.timeout_scale,
             "watch": True,

@@ -21,7 +21,7 @@ from qemu.guest.errors import (
     MissingError,
     SetupError,
 )
-from qemu.guest.image import Share
+from qemu.guest.share import Share
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_options_after_the_command_are_the_commands(monkeypatch: pytest.MonkeyPa
 
 def test_help_is_honest_about_shares_and_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["run", "--help"]) == 0
-    assert "COPY of a directory" in capsys.readouterr().out
+    assert "COPY in the guest's memory" in " ".join(capsys.readouterr().out.split())
     assert run_cli(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("run", "serve", "doctor"))

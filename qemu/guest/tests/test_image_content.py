@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from qemu.guest.errors import MissingError, SetupError
-from qemu.guest.image import AGENT_PATH, ImageContent, Share, busybox_entry, find_busybox, parse_share, write_image
+from qemu.guest.image import AGENT_PATH, ImageContent, busybox_entry, find_busybox, write_image
 from qemu.guest.initramfs import Initramfs
 from qemu.guest.kernel import Kernel
+from qemu.guest.share import Share
 
 TRAILER = b"TRAILER!!!"
 
@@ -115,10 +116,3 @@ def test_missing_busybox_is_named_with_its_package(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", "/no/such/directory")
     with pytest.raises(MissingError, match="apt-get install busybox-static"):
         find_busybox()
-
-
-def test_a_share_needs_a_directory_and_an_absolute_place(tmp_path: Path) -> None:
-    assert parse_share(f"{tmp_path}:/x") == Share(tmp_path, "/x")
-    for text in (str(tmp_path / "none"), f"{tmp_path}:x"):
-        with pytest.raises(SetupError, match="cannot share"):
-            parse_share(text)

@@ -50,6 +50,7 @@ VALUES: dict[str, tuple[str, str, str]] = {
     "kernel": ("a", "b", "c"),
     "modules": ("a.d", "b.d", "c.d"),
     "image": ("a", "b", "c"),
+    "share": ("a.d:/x", "a.d:/x\nb.d:/y:rw", "c.d:/z:9p"),
     "accel": ("kvm", "tcg", "auto"),
     "timeout-scale": ("2", "3.5", "10"),
     "artifacts": ("x", "y", "z"),
@@ -88,6 +89,7 @@ def test_the_command_line_goes_before_the_environment_before_the_ini_file(
         ("modules", "a", "--guest-modules: no such directory: "),
         ("timeout-scale", "0", "--guest-timeout-scale: 0 is no factor above zero"),
         ("timeout-scale", "fast", "--guest-timeout-scale: could not convert"),
+        ("share", "nowhere:/x", r"--guest-share: cannot share .*/nowhere: not a directory"),
         ("pcap", "sometimes", "--guest-pcap: 'sometimes' is none of on-failure, always, never"),
     ],
 )
