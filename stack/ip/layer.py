@@ -88,6 +88,8 @@ class IpLayer:
         self.standing_groups: set[bytes] = set()  #: those we are in by being what we are
         self._cache: dict[tuple[bytes, bytes | None, int, int], Route] = {}
         self._path_mtus = PathMtus(scheduler, self.invalidate)
+        self._owners: dict[bytes, int] = {}  # address -> ifindex, of this generation:
+        self._owners_of = 0
         self._mtu6: dict[int, int] = {}  # by ifindex: what a router advertised, less than the link's own
         self.forwarding = Forwarding(self)
         self.source_selection = SourceSelection()
@@ -138,6 +140,33 @@ class IpLayer:
                 self._cache.clear()
             route = self._cache[key] = self._find_route(dst, src, oif, mark)
         return route
+
+    def arrival(self, packet: IpPacket) -> int:
+        """Index of the interface a packet counts as having come in through.
+
+        What one of our own sockets sent comes through `lo`, but counts as having come through the interface that has
+        the address it is for, as on Linux; to a group or to everybody, through the one it left by, which `IpOutput`
+        tells where a source MAC would be.
+        """
+        iface = packet.iface
+        if not iface.loopback:
+            return iface.index
+        if packet.kind is PacketKind.UNICAST:
+            return self.owner(packet.dst)
+        if packet.start == ETHERNET_LENGTH:
+            index = int.from_bytes(packet.frame[6:12], "big")
+            if index in self.interfaces:
+                return index
+        return iface.index
+
+    def owner(self, address: bytes) -> int:
+        """Index of the interface that has `address`; that of `lo` for loopback addresses and others."""
+        if self._owners_of != self.generation:
+            self._owners = {
+                each.address: iface.index for iface in reversed(self.interfaces.values()) for each in iface.addresses
+            }
+            self._owners_of = self.generation
+        return self._owners.get(address, self.loopback.index)
 
     def mtu_for(self, route: Route) -> int:
         """Largest IP packet towards the route's destination, bytes."""
@@ -357,6 +386,8 @@ class IpLayer:
         if not any(dst):
             dst = ipv4.LOOPBACK if width == 4 else ipv6.LOOPBACK
         kind = self.local.get(dst)
+        if oif and kind is PacketKind.UNICAST and width == 16 and ipv6.is_link_local(dst) and not self._has(oif, dst):
+            kind = None  # ours on another link
         if kind is PacketKind.UNICAST or (width == 4 and ipv4.is_loopback(dst) and kind is not PacketKind.BROADCAST):
             if not self.loopback.up:
                 raise NetError(errno.ENETUNREACH)
@@ -383,6 +414,9 @@ class IpLayer:
         if entry.metrics:
             route.mtu = min(route.mtu, entry.metrics.get("mtu") or route.mtu)
         return route
+
+    def _has(self, index: int, address: bytes) -> bool:
+        return any(each.address == address for each in self.interfaces[index].addresses)
 
     def _make(self, iface: Interface, src: bytes, dst: bytes, next_hop: bytes, kind: RouteKind) -> Route:
         # lo's 65536 is more than IPv4 can say

@@ -17,7 +17,6 @@ from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.ip.route import Route, RouteKind
 from stack.udp.datagram import Datagram, ReceiveQueue
 from stack.udp.sending import PLAIN, Discover, SendOptions, Settings
-from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
 
 if TYPE_CHECKING:
     from stack.bpf import Program
@@ -185,23 +184,11 @@ class IpEndpoint:
             return False
         if not self.bind_ifindex and (packet.kind is not _MULTICAST or self.groups is None):
             return True
-        ifindex = self.arrival(packet)
+        ifindex = self._ip.arrival(packet)
         if self.bind_ifindex and ifindex != self.bind_ifindex:
             return False
         groups = self.groups
         return groups is None or not is_group(packet.dst) or groups.hears(packet, ifindex)
-
-    def arrival(self, packet: IpPacket) -> int:
-        """Index of the interface a packet came in through, or left through if it is our own to a group or to everybody.
-
-        Such a copy comes in through `lo`; where a source MAC would be, `IpOutput` tells the interface.
-        """
-        iface = packet.iface
-        if iface.loopback and packet.kind is not _UNICAST and packet.start == ETHERNET_LENGTH:
-            index = int.from_bytes(packet.frame[6:12], "big")
-            if index in self._ip.interfaces:
-                return index
-        return iface.index
 
     def put(self, packet: IpPacket, data: memoryview) -> None:
         """Queue `data`, which begin in `packet`'s frame, unless the filter or the receive limit are against it."""
@@ -215,7 +202,7 @@ class IpEndpoint:
             bytes(data),
             (packet.src, 0),
             (packet.dst, 0),
-            self.arrival(packet),
+            self._ip.arrival(packet),
             packet.ttl,
             packet.tos,
             packet.kind,

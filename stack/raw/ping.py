@@ -50,7 +50,7 @@ class PingEndpoint(IpEndpoint):
 
     def fits(self, packet: IpPacket) -> bool:
         """As Linux: whom it is connected to does not count, a reply may come from anywhere."""
-        if packet.version != self.version or (self.bind_ifindex and self.arrival(packet) != self.bind_ifindex):
+        if packet.version != self.version or (self.bind_ifindex and self._ip.arrival(packet) != self.bind_ifindex):
             return False
         local = self.local_address
         return not any(local) or local == packet.dst

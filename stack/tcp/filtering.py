@@ -58,10 +58,13 @@ class Filtering:
     def _program(self, packet: IpPacket, data: memoryview) -> Program | None:
         demux = self._layer.demux
         key = (packet.src, packet.dst, int.from_bytes(data[:4], "big"))
+        ifindex = self._layer.ip.arrival(packet)
         connection = demux.connections.get(key)
+        if connection is None and demux.ties:
+            connection = demux.connections.get(demux.tied(key, ifindex))
         if connection is not None:
             return connection.options.filter
-        listener = demux.listener(key)
+        listener = demux.listener(key, ifindex)
         return None if listener is None else listener.options.filter
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +33,7 @@ from stack.tcp.minisock import Minisock, send_single
 from stack.tcp.options import TcpConfig, TcpOptions
 from stack.tcp.pcb import PLAIN_OFFSET
 from stack.tcp.segment import Segment
-from stack.tcp.seqnum import unwrap
+from stack.tcp.seqnum import MASK, unwrap
 from stack.tcp.signatures import Signatures
 from stack.tcp.syncookies import SynCookies
 from stack.tcp.synqueue import SynQueue
@@ -140,9 +141,10 @@ class TcpLayer:
             raise NetError(errno.ENETUNREACH)
         source = route.src if src is None else src
         remote = (route.dst, remote[1])
-        held = self._ephemeral(source, remote) if bound is None else bound
+        held = self._ephemeral(source, remote, 0 if options is None else options.device) if bound is None else bound
         local = (source, held.port)
-        key = (remote[0], source, remote[1] << 16 | local[1])
+        device = 0 if options is None else options.device
+        key = self.demux.tied((remote[0], source, remote[1] << 16 | local[1]), device)
         drawn, offset = self.draw(key)
         before = self.demux.minisocks.get(key)
         if key in self.connections or not self._gives_way(before, bound=bound is not None):
@@ -182,14 +184,14 @@ class TcpLayer:
         """Whether `mini` does not keep a connect from using its 4-tuple."""
         return mini is None or (isinstance(mini, TimeWait) and mini.recyclable(bound=bound))
 
-    def _ephemeral(self, source: bytes, remote: tuple[bytes, int]) -> BoundPort:
+    def _ephemeral(self, source: bytes, remote: tuple[bytes, int], device: int) -> BoundPort:
         """A port of its own if one is left, else one whose connections all go elsewhere."""
         try:
             bound = self.ports.bind(source, 0)
         except NetError as failure:
             if failure.errno != errno.EADDRINUSE:
                 raise
-            return self._shared_port(source, remote)
+            return self._shared_port(source, remote, device)
         shared = self._shared
         shared[source, bound.port] = bound
         if len(shared) > self._shared_most:
@@ -197,7 +199,7 @@ class TcpLayer:
             self._shared_most = max(2 * len(shared), _SHARED_KEPT)
         return bound
 
-    def _shared_port(self, source: bytes, remote: tuple[bytes, int]) -> BoundPort:
+    def _shared_port(self, source: bytes, remote: tuple[bytes, int], device: int) -> BoundPort:
         ports = self.ports
         first, count = ports.ephemeral_first, ports.ephemeral_last - ports.ephemeral_first + 1
         start = self.scheduler.rng.randrange(0, count)
@@ -209,7 +211,7 @@ class TcpLayer:
             if bound.released:
                 del self._shared[source, port]
                 continue
-            key = (remote[0], source, remote[1] << 16 | port)
+            key = self.demux.tied((remote[0], source, remote[1] << 16 | port), device)
             if key not in self.connections and self._gives_way(self.demux.minisocks.get(key), bound=False):
                 return bound.retain()
         raise NetError(errno.EADDRNOTAVAIL, "no port is free")  # as connect() says it, row TCP-02
@@ -264,10 +266,12 @@ class TcpLayer:
         seg = Segment(seq, ack, flags, window, data[start:], options, packet)
         key: Key = (packet.src, packet.dst, int.from_bytes(data[:4], "big"))
         connection = self.connections.get(key) or self.demux.minisocks.get(key)
+        if connection is None and self.demux.ties:
+            connection = self.demux.found(key, self.ip.arrival(packet))
         if connection is not None:
             connection.segment(seg)
             return
-        listener = self.demux.listener(key)
+        listener = self.demux.listener(key, self.ip.arrival(packet))
         if listener is not None:
             listener.segment(seg, key)
         else:
@@ -296,12 +300,16 @@ class TcpLayer:
         ports, seq = _QUOTED.unpack_from(error.payload)
         swapped = (ports & 0xFFFF) << 16 | ports >> 16
         key = (error.remote, error.local, swapped)
-        mini = self.demux.minisocks.get(key)
-        if mini is not None:
-            mini.icmp_error(error, seq)
-        connection = self.connections.get(key)
-        if connection is None:
-            return
+        keys = [key, *(self.demux.tied(key, index) for index in self.ip.interfaces)] if self.demux.ties else [key]
+        for key in keys:
+            mini = self.demux.minisocks.get(key)
+            if mini is not None:
+                mini.icmp_error(error, seq)
+            connection = self.connections.get(key)
+            if connection is not None:
+                self._failed(connection, error, seq)
+
+    def _failed(self, connection: Connection, error: IcmpError, seq: int) -> None:
         sender = connection.sender
         seq = unwrap(seq, sender.snd_una)
         if not sender.snd_una <= seq <= sender.snd_max:
@@ -363,7 +371,7 @@ class TcpLayer:
 
     def draw(self, key: Key) -> tuple[int, int]:
         """(ISN, timestamp offset) for a connection between these two (RFC 6528)."""
-        local, remote = (key[1], key[2] & 0xFFFF), (key[0], key[2] >> 16)
+        local, remote = (key[1], key[2] & 0xFFFF), (key[0], key[2] >> 16 & 0xFFFF)
         return self._sequence.draw(local, remote, self.scheduler.now)
 
     @property
@@ -395,12 +403,11 @@ class TcpLayer:
         if len(proven) > _PROVEN_MAX:
             del proven[next(iter(proven))]
 
-    @staticmethod
-    def scope(packet: IpPacket) -> int:
+    def scope(self, packet: IpPacket) -> int:
         """Index of the interface through which to answer: only a link-local peer is bound to one (RFC 4007)."""
         src = packet.src
         if len(src) == 16 and src[0] == 0xFE and src[1] & 0xC0 == 0x80:
-            return packet.iface.index
+            return self.ip.arrival(packet)
         return 0
 
     def forget(self, connection: Pcb) -> None:
@@ -408,6 +415,22 @@ class TcpLayer:
         if self.connections.get(connection.key) is connection:
             del self.connections[connection.key]
         self._orphans.pop(connection, None)
+
+    def tie(self, connection: Connection) -> None:
+        """SO_BINDTODEVICE was set on a live connection: segments through other interfaces are not for it any more.
+
+        If another connection is there already it stays what it was.
+        """
+        remote, local, ports = connection.key
+        device = connection.options.device
+        key = self.demux.tied((remote, local, ports & MASK), device)
+        if key not in self.connections and self.connections.get(connection.key) is connection:
+            del self.connections[connection.key]
+            connection.key = key
+            self.connections[key] = connection
+            connection.oif = device
+            with suppress(NetError):  # no way there through it: as if the link were cut
+                self.reroute(connection)
 
     def unlisten(self, listener: Listener) -> None:
         self.demux.remove_listener(listener)
@@ -422,7 +445,7 @@ class TcpLayer:
 
     def reopen(self, wait: TimeWait, seg: Segment) -> bool:
         """A new SYN for a connection in TIME-WAIT (RFC 6191): to the listener. False if there is none."""
-        listener = self.demux.listener(wait.key)
+        listener = self.demux.listener(wait.key, self.ip.arrival(seg.packet))
         if listener is None:
             return False
         iss = wait.next_isn

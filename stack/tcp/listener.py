@@ -120,6 +120,7 @@ class Listener:
     def segment(self, seg: Segment, key: Key, *, iss: int | None = None) -> None:
         """A segment that belongs to no connection. `iss`: to be used for a new one (RFC 6191)."""
         layer = self.layer
+        key = layer.demux.tied(key, self.options.device or layer.scope(seg.packet))
         flags = seg.flags
         # First, check for a RST. "An incoming RST should be ignored."
         if flags & RST:
@@ -153,7 +154,7 @@ class Listener:
         if self.full:
             self._overflow()
             return
-        request = Request(self, key, seg, layer.scope(seg.packet))
+        request = Request(self, key, seg, key[2] >> 32)
         issued, request.timestamp_offset = layer.draw(key)
         if cookie:
             self._send_cookie(request)
@@ -277,7 +278,7 @@ class Listener:
             layer.mib.count(Mib.SYNCOOKIES_FAILED)
             return False
         layer.mib.count(Mib.SYNCOOKIES_RECV)
-        request = Request(self, key, seg, layer.scope(seg.packet))
+        request = Request(self, key, seg, key[2] >> 32)
         request.irs, request.iss, request.mss = irs, iss, mss
         _, request.timestamp_offset = layer.draw(key)
         request.scale, request.sack, request.ecn = None, False, False

@@ -52,7 +52,7 @@ class Minisock:
 
     @property
     def remote(self) -> tuple[bytes, int]:
-        return self.key[0], self.key[2] >> 16
+        return self.key[0], self.key[2] >> 16 & 0xFFFF
 
     def may_answer(self, seg: Segment, skipped: Mib) -> bool:
         """Whether an out-of-window segment is answered: bare ones at most twice a second, against ACK loops."""
@@ -84,7 +84,7 @@ def send_single(
     tail = b"" if options is None else options.emit()
     total = PLAIN_LENGTH + len(tail)
     header = PLAIN.pack(
-        (ports & 0xFFFF) << 16 | ports >> 16,
+        (ports & 0xFFFF) << 16 | ports >> 16 & 0xFFFF,
         seq & MASK,
         ack & MASK,
         (total << 10) | flags,

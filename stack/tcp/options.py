@@ -55,6 +55,7 @@ class TcpOptions:
     thin_linear: bool = False  #: TCP_THIN_LINEAR_TIMEOUTS: the first RTOs of a thin stream are not doubled
     inq: bool = False  #: TCP_INQ
     keys: Keys | None = None  #: TCP_MD5SIG, see `stack.tcp.signatures`
+    device: int = 0  #: SO_BINDTODEVICE: index of the one interface to work through, 0: any
     filter: Program | None = None  #: SO_ATTACH_FILTER, see `stack.tcp.filtering`
     ttl: int = DEFAULT_TTL  #: IP_TTL or IPV6_UNICAST_HOPS
     tx_delay: int = 0  #: TCP_TX_DELAY, ns

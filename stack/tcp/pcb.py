@@ -130,7 +130,7 @@ class Pcb:
         self.remote = remote
         self.options = options  #: live; call options_changed() after setting a field
         self.bound = bound
-        self.oif = oif  #: index of the interface this connection is tied to, 0: any
+        self.oif = oif  #: index of the interface to send through, 0: any
         self.listener: Listener | None = None  #: by Fast Open and in SYN-RECEIVED: whose child this is
         self.on_event: Callable[[], None] | None = None
         self.fastopen: FastOpen | None = None  #: None: not asked for
@@ -146,7 +146,7 @@ class Pcb:
         self.read_shut = False
         self.scheduled = False  #: the flush is deferred to the end of this turn
         self.event = False  #: the flush is to call on_event
-        self.key = (remote[0], local[0], remote[1] << 16 | local[1])
+        self.key = layer.demux.tied((remote[0], local[0], remote[1] << 16 | local[1]), options.device)
         self.ports = local[1] << 16 | remote[1]  #: first word of every header sent
         self.pseudo = layer.pseudo_sum(local[0], remote[0])
         self.ip_header = 40 if six else 20

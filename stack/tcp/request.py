@@ -226,6 +226,7 @@ class Request(Minisock):
         options = listener.options.copy()
         options.defer_accept = 0  # not inherited, row TCP-16
         options.saved_syn = self.syn
+        options.device = self.oif
         connection = Connection(
             layer,
             self.local,

@@ -120,10 +120,10 @@ class Signatures:
         """A key was set or removed: what connections prepared for their headers holds no longer."""
         self._layer.ip.invalidate()
 
-    def key_for(self, key: Key) -> bytes | None:
+    def key_for(self, key: Key, ifindex: int) -> bytes | None:
         """What segments between these two are signed with: (remote address, local address, ports), as in `Demux`."""
         demux = self._layer.demux
-        holder: Any = demux.connections.get(key) or demux.minisocks.get(key) or demux.listener(key)
+        holder: Any = demux.found(key, ifindex) or demux.listener(key, ifindex)
         keys: Keys | None = None if holder is None else holder.signing
         return None if keys is None else keys.find(key[0])
 
@@ -140,7 +140,8 @@ class Signatures:
         data = packet.payload
         if len(data) < HEADER_LENGTH:
             return True  # the layer says what is wrong with it
-        key = self.key_for((packet.src, packet.dst, int.from_bytes(data[:4], "big")))
+        place = (packet.src, packet.dst, int.from_bytes(data[:4], "big"))
+        key = self.key_for(place, self._layer.ip.arrival(packet))
         given = parse_options(data[HEADER_LENGTH : data[12] >> 4 << 2]).signature
         if key is None and given is None:
             return True
@@ -171,9 +172,13 @@ class _SigningIp:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ip, name)
 
+    def _key_for(self, route: Route, src: bytes, dst: bytes, ports: int) -> bytes | None:
+        ifindex = self._ip.owner(src) if route.iface.loopback else route.iface.index
+        return self._signatures.key_for((dst, src, ports), ifindex)
+
     def template(self, route: Route, src: bytes, dst: bytes, proto: int, ports: bytes, **facts: Any) -> Any:
         """Signed segments have no headers in common."""
-        if self._signatures.key_for((dst, src, int.from_bytes(ports[2:] + ports[:2], "big"))) is not None:
+        if self._key_for(route, src, dst, int.from_bytes(ports[2:] + ports[:2], "big")) is not None:
             return None
         return self._ip.template(route, src, dst, proto, ports, **facts)
 
@@ -182,7 +187,7 @@ class _SigningIp:
     ) -> None:
         """As `IpOutput.send`."""
         ports = int.from_bytes(bytes(parts[0][2:4]) + bytes(parts[0][:2]), "big")
-        key = self._signatures.key_for((dst, src, ports))
+        key = self._key_for(route, src, dst, ports)
         if key is None:
             self._ip.output(route, src, dst, proto, parts, length, **facts)
             return

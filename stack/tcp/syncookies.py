@@ -55,7 +55,9 @@ class SynCookies:
         self._secret = secret
 
     def _hash(self, key: Key, count: int, which: int) -> int:
-        data = key[0] + key[1] + key[2].to_bytes(4, "big") + (count & MASK).to_bytes(4, "big") + bytes((which,))
+        data = (
+            key[0] + key[1] + (key[2] & MASK).to_bytes(4, "big") + (count & MASK).to_bytes(4, "big") + bytes((which,))
+        )
         return int.from_bytes(blake2s(data, key=self._secret, digest_size=4).digest(), "big")
 
     def make(self, key: Key, irs: int, mss: int, now: int) -> tuple[int, int]:

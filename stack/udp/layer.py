@@ -19,7 +19,6 @@ from stack.ip.filtering import verdict
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.udp.datagram import Datagram
 from stack.udp.endpoint import UdpEndpoint
-from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
 from stack.wire.udp import HEADER, HEADER_LENGTH, PROTO
 
 if TYPE_CHECKING:
@@ -106,8 +105,8 @@ class UdpLayer:
         iface = packet.iface
         ifindex = iface.index
         kind = packet.kind
-        if kind is not _UNICAST and iface.loopback:
-            ifindex = self._left_through(packet)
+        if iface.loopback:
+            ifindex = self.ip.arrival(packet)
         datagram = Datagram(
             bytes(payload[HEADER_LENGTH:length]),
             (packet.src, src_port),
@@ -134,7 +133,7 @@ class UdpLayer:
             if not delivered:
                 self.drops.count(DropReason.NO_SOCKET)
             return
-        chosen = self._choose(endpoints, packet, src_port, dst_port)
+        chosen = self._choose(endpoints, packet, src_port, dst_port, ifindex)
         if chosen is None:
             self._nobody(packet)
         elif bare and not chosen.zero_checksum6:
@@ -162,9 +161,8 @@ class UdpLayer:
                 self.drops.count(DropReason.RECEIVE_BUFFER_FULL)
 
     def _choose(
-        self, endpoints: list[UdpEndpoint], packet: IpPacket, src_port: int, dst_port: int
+        self, endpoints: list[UdpEndpoint], packet: IpPacket, src_port: int, dst_port: int, ifindex: int
     ) -> UdpEndpoint | None:
-        ifindex = packet.iface.index
         if len(endpoints) == 1:
             only = endpoints[0]
             return only if only.accepts(packet, src_port, packet.dst, ifindex) else None
@@ -183,18 +181,6 @@ class UdpLayer:
             flow = hash((self.secret, packet.src, src_port, packet.dst, dst_port))
             return group[flow % len(group)]
         return best
-
-    def _left_through(self, packet: IpPacket) -> int:
-        """What we sent to a group or to everybody comes in through `lo`; the index of the interface it left through.
-
-        `IpOutput` puts it where a source MAC would be.
-        """
-        frame = packet.frame
-        if packet.start == ETHERNET_LENGTH:
-            index = int.from_bytes(frame[6:12], "big")
-            if index in self.ip.interfaces:
-                return index
-        return packet.iface.index
 
     def _nobody(self, packet: IpPacket) -> None:
         """RFC 1122 4.1.3.1, row IF-10."""

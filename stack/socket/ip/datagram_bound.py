@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
+from stack.ip.listening import is_group
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.families import AF_INET
 from stack.socket.ip.asked import take
@@ -17,6 +18,7 @@ from stack.socket.ip.options import IPPROTO_IPV6
 from stack.socket.ip.options6 import IPV6_PATHMTU, path_mtu_info
 from stack.socket.ip.options_udp import IPPROTO_UDP, UDP_CORK
 from stack.socket.ip.received import report, reporters
+from stack.socket.ip.scope import bind_to_link, scoped
 from stack.socket.ip.transmitted import Transmitted
 from stack.socket.message import (
     MSG_CONFIRM,
@@ -32,7 +34,7 @@ from stack.socket.message import (
     Message,
 )
 from stack.socket.options import SOL_SOCKET
-from stack.socket.options_device import SO_TIMESTAMPING, SO_TIMESTAMPING_NEW
+from stack.socket.options_device import SO_TIMESTAMPING, SO_TIMESTAMPING_NEW, bound_interface
 from stack.socket.options_socket import SO_PEEK_OFF, SO_SELECT_ERR_QUEUE
 from stack.socket.poll import ERR, IN, OUT, PRI, RDNORM, WRNORM
 from stack.udp import SendOptions
@@ -49,13 +51,11 @@ _SPECIAL: Final = MSG_CONFIRM | MSG_DONTROUTE | MSG_MORE | MSG_OOB | MSG_PROBE |
 
 
 class DatagramBound(Phase):
-    """`scope` is the interface of the link-local address it is bound to."""
+    """See above."""
 
     __slots__ = (
         "_corking",
-        "_peer_scope",
         "_reporters",
-        "_scope",
         "_transmitted",
         "deaf",
         "endpoint",
@@ -63,11 +63,9 @@ class DatagramBound(Phase):
         "socket",
     )
 
-    def __init__(self, socket: DatagramSocket, endpoint: UdpEndpoint, *, scope: int = 0) -> None:
+    def __init__(self, socket: DatagramSocket, endpoint: UdpEndpoint) -> None:
         self.socket = socket
         self.endpoint = endpoint
-        self._scope = scope
-        self._peer_scope = 0
         self._transmitted = Transmitted(socket, endpoint)
         endpoint.groups = socket.groups
         endpoint.on_event = socket.pollee.notify
@@ -83,13 +81,12 @@ class DatagramBound(Phase):
 
     def connect(self, address: DatagramAddress) -> None:
         _, remote = connect_source(self.socket, None, address[:2])
-        scope = address[2]
-        if not scope and len(remote[0]) == 16 and is_link_local(remote[0]):
-            scope = self._scope
-            if not scope and not self.endpoint.bind_ifindex:
-                raise NetError(errno.EINVAL)  # which link?
-        self.endpoint.connect(*remote, oif=scope, flow=address[3])
-        self._peer_scope = scope
+        scope = address[2] or bound_interface(self.socket)
+        if is_group(remote[0]):
+            scope = scope or self.endpoint.v6.multicast_ifindex
+        bind_to_link(self.socket, remote[0], scope, connecting=True)
+        self._apply()
+        self.endpoint.connect(*remote, flow=address[3])
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -144,7 +141,7 @@ class DatagramBound(Phase):
         if address is not None:
             how.oif, how.flow = address[2], address[3] & 0xFFFFF
         else:
-            how.oif, how.flow = self._peer_scope, endpoint.flow
+            how.flow = endpoint.flow
         remote = target or endpoint.remote
         stamps = -1
         if ancillary and not endpoint.corked:
@@ -224,13 +221,13 @@ class DatagramBound(Phase):
             raise NetError(errno.ENOTCONN)  # as on Linux, it is done and an error all the same
 
     def local_address(self) -> tuple[bytes, int, int]:
-        return (*self.endpoint.local, self._scope)
+        return scoped(self.socket, self.endpoint.local)
 
     def peer_address(self) -> tuple[bytes, int, int]:
         remote = self.endpoint.remote
         if remote is None or not remote[1]:  # as Linux: connected to port 0 is connected to nobody
             raise NetError(errno.ENOTCONN)
-        return (*remote, self._peer_scope)
+        return scoped(self.socket, remote)
 
     def take_error(self) -> int:
         return self.endpoint.take_error()

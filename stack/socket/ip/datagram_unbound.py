@@ -11,6 +11,7 @@ from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind_arguments
 from stack.socket.ip.datagram_bound import DatagramBound
 from stack.socket.ip.options import IP_BIND_ADDRESS_NO_PORT, IPPROTO_IP
+from stack.socket.ip.scope import bind_to_link
 from stack.socket.message import MSG_ERRQUEUE, Ancillary, Message
 from stack.socket.poll import ERR, OUT, WRNORM
 
@@ -33,6 +34,7 @@ class DatagramUnbound(Phase):
         socket = self.socket
         if self.address is not None:
             raise NetError(errno.EINVAL)  # row CORE-19
+        bind_to_link(socket, address[0], address[2])
         if not address[1] and any(address[0]) and socket.options.value(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT):
             # Claimed and given back: an address that cannot be had is told now.
             socket.host.netns.udp.ports.bind(address[0], 0, **bind_arguments(socket, address[:2])).release()
@@ -44,7 +46,7 @@ class DatagramUnbound(Phase):
         socket = self.socket
         endpoint = socket.host.netns.udp.bind(*address[:2], **bind_arguments(socket, address[:2]))
         endpoint.error = self.error
-        phase = socket.phase = DatagramBound(socket, endpoint, scope=address[2])
+        phase = socket.phase = DatagramBound(socket, endpoint)
         return phase
 
     def _bind_somewhere(self) -> DatagramBound:

@@ -6,7 +6,8 @@ import errno
 from typing import TYPE_CHECKING
 
 from stack.errors import NetError
-from stack.socket.ip.raw_phase import IpMessagePhase, ScopedAddress
+from stack.socket.ip.raw_phase import IpMessagePhase
+from stack.socket.ip.scope import ScopedAddress, bind_to_link, scoped
 from stack.socket.message import MSG_ERRQUEUE, MSG_OOB
 from stack.socket.phase import AGAIN
 
@@ -33,6 +34,8 @@ class PingOpen(IpMessagePhase):
     def bind(self, address: ScopedAddress) -> None:
         if len(address[0]) != len(self.endpoint.any):
             raise NetError(errno.EINVAL)
+        bind_to_link(self.socket, address[0], address[2])
+        self.socket.apply()
         self.endpoint.bind(address[0], address[1])
 
     def _bind(self) -> None:
@@ -76,4 +79,4 @@ class PingOpen(IpMessagePhase):
         return super().destination(address)
 
     def local_address(self) -> ScopedAddress:
-        return self.endpoint.local_address, self.endpoint.ident, 0
+        return scoped(self.socket, (self.endpoint.local_address, self.endpoint.ident))

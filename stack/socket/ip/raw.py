@@ -16,8 +16,8 @@ from stack.socket.ip.failed import take_failure
 from stack.socket.ip.ping_open import PingOpen
 from stack.socket.ip.raw_open import RawOpen
 from stack.socket.ip.raw_options import PING4_OPTIONS, PING6_OPTIONS, RAW4_OPTIONS, RAW6_OPTIONS, apply
-from stack.socket.ip.raw_phase import ScopedAddress
 from stack.socket.ip.received import Reporter, report, reporters
+from stack.socket.ip.scope import ScopedAddress
 from stack.socket.message import MSG_CONFIRM, MSG_DONTROUTE, MSG_DONTWAIT, MSG_PEEK
 from stack.socket.options import OptionTable, OptionValues
 from stack.socket.phase import AGAIN

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from stack.errors import NetError
 from stack.raw.raw import IPPROTO_RAW
 from stack.socket.ip.options import IP_FREEBIND, IPPROTO_IP
-from stack.socket.ip.raw_phase import IpMessagePhase, ScopedAddress
+from stack.socket.ip.raw_phase import IpMessagePhase
+from stack.socket.ip.scope import ScopedAddress, bind_to_link, scoped
 from stack.socket.message import MSG_OOB
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class RawOpen(IpMessagePhase):
 
     def bind(self, address: ScopedAddress) -> None:
         """Of the address only its host counts."""
+        bind_to_link(self.socket, address[0], address[2])
+        self.socket.apply()
         self.endpoint.bind(address[0], freebind=bool(self.socket.options.value(IPPROTO_IP, IP_FREEBIND)))
 
     def send(self, data: Buffer, flags: int, address: ScopedAddress | None) -> int | Again:
@@ -67,4 +70,4 @@ class RawOpen(IpMessagePhase):
 
     def local_address(self) -> ScopedAddress:
         """As on Linux the protocol stands where ports stand elsewhere."""
-        return self.endpoint.local_address, self.endpoint.proto, 0
+        return scoped(self.socket, (self.endpoint.local_address, self.endpoint.proto))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
+from stack.ip.listening import is_group
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.address import MAPPED
 from stack.socket.ip.binding import LOOPBACK4, LOOPBACK6
+from stack.socket.ip.scope import ScopedAddress, bind_to_link, scoped
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
 from stack.wire.ipv6 import is_link_local
@@ -16,9 +18,6 @@ from stack.wire.ipv6 import is_link_local
 if TYPE_CHECKING:
     from stack.raw import IpEndpoint
     from stack.socket.ip.raw import IpMessageSocket
-
-#: Address, port, and the interface a link-local address is on (0: none is named).
-ScopedAddress: TypeAlias = tuple[bytes, int, int]
 
 _READ: Final = 0
 _WRITE: Final = 1
@@ -55,8 +54,10 @@ class IpMessagePhase(Phase):
             source = self.socket.host.netns.ip.route(address[0]).src
             endpoint.remote, endpoint.connected_from = (MAPPED + address[0], address[1]), MAPPED + source
             return
-        target, port, oif = self.destination(address)
-        endpoint.connect(target, port, oif=oif)
+        target, port, scope = self.destination(address)
+        bind_to_link(self.socket, target, scope or endpoint.v6.multicast_ifindex * is_group(target), connecting=True)
+        self.socket.apply()
+        endpoint.connect(target, port)
 
     def receive(self, size: int, flags: int) -> Message | Again:
         endpoint = self.endpoint
@@ -87,7 +88,7 @@ class IpMessagePhase(Phase):
         remote = self.endpoint.remote
         if remote is None:
             raise NetError(errno.ENOTCONN)
-        return *remote, 0
+        return scoped(self.socket, remote)
 
     def take_error(self) -> int:
         return self.endpoint.take_error()

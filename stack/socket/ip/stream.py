@@ -12,16 +12,19 @@ from stack.errors import NetError
 from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, CLOSED, Again, Socket, Timeout
 from stack.socket.cmsg import refuse_unknown
+from stack.socket.families import AF_INET
 from stack.socket.ip import IPPROTO_TCP, SOCK_STREAM
-from stack.socket.ip.address import IpAddress, address_in, address_out
+from stack.socket.ip.address import IpAddress, address_in, address_out, scope_of
 from stack.socket.ip.binding import any_address
 from stack.socket.ip.fastopen_options import TCP_FASTOPEN_CONNECT
 from stack.socket.ip.repair_options import Repair
+from stack.socket.ip.scope import ScopedAddress, needs_link
 from stack.socket.ip.stream_fastopen import StreamDeferred, send_deferred, send_with_syn
 from stack.socket.ip.stream_init import StreamInit
 from stack.socket.ip.stream_options import STREAM_OPTIONS, fill, timeouts
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_OOB, Message
 from stack.socket.options import SOL_SOCKET, OptionTable
+from stack.socket.options_device import SO_BINDTOIFINDEX, bound_interface
 from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
 from stack.socket.poll import ERR, HUP, IN, RDHUP, Pollee
 from stack.tcp import TcpState
@@ -64,11 +67,12 @@ class StreamSocket(Socket):
         self.chose_address = False  #: bind was given an address, not "any"
         self.phase = StreamInit(self)
 
-    def address_in(self, address: object) -> IpAddress:
-        return address_in(self.host, self.family, address)
+    def address_in(self, address: object) -> ScopedAddress:
+        target, port = address_in(self.host, self.family, address)
+        return target, port, 0 if self.family == AF_INET else scope_of(self.host, address)
 
     def address_out(self, address: IpAddress) -> object:
-        return address_out(self.family, address)
+        return address_out(self.family, address, bound_interface(self) if needs_link(address[0]) else 0)
 
     @property
     def fastopen_connect(self) -> bool:
@@ -259,6 +263,8 @@ class StreamSocket(Socket):
         child = StreamSocket(self.host, self.family)
         told = connection.options.told
         child.options.inherit(told)
+        if connection.options.device:
+            child.options.store(SOL_SOCKET, SO_BINDTOIFINDEX, connection.options.device)
         child.receive_timeout, child.send_timeout = timeouts(told)
         connection.options.told = None
         child.keys = connection.options.keys

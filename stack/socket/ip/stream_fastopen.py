@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stack.link.device import Buffer
     from stack.socket.base import Timeout
     from stack.socket.ip.address import IpAddress
+    from stack.socket.ip.scope import ScopedAddress
     from stack.socket.ip.stream import StreamSocket
 
 
@@ -85,7 +86,7 @@ def _connecting(socket: StreamSocket) -> Again | None:
     return socket.phase.connecting()
 
 
-def _open(socket: StreamSocket, data: Buffer, address: IpAddress | None) -> int:
+def _open(socket: StreamSocket, data: Buffer, address: ScopedAddress | None) -> int:
     if not socket.host.netns.tcp.config.fastopen & CLIENT:
         raise NetError(errno.EOPNOTSUPP)
     phase = socket.phase

@@ -9,6 +9,7 @@ from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind, connect_source
 from stack.socket.ip.options import IP_UNICAST_IF, IPPROTO_IP, unicast_interface
+from stack.socket.ip.scope import bind_to_link
 from stack.socket.ip.stream_options import reuse
 from stack.socket.message import MSG_ERRQUEUE, MSG_OOB, Message
 from stack.socket.options_device import bound_interface
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from stack.ip.ports import BoundPort
     from stack.link.device import Buffer
     from stack.socket.ip.address import IpAddress
+    from stack.socket.ip.scope import ScopedAddress
     from stack.socket.ip.stream import StreamSocket
 
 
@@ -45,14 +47,15 @@ class StreamInit(Phase):
         self.refused = refused
         self.error = error
 
-    def bind(self, address: IpAddress) -> None:
+    def bind(self, address: ScopedAddress) -> None:
         if self.bound is not None or self.refused:
             raise NetError(errno.EINVAL)  # row CORE-19
-        self.bound = bind(self.socket, self.socket.host.netns.tcp.ports, address)
+        bind_to_link(self.socket, address[0], address[2])
+        self.bound = bind(self.socket, self.socket.host.netns.tcp.ports, address[:2])
         self.socket.chose_port = address[1] != 0
         self.socket.chose_address = any(address[0])
 
-    def connect(self, address: IpAddress, fastopen: Buffer | None = None) -> Again | None:
+    def connect(self, address: ScopedAddress, fastopen: Buffer | None = None) -> Again | None:
         """`fastopen`: data for the SYN, or b"" if only a cookie is wanted."""
         from stack.socket.ip.stream_connecting import StreamConnecting
         from stack.socket.ip.stream_fastopen import StreamDeferred
@@ -62,7 +65,8 @@ class StreamInit(Phase):
             self.refused = False
             raise NetError(self.take_error() or errno.ECONNABORTED)
         socket = self.socket
-        source, remote = connect_source(socket, self.bound.addr if self.bound else None, address)
+        bind_to_link(socket, address[0], address[2], connecting=True)
+        source, remote = connect_source(socket, self.bound.addr if self.bound else None, address[:2])
         oif = bound_interface(socket) or unicast_interface(socket, IPPROTO_IP, IP_UNICAST_IF)
         if socket.repair.on:
             connect_repaired(socket, self.bound, source, remote, oif)

@@ -19,7 +19,7 @@ from stack.socket.ip.repair_options import REPAIR_ROWS, repair_timestamp, set_cl
 from stack.socket.ip.signature_options import SIGNATURE_ROWS
 from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, OptionValues, Value
-from stack.socket.options_device import SO_MARK
+from stack.socket.options_device import SO_BINDTOIFINDEX, SO_MARK, bound_interface
 from stack.socket.options_socket import (
     SO_BUF_LOCK,
     SO_KEEPALIVE,
@@ -333,6 +333,7 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (IPPROTO_TCP, TCP_CONGESTION, "congestion", lambda name: name.decode("latin-1")),
     # The stored value is doubled for book-keeping (options_socket), payload gets the half.
     (SOL_SOCKET, SO_MARK, "mark", int),
+    (SOL_SOCKET, SO_BINDTOIFINDEX, "device", int),
     (SOL_SOCKET, SO_RCVBUF, "rcvbuf", lambda doubled: doubled // 2),
     (SOL_SOCKET, SO_SNDBUF, "sndbuf", lambda doubled: doubled // 2),
 )
@@ -353,9 +354,10 @@ def timeouts(values: OptionValues) -> tuple[int | None, int | None]:
 
 
 def reuse(socket: StreamSocket, bound: BoundPort) -> None:
-    """SO_REUSEADDR and SO_REUSEPORT of a socket that is bound count for whoever binds next (row TCP-03)."""
+    """What a bound socket has been told since counts for whoever binds next (row TCP-03)."""
     bound.reuse_addr = bool(socket.options.value(SOL_SOCKET, SO_REUSEADDR))
     bound.reuse_port = bool(socket.options.value(SOL_SOCKET, SO_REUSEPORT))
+    bound.ifindex = bound_interface(socket)
 
 
 def _lock_buffers(options: TcpOptions, socket: StreamSocket) -> None:

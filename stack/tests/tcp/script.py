@@ -80,6 +80,9 @@ class FakeIp:
         assert proto == 6
         self.handler, self.on_error = handler, on_error
 
+    def arrival(self, packet: IpPacket) -> int:
+        return 0
+
     def route(self, dst: bytes, *, src: bytes | None = None, oif: int = 0, mark: int = 0) -> Route:
         if self.fail is not None:
             raise self.fail
