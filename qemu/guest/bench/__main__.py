@@ -56,12 +56,11 @@ def main(quick: bool, seconds: float, rounds: int, rows: str, passt: str | None,
         options = replace(options, seconds=min(seconds, QUICK_SECONDS), rounds=1, quick=True)
     began = time.monotonic()
     try:
-        with console.status("starting") as status:
-            options = replace(options, say=lambda text: status.update(f"{time.monotonic() - began:4.0f} s  {text}"))
-            found = []
-            for section in plan.sections(options):
-                found.append(section)
-                console.print(f"{time.monotonic() - began:4.0f} s  measured: {section.title}", highlight=False)
+        options = replace(options, say=lambda text: _progress(console, began, text))
+        found = []
+        for section in plan.sections(options):
+            found.append(section)
+            _progress(console, began, f"measured: {section.title}", keep=True)
     except (GuestError, rig.RigError) as error:
         console.print(f"[red]bench: {error}[/red]", highlight=False)
         sys.exit(1)
@@ -72,6 +71,13 @@ def main(quick: bool, seconds: float, rounds: int, rows: str, passt: str | None,
     report.save(file, result)
     console.print(f"figures in {file}", highlight=False)
     _draw(console, result, output / "bench.svg")
+
+
+def _progress(console: Console, began: float, text: str, *, keep: bool = False) -> None:
+    """What is being done, in one line that the next one replaces: a spinner's thread would be measured too."""
+    if keep or console.is_terminal:
+        line = f"{time.monotonic() - began:4.0f} s  {text}"
+        console.print(f"{line:<{console.width - 1}}", end="\n" if keep else "\r", highlight=False, markup=False)
 
 
 def _draw(console: Console, result: dict[str, object], path: Path) -> None:
