@@ -19,10 +19,10 @@ from cffi import FFI
 HERE: Final = Path(__file__).resolve().parent
 CSRC: Final = HERE / "csrc"
 
-HEADERS: Final = ["memory.h", "checksum.h", "vring.h", "chunk.h", "vnet.h", "vvsock.h", "vdriver.h"]
+HEADERS: Final = ["memory.h", "checksum.h", "vring.h", "chunk.h", "vnet.h", "gro.h", "vvsock.h", "vdriver.h"]
 SOURCES: Final = [
     *["memory.c", "sigbus.c", "checksum.c", "chain.c", "vring.c", "push.c", "fault.c"],  # rings
-    *["vnet.c", "vvsock.c"],  # devices
+    *["vnet.c", "gro.c", "vvsock.c"],  # devices
     "vdriver.c",  # the other side
 ]
 

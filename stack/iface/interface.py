@@ -3,10 +3,11 @@
 Theory of operation
 -------------------
 In: `service` takes one burst from the device, reads 14 bytes of each frame and calls the handler registered for the
-ethertype. Out: the layers above append whole frames with `enqueue`; the first one of a turn asks the Scheduler to run
-`flush` at the end of the turn, so that everything queued meanwhile leaves in one `transmit`. What the device does not
-accept stays in order at the head of the queue and is retried at the next `service`, which the device's descriptor (or
-`on_change`) brings about. The queue is bounded in frames and bytes and drops at the tail, counted.
+ethertype. A device that can join neighbours of one flow is asked to, unless somebody here looks at frames as they come
+(taps, bridges, VLANs). Out: the layers above append whole frames with `enqueue`; the first one of a turn asks the
+Scheduler to run `flush` at the end of the turn, so that everything queued meanwhile leaves in one `transmit`. What the
+device does not accept stays in order at the head of the queue and is retried at the next `service`, which the device's
+descriptor (or `on_change`) brings about. The queue is bounded in frames and bytes and drops at the tail, counted.
 
 A queued frame carries the offload facts its sender likes; before `transmit` the burst passes `stack.link.offload`
 if the device lacks something. Frames made ready for one set of offloads are looked at again if the device changes
@@ -25,7 +26,7 @@ from stack.iface.arp import Arp
 from stack.iface.changes import ChangeKind, ChangeLog
 from stack.iface.facts import TO_ALL, TO_GROUP, TO_US, InterfaceFlags, InterfaceStats, hardware_type, shown_flags
 from stack.iface.hooks import FrameHandler, Ports, RxHook, Tap
-from stack.link.device import GSO_UDP_L4, LinkDevice, Offload, RxFrame, TxFrame
+from stack.link.device import GSO_UDP_L4, CoalescingDevice, LinkDevice, Offload, RxFrame, TxFrame
 from stack.link.neighbour import Neighbour, NeighbourCache, NeighbourState
 from stack.link.offload import ALL_OFFLOADS, prepare, wire_length
 from stack.wire import ethernet
@@ -146,6 +147,7 @@ class Interface:
         self._flush_asked = False
         self._suppressed = False
         self._closed = False
+        self._coalesced = device.receive_coalesced if isinstance(device, CoalescingDevice) else None
         device.on_change = self._device_changed
 
     # --- Source -------------------------------------------------------------------------------------------------
@@ -165,20 +167,24 @@ class Interface:
         """Retry what the device refused, then take and handle one burst of up to `budget` frames."""
         if self._ready:
             self.flush()
-        burst = self.device.receive(budget)
+        if self._coalesced is not None and not (self.taps or self.rx_hooks):
+            burst, count, size = self._coalesced(budget)
+        else:
+            burst = self.device.receive(budget)
+            count, size = len(burst), sum(len(frame[0]) for frame in burst)
         if not burst:
             return 0
-        if self.taps:
-            for tap in self.taps:
-                tap.received(burst)
+        for tap in self.taps:
+            tap.received(burst)
         if not self.up:
-            self.drops.count(DropReason.LINK_DOWN, len(burst))
-            return len(burst)
-        if self.rx_hooks:
-            return self._hooked(burst)
-        return self._handle(burst)
+            self.drops.count(DropReason.LINK_DOWN, count)
+        elif self.rx_hooks:
+            self._hooked(burst)
+        else:
+            self._handle(burst, count, size)
+        return count
 
-    def _hooked(self, burst: Sequence[RxFrame]) -> int:
+    def _hooked(self, burst: Sequence[RxFrame]) -> None:
         count = len(burst)
         before = burst
         for hook in tuple(self.rx_hooks):
@@ -190,18 +196,14 @@ class Interface:
             self.stats.rx_packets += count - len(burst)
             self.stats.rx_bytes += sum(len(frame[0]) for frame in before if id(frame) not in kept)
         if burst:
-            self._handle(burst)
-        return count
+            self._handle(burst, len(burst), sum(len(frame[0]) for frame in burst))
 
-    def _handle(self, burst: Sequence[RxFrame]) -> int:
-        """Hand each frame to whom its ethertype names."""
+    def _handle(self, burst: Sequence[RxFrame], count: int, size: int) -> None:
+        """Hand each frame to whom its ethertype names. They came as `count` frames of `size` bytes together."""
         mac = self.mac
         handlers = self.handlers
-        size = 0
         for frame, flags, gso_type, gso_size, _, _ in burst:
-            length = len(frame)
-            size += length
-            if length < ethernet.HEADER_LENGTH:
+            if len(frame) < ethernet.HEADER_LENGTH:
                 self.drops.count(DropReason.TOO_SHORT)
                 continue
             dst, ethertype = _DESTINATION.unpack_from(frame)
@@ -217,10 +219,8 @@ class Interface:
                 self.drops.count(DropReason.UNKNOWN_ETHERTYPE)
                 continue
             handler(self, frame, kind, flags, gso_size if gso_type else 0)
-        stats = self.stats
-        stats.rx_packets += len(burst)
-        stats.rx_bytes += size
-        return len(burst)
+        self.stats.rx_packets += count
+        self.stats.rx_bytes += size
 
     # --- transmitting -------------------------------------------------------------------------------------------
 

@@ -3,9 +3,10 @@
 Theory of operation
 -------------------
 While somebody listens to a protocol, a `_Front` stands in its handler's place: it offers each packet to the listeners
-and then hands it to the handler as if nothing had happened. A protocol nobody listens to has its handler in its place
-and pays nothing. A protocol without a handler is known as long as a listener takes its packets: its sender is told of
-an unknown protocol only if none does (RFC 1122 3.2.2.1, as Linux).
+and then hands it to the handler as if nothing had happened. Of a superframe they are offered what it was cut into. A
+protocol nobody listens to has its handler in its place and pays nothing. A protocol without a handler is known as
+long as a listener takes its packets: its sender is told of an unknown protocol only if none does (RFC 1122 3.2.2.1, as
+Linux).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from stack.ip.superframe import packets_of
 from stack.wire.ipv6 import HEADER_LENGTH, walk_extensions
 
 if TYPE_CHECKING:
@@ -41,8 +43,9 @@ class _Front:
 
     def receive(self, packet: IpPacket) -> None:
         taken = False
-        for listener in tuple(self.listeners):
-            taken = listener.offer(packet) or taken
+        for each in packets_of(packet):
+            for listener in tuple(self.listeners):
+                taken = listener.offer(each) or taken
         if self.handler is not None:
             self.handler(packet)
         elif taken:

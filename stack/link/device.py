@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntFlag
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 #: What the parts of a frame may be. A memoryview is of format "B", one-dimensional and contiguous.
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -111,4 +111,15 @@ class LinkDevice(Protocol):
 
     def close(self) -> None:
         """Idempotent. Afterwards `receive` is empty, `transmit` drops, `carrier` is False."""
+        ...
+
+
+@runtime_checkable
+class CoalescingDevice(Protocol):
+    """What a `LinkDevice` may have besides: generic receive offload."""
+
+    def receive_coalesced(self, budget: int) -> tuple[Sequence[RxFrame], int, int]:
+        """As `LinkDevice.receive`, neighbours of one flow put together where one superframe could have been cut into
+        them, and nothing is lost by it. Returns the frames, and of how many frames and bytes on the wire they are
+        made; at most `budget` of these."""
         ...

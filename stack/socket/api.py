@@ -25,7 +25,7 @@ from stack.socket.base import CLOSED, Socket, os_error
 from stack.socket.batch import Outgoing, receive_many, send_many
 from stack.socket.families import AF_INET, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, create
 from stack.socket.ioctl import ioctl
-from stack.socket.message import Ancillary, Message
+from stack.socket.message import Ancillary, Message, Received
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -336,7 +336,7 @@ class StackSocket:
 
     def recvmmsg(
         self, vlen: int, bufsize: int, ancbufsize: int = 0, flags: int = 0, timeout: float | None = None, /
-    ) -> list[tuple[bytes, list[Ancillary], int, Any]]:
+    ) -> list[Received]:
         """Up to `vlen` messages with one call (recvmmsg(2)), each as `recvmsg` answers it.
 
         `timeout`, in seconds, ends the call once a message came after it was over, not before: as on Linux.
@@ -344,8 +344,7 @@ class StackSocket:
         if vlen < 0 or bufsize < 0 or ancbufsize < 0:
             raise ValueError("negative number or buffer size in recvmmsg()")
         limit = None if timeout is None else int(timeout * NS_PER_S)
-        messages = receive_many(self._sock, vlen, bufsize, ancbufsize, flags, self._patience(), limit)
-        return [(each.data, each.ancillary, each.flags, self._address(each)) for each in messages]
+        return receive_many(self._sock, vlen, bufsize, ancbufsize, flags, self._patience(), limit)
 
     def _address(self, message: Message) -> Any:
         return None if message.address is None else self._sock.address_out(message.address)

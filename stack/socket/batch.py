@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from stack.errors import NetError
-from stack.socket.message import MSG_DONTWAIT, MSG_WAITFORONE, Ancillary, Message
+from stack.socket.message import MSG_DONTWAIT, MSG_WAITFORONE, Ancillary, Received
 from stack.socket.phase import AGAIN, Again, Timeout
 from stack.socket.poll import IN, OUT
 
@@ -55,7 +55,7 @@ def send_many(socket: Socket, messages: Sequence[Outgoing], flags: int, timeout:
 
 def receive_many(
     socket: Socket, count: int, size: int, room: int, flags: int, timeout: Timeout, limit: int | None
-) -> list[Message]:
+) -> list[Received]:
     """Receive up to `count` messages of up to `size` bytes each, with control messages of up to `room` bytes.
 
     `limit`, ns, is looked at after each message only, as Linux does. Raises OSError if there is no message.
@@ -63,18 +63,22 @@ def receive_many(
     if limit is not None and limit < 0:
         raise OSError(errno.EINVAL, "a negative time")
     count = min(count, MAX_MESSAGES)
+    plain = flags & ~MSG_WAITFORONE
     if timeout == 0:
         flags |= MSG_DONTWAIT
     scheduler = socket.host.netns.ip.scheduler
-    got: list[Message] = []
+    got: list[Received] = []
     begin: list[int] = []
 
     def attempt() -> Again | None:
         if not begin:
             begin.append(scheduler.now)
         while len(got) < count:
+            if limit is None and (several := socket.phase.receive_several(count - len(got), size, plain)):
+                got.extend(several)
+                continue
             try:
-                message = socket.take_message(size, flags & ~MSG_WAITFORONE, room)
+                message = socket.take_message(size, plain, room)
             except NetError as error:
                 if not got:
                     raise
@@ -82,7 +86,8 @@ def receive_many(
                 return None
             if message is AGAIN:
                 return None if got and flags & MSG_WAITFORONE else AGAIN
-            got.append(message)
+            address = None if message.address is None else socket.address_out(message.address)
+            got.append((message.data, message.ancillary, message.flags, address))
             if limit is not None and scheduler.now - begin[0] >= limit:
                 break
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 # Linux <linux/socket.h>. In and out flags share one number space.
 MSG_OOB: Final = 0x1
@@ -40,3 +40,7 @@ class Message:
     flags: int = 0
     length: int = 0
     ancillary: list[Ancillary] = field(default_factory=list)
+
+
+#: What recvmsg answers: data, control messages, flags, the sender's address as users get it.
+Received: TypeAlias = tuple[bytes, list[Ancillary], int, Any]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, Proto
 from stack.errors import NetError
 from stack.link.device import Buffer
 from stack.socket.cmsg import refuse_unknown
-from stack.socket.message import Ancillary, Message
+from stack.socket.message import Ancillary, Message, Received
 from stack.socket.poll import NVAL, Pollee
 
 if TYPE_CHECKING:
@@ -165,6 +165,10 @@ class Phase:
     def receive(self, size: int, flags: int) -> Message | Again:
         """As `recv`, with the sender's address, flags and ancillary data."""
         raise NetError(errno.EOPNOTSUPP)
+
+    def receive_several(self, most: int, size: int, flags: int) -> list[Received]:
+        """Up to `most` messages at once, if that is cheaper than `receive` for each; else, and if none waits, none."""
+        return []
 
     def shutdown(self, how: int) -> None:
         raise NetError(errno.EOPNOTSUPP)

@@ -32,6 +32,7 @@ from stack.link.offload import ALL_OFFLOADS
 from stack.link.switch import Switch
 from stack.scheduler import NS_PER_S
 from stack.testing.clock import ManualClock
+from stack.testing.coalescing import Coalescing
 
 if TYPE_CHECKING:
     from stack.core import Stack
@@ -95,8 +96,10 @@ class Link:
 class Simulation:
     """A network in virtual time. A context manager; `close` ends its stacks."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, coalescing: bool = False) -> None:
+        """`coalescing`: the interfaces of stacks join neighbours of one flow, as a card with receive offload does."""
         self.seed = seed
+        self.coalescing = coalescing
         self.rng = SplitMix64(seed)  #: for the test's own choices; the stacks draw from another sequence of the seed
         self.clock = ManualClock()
         self.network = Network(clock=self.clock, rng=SplitMix64(seed ^ 0x5EED << 32))
@@ -171,7 +174,7 @@ class Simulation:
 
     def _plug(self, node: Stack | Switch, end: CableEnd, addresses: Iterable[str]) -> Interface | None:
         if not isinstance(node, Switch):
-            return node.add_interface(end, addresses=addresses)
+            return node.add_interface(Coalescing(end) if self.coalescing else end, addresses=addresses)
         self.network.attach(node.attach(end))
         return None
 

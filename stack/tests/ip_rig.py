@@ -20,6 +20,7 @@ from stack.link.loopback import Loopback
 from stack.link.offload import ALL_OFFLOADS
 from stack.scheduler import Scheduler
 from stack.testing import builders
+from stack.testing.coalescing import Coalescing
 from stack.udp import UdpLayer
 
 MY_MAC = bytes.fromhex("020000000001")
@@ -87,15 +88,18 @@ class ScriptedDevice:
 class Host:
     """lo and eth0 (10.0.2.2/24, fd00::2/64) with IP and UDP, and what came out of eth0."""
 
-    def __init__(self, *, offloads: Offload = ALL_OFFLOADS, mtu: int = 1500, resolved: bool = True) -> None:
-        """`resolved`: the peer's MAC is known, so that nothing waits for ARP or NDP."""
+    def __init__(
+        self, *, offloads: Offload = ALL_OFFLOADS, mtu: int = 1500, resolved: bool = True, coalescing: bool = False
+    ) -> None:
+        """`resolved`: the peer's MAC is known, so that nothing waits for ARP or NDP. `coalescing`: eth0 joins them."""
         self.scheduler = Scheduler(rng=random.Random(7))
         self.changes = ChangeLog()
         self.ip = IpLayer(self.scheduler)
         self.lo = Interface(self.scheduler, Loopback(), name="lo", index=1, changes=self.changes, loopback=True)
         self.ip.add_interface(self.lo)
         self.device = ScriptedDevice(offloads=offloads, mtu=mtu)
-        self.eth = Interface(self.scheduler, self.device, name="eth0", index=2, changes=self.changes)
+        link = Coalescing(self.device) if coalescing else self.device
+        self.eth = Interface(self.scheduler, link, name="eth0", index=2, changes=self.changes)
         self.ip.add_interface(self.eth)
         self.udp = UdpLayer(self.scheduler, self.ip)
         for iface, text in (

@@ -230,9 +230,9 @@ def trouble(world: World) -> Program[None]:
         link.impair()
 
 
-def run(seed: int) -> tuple[str, int]:
+def run(seed: int, *, coalescing: bool = False) -> tuple[str, int]:
     """One seed; returns its digest and how many frames arrived."""
-    with Simulation(seed) as sim:
+    with Simulation(seed, coalescing=coalescing) as sim:
         world = World(sim)
         flows = [Flow(world, number) for number in range(sim.rng.randrange(1, 6))]
         broken = chance(sim, 0.2)
@@ -252,6 +252,19 @@ LONG_BATCH = 250
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_every_byte_arrives_or_the_error_says_why(seed: int) -> None:
     run(seed)
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_every_byte_arrives_where_receivers_coalesce(seed: int) -> None:
+    """The same where every interface joins what arrives together (generic receive offload)."""
+    run(seed, coalescing=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("batch", range(4))
+def test_every_byte_arrives_where_receivers_coalesce_for_a_thousand_seeds(batch: int) -> None:
+    for seed in range(5000 + batch * LONG_BATCH, 5000 + (batch + 1) * LONG_BATCH):
+        run(seed, coalescing=True)
 
 
 @pytest.mark.long

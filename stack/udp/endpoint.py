@@ -395,6 +395,14 @@ class UdpEndpoint:
         """Take the next datagram, None if there is none."""
         return self._queue.take()
 
+    def recv_data(self) -> bytes | None:
+        """As `recv`, but only what is in it."""
+        return self._queue.take_data()
+
+    def recv_several(self, most: int) -> tuple[Datagram, list[bytes]] | None:
+        """Take up to `most` datagrams that came in one run: one that tells of all of them, and what is in each."""
+        return self._queue.take_several(most)
+
     def take_error(self) -> int:
         """The pending errno, cleared (SO_ERROR, or the next send or recv; UDP-08)."""
         error, self.error = self.error, 0
@@ -436,20 +444,22 @@ class UdpEndpoint:
             score += 4
         return score
 
-    def deliver(self, datagram: Datagram) -> bool:
-        """Queue a datagram, or all a superframe stands for, unless the memory limit is reached."""
-        coalesce = self.coalesce
-        if datagram.segment and not coalesce:
-            fine = True
-            for piece in datagram.pieces():
-                fine = self.deliver(piece) and fine
-            return fine
-        if not self._queue.put(datagram, self.receive_limit, coalesce=coalesce):
-            self.drops.count(DropReason.RECEIVE_BUFFER_FULL)
-            return False
+    def deliver(self, datagram: Datagram) -> int:
+        """Queue a datagram, or all a superframe stands for, as far as the memory limit allows; how many are lost."""
+        queue = self._queue
+        before = len(queue)
+        if datagram.segment and not self.coalesce:
+            datagram.cut, datagram.segment = datagram.segment, 0
+            lost = queue.put_run(datagram, self.receive_limit)
+        else:
+            lost = 0 if queue.put(datagram, self.receive_limit, coalesce=self.coalesce) else 1
+        if lost:
+            self.drops.count(DropReason.RECEIVE_BUFFER_FULL, lost)
+            if len(queue) == before:
+                return lost
         if self.on_event is not None:
             self.on_event()
-        return True
+        return lost
 
     def failed(self, error: IcmpError) -> None:
         """An ICMP error about a datagram of ours (UDP-08).

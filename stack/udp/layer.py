@@ -6,8 +6,9 @@ Endpoints are kept by local port. A datagram goes to the endpoint that fits it b
 to its destination address, then bound to any; of equals the last bound (UDP-11), or, with SO_REUSEPORT, one chosen by a
 hash of the flow. Broadcasts and multicasts go to every endpoint that fits.
 
-A superframe (the guest's card, or our own loopback, did not cut what UDP_SEGMENT put together) is delivered as it is
-to endpoints that asked for that (UDP_GRO), and in pieces to others.
+A superframe (a driver or our own loopback did not cut what UDP_SEGMENT put together, or a device joined neighbours) is
+looked up once. Endpoints that asked for it (UDP_GRO) are given it as it is, to others it is a run of datagrams, see
+`stack.udp.datagram`; what is counted are always datagrams.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import DropReason, Drops
 from stack.ip.filtering import verdict
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
+from stack.ip.superframe import packets_of
 from stack.udp.datagram import Datagram
 from stack.udp.endpoint import UdpEndpoint
 from stack.wire.udp import HEADER, HEADER_LENGTH, PROTO
@@ -131,7 +133,7 @@ class UdpLayer:
                         self._deliver_filtered(endpoint, endpoint.filter, packet, copy)
                     delivered = True
             if not delivered:
-                self.drops.count(DropReason.NO_SOCKET)
+                self.drops.count(DropReason.NO_SOCKET, len(packets_of(packet)))
             return
         chosen = self._choose(endpoints, packet, src_port, dst_port, ifindex)
         if chosen is None:
@@ -140,8 +142,8 @@ class UdpLayer:
             self.drops.count(DropReason.BAD_CHECKSUM)
         elif chosen.filter is not None:
             self._deliver_filtered(chosen, chosen.filter, packet, datagram)
-        elif not chosen.deliver(datagram):
-            self.drops.count(DropReason.RECEIVE_BUFFER_FULL)
+        elif lost := chosen.deliver(datagram):
+            self.drops.count(DropReason.RECEIVE_BUFFER_FULL, lost)
 
     def _deliver_filtered(self, endpoint: UdpEndpoint, program: Program, packet: IpPacket, datagram: Datagram) -> None:
         """Through a filter (SO_ATTACH_FILTER), which sees header and data, and may keep less of the data.
@@ -157,7 +159,7 @@ class UdpLayer:
                 self.drops.count(DropReason.FILTERED)
                 continue
             piece.data = piece.data[: max(keep - HEADER_LENGTH, 0)]
-            if not endpoint.deliver(piece):
+            if endpoint.deliver(piece):
                 self.drops.count(DropReason.RECEIVE_BUFFER_FULL)
 
     def _choose(
@@ -184,9 +186,10 @@ class UdpLayer:
 
     def _nobody(self, packet: IpPacket) -> None:
         """RFC 1122 4.1.3.1, row IF-10."""
-        self.drops.count(DropReason.NO_SOCKET)
-        if packet.kind is _UNICAST:
-            self.ip.send_port_unreachable(packet)
+        for each in packets_of(packet):
+            self.drops.count(DropReason.NO_SOCKET)
+            if packet.kind is _UNICAST:
+                self.ip.send_port_unreachable(each)
 
     def _error(self, error: IcmpError) -> None:
         if len(error.payload) < 4:

@@ -13,6 +13,7 @@
 #include "vnet.h"
 
 #include "checksum.h"
+#include "gro.h"
 
 enum {
     ETHER_HEADER = 14,
@@ -219,32 +220,40 @@ static int parse_one(const uint8_t *slab, uint32_t at, uint32_t size, uint32_t a
 }
 
 size_t vnet_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains, size_t n, uint32_t accept,
-                  uint32_t mtu, struct vnet_record *out, struct chunk *chunks, size_t *nchunks, uint64_t *drops) {
-    struct chunker chunker = {.chunks = chunks, .share = slab_size <= CHUNK_SIZE};
+                  uint32_t mtu, struct vnet_record *out, uint64_t *drops) {
     size_t count = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t at = chains[2 * i], size = chains[2 * i + 1];
-        struct vnet_record *r = &out[count];
         int reason = VNET_DROP_HEADER;
         if (at <= slab_size && size <= slab_size - at)
-            reason = parse_one(slab, at, size, accept, mtu, r);
-        if (reason >= 0) {
+            reason = parse_one(slab, at, size, accept, mtu, &out[count]);
+        if (reason >= 0)
             drops[reason]++;
-            continue;
-        }
-        r->chunk = (uint16_t)chunk_place(&chunker, &r->begin, &r->end);
-        count++;
+        else
+            count++;
     }
-    *nchunks = chunker.count;
     return count;
 }
 
-uint32_t vnet_take(struct vnet_inbox *inbox, const void *burst, uint32_t n, size_t size) {
+size_t vnet_place(struct vnet_record *records, size_t count, size_t slab_size, struct chunk *chunks) {
+    struct chunker chunker = {.chunks = chunks, .share = slab_size <= CHUNK_SIZE};
+    for (size_t i = 0; i < count; i++)
+        records[i].chunk = (uint16_t)chunk_place(&chunker, &records[i].begin, &records[i].end);
+    return chunker.count;
+}
+
+uint32_t vnet_take(struct vnet_inbox *inbox, void *burst, uint32_t n, size_t size, int join) {
     const uint32_t *chains = burst;
-    size_t chunks = 0;
-    size_t count = vnet_parse((const uint8_t *)(chains + 2 * (size_t)n), size, chains, n, inbox->accept, inbox->mtu,
-                              inbox->records, inbox->chunks, &chunks, inbox->drops);
-    inbox->nchunks = (uint32_t)chunks;
+    uint8_t *slab = (uint8_t *)burst + 8 * (size_t)n;
+    struct vnet_record *records = inbox->records;
+    size_t count = vnet_parse(slab, size, chains, n, inbox->accept, inbox->mtu, records, inbox->drops);
+    inbox->frames = (uint32_t)count;
+    inbox->bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        inbox->bytes += records[i].end - records[i].begin;
+    if (join)
+        count = gro_join(slab, records, count);
+    inbox->nchunks = (uint32_t)vnet_place(records, count, size, inbox->chunks);
     return (uint32_t)count;
 }
 

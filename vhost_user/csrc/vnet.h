@@ -52,22 +52,28 @@ enum vnet_drop {
 struct vnet_inbox {
     uint32_t accept, mtu;
     uint32_t nchunks; /* of the last burst */
+    uint32_t frames;  /* good ones in the last burst, however many records they became */
+    uint64_t bytes;   /* of them */
     struct vnet_record *records;
     struct chunk *chunks;
     uint64_t *drops; /* VNET_DROPS of them, added to */
 };
 
 /* burst: n pairs of u32 (offset, length) and behind them the payload of `size` bytes they point into: what
- * gw_vring_pop makes. Returns the number of records. */
-uint32_t vnet_take(struct vnet_inbox *inbox, const void *burst, uint32_t n, size_t size);
+ * gw_vring_pop makes. join: put neighbours of one flow together (gro.h), for which the payload is rewritten. Returns the
+ * number of records. */
+uint32_t vnet_take(struct vnet_inbox *inbox, void *burst, uint32_t n, size_t size, int join);
 
 /* Completes a checksum whose field holds the pseudo-header's sum. Returns 0, or -1 when the field lies outside. */
 int vnet_finish_checksum(uint8_t *frame, size_t length, uint32_t start, uint32_t offset);
 /* cdef end */
 
-/* chains: n pairs (offset, length) into the slab. out has room for n records, chunks for n. drops[VNET_DROPS] is
- * added to. Returns the number of records; *nchunks is the number of chunks. */
+/* chains: n pairs (offset, length) into the slab. out has room for n records, which refer to the slab, all in chunk 0.
+ * drops[VNET_DROPS] is added to. Returns the number of records. */
 size_t vnet_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains, size_t n, uint32_t accept,
-                  uint32_t mtu, struct vnet_record *out, struct chunk *chunks, size_t *nchunks, uint64_t *drops);
+                  uint32_t mtu, struct vnet_record *out, uint64_t *drops);
+
+/* Groups the small ones into chunks, for which there is room for as many; returns their number. */
+size_t vnet_place(struct vnet_record *records, size_t count, size_t slab_size, struct chunk *chunks);
 
 #endif

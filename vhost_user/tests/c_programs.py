@@ -44,7 +44,8 @@ TESTS: Final = [
 
 HARNESSES: Final = [
     Program("fuzz_vring", RINGS, ("-max_len=2048",)),
-    Program("fuzz_headers", ["vnet.c", "vvsock.c", "checksum.c"], ("-max_len=4096",)),
+    Program("fuzz_headers", ["vnet.c", "gro.c", "vvsock.c", "checksum.c"], ("-max_len=4096",)),
+    Program("fuzz_gro", ["gro.c", "vnet.c", "checksum.c"], ("-max_len=4096",)),
     Program("fuzz_driver", ["vdriver.c"], ("-max_len=4096",)),
 ]
 

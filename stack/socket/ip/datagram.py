@@ -101,6 +101,10 @@ class DatagramSocket(Socket):
         return super().recv(size, flags | MSG_DONTWAIT if timeout == 0 else flags, timeout)
 
     def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:
+        if not flags:
+            data = self.recv(len(target), 0, timeout)
+            target[: len(data)] = data
+            return len(data)
         message = self.receive(len(target), flags, timeout)
         target[: len(message.data)] = message.data
         return message.length if flags & MSG_TRUNC else len(message.data)

@@ -23,6 +23,7 @@ from stack.socket.ip.transmitted import Transmitted
 from stack.socket.message import (
     MSG_CONFIRM,
     MSG_DONTROUTE,
+    MSG_DONTWAIT,
     MSG_ERRQUEUE,
     MSG_MORE,
     MSG_OOB,
@@ -32,6 +33,7 @@ from stack.socket.message import (
     MSG_ZEROCOPY,
     Ancillary,
     Message,
+    Received,
 )
 from stack.socket.options import SOL_SOCKET
 from stack.socket.options_device import SO_TIMESTAMPING, SO_TIMESTAMPING_NEW, bound_interface
@@ -55,6 +57,7 @@ class DatagramBound(Phase):
 
     __slots__ = (
         "_corking",
+        "_peeking",
         "_reporters",
         "_transmitted",
         "deaf",
@@ -75,6 +78,7 @@ class DatagramBound(Phase):
         apply(self.socket, self.endpoint)
         self._reporters = reporters(self.socket)
         self._corking = bool(self.socket.options.value(IPPROTO_UDP, UDP_CORK))
+        self._peeking = self._peek_offset() >= 0
 
     def bind(self, address: DatagramAddress) -> None:
         raise NetError(errno.EINVAL)  # row CORE-19
@@ -157,6 +161,32 @@ class DatagramBound(Phase):
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
+    def _special(self, flags: int) -> bool:
+        """There is more to a receive call with `flags` than to take what is next."""
+        endpoint = self.endpoint
+        return bool(flags & ~MSG_DONTWAIT or self._peeking or endpoint.error or endpoint.too_long is not None)
+
+    def recv(self, size: int, flags: int) -> bytes | Again:
+        if self._special(flags):
+            return super().recv(size, flags)
+        data = self.endpoint.recv_data()
+        if data is None:
+            nothing = self.socket.nothing(flags)
+            return AGAIN if nothing is AGAIN else nothing.data
+        return data if len(data) <= size else data[:size]
+
+    def receive_several(self, most: int, size: int, flags: int) -> list[Received]:
+        if self._reporters or self._special(flags):
+            return []
+        taken = self.endpoint.recv_several(most)
+        if taken is None:
+            return []
+        datagram, run = taken
+        address = self.socket.address_out(_sender(datagram))
+        if len(run[0]) <= size:  # the first is the longest
+            return [(data, [], 0, address) for data in run]
+        return [(data[:size], [], MSG_TRUNC if len(data) > size else 0, address) for data in run]
+
     def receive(self, size: int, flags: int) -> Message | Again:
         endpoint = self.endpoint
         if flags & MSG_ERRQUEUE:
@@ -205,10 +235,7 @@ class DatagramBound(Phase):
         if skip or length - skip > size:
             data = data[skip : skip + size]
             flags = MSG_TRUNC if length - skip > size else 0
-        address: tuple[bytes, int] | tuple[bytes, int, int] = datagram.src
-        if len(address[0]) == 16 and is_link_local(address[0]):
-            address = (*datagram.src, datagram.ifindex)
-        message = Message(data, address, flags, length)
+        message = Message(data, _sender(datagram), flags, length)
         if self._reporters:
             message.ancillary = report(self._reporters, datagram)
         return message
@@ -263,3 +290,11 @@ class DatagramBound(Phase):
     def close(self) -> None:
         self.endpoint.on_event = None
         self.endpoint.close()
+
+
+def _sender(datagram: Datagram) -> tuple[bytes, int] | tuple[bytes, int, int]:
+    """Who sent it; with the interface it came in through if the address says nothing without."""
+    src = datagram.src
+    if len(src[0]) == 16 and is_link_local(src[0]):
+        return (*src, datagram.ifindex)
+    return src

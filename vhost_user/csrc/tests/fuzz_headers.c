@@ -2,7 +2,7 @@
 /* Header validation of net and vsock under a fuzzer: whatever the bytes, what is let through keeps its promises.
  *
  * With -DSTANDALONE this is a program of its own that feeds itself frames that are almost right (argument: how many).
- * Build with vnet.c, vvsock.c and checksum.c. */
+ * Build with vnet.c, gro.c, vvsock.c and checksum.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +39,8 @@ static void check_net(const uint8_t *slab, size_t size, const uint32_t *chains, 
     struct chunk chunks[MAX_CHAINS];
     size_t nchunks = 0;
     uint64_t drops[VNET_DROPS] = {0}, dropped = 0;
-    size_t count = vnet_parse(slab, size, chains, n, accept, mtu, records, chunks, &nchunks, drops);
+    size_t count = vnet_parse(slab, size, chains, n, accept, mtu, records, drops);
+    nchunks = vnet_place(records, count, size, chunks);
     for (int i = 0; i < VNET_DROPS; i++)
         dropped += drops[i];
     CHECK(count + dropped == n && nchunks <= count);
