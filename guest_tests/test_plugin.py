@@ -227,7 +227,7 @@ def test_a_project_without_guests_sees_nothing_of_the_plugin(tmp_path: Path) -> 
 
 def test_help_and_markers_name_everything(tmp_path: Path) -> None:
     run = run_project(tmp_path, "", "--help")
-    for option in ("kernel", "image", "accel", "timeout-scale", "artifacts", "pcap", "seed", "keep"):
+    for option in ("arch", "kernel", "image", "share", "accel", "timeout-scale", "artifacts", "pcap", "seed", "keep"):
         assert f"--guest-{option}" in run.output
         assert f"GUESTWIRE_{option.replace('-', '_').upper()}" in run.output
     assert "@pytest.mark.guest" in run_project(tmp_path, "", "--markers").output

@@ -62,7 +62,8 @@ _END: Final = re.compile(r"---\[ end |^={20,}$|Rebooting in|Out of memory: Kille
 #: What a report's reader looks at last: registers, code bytes, modules, raw stack, frames the unwinder is not sure of.
 _NOISE: Final = re.compile(
     r"^(?:R[A-D0-9S][0-9XIP ]{0,2}: |R[A-Z]{2}: [0-9a-f]{16}|RSP: |[CDEFGS]S:|[FG]S: |CR\d: |DR\d: |PKRU|Code: "
-    r"|Modules linked|Stack:$|[0-9a-f ]{16,}$|#PF: |PGD |\s*</?(?:TASK|IRQ)>$|\s+\? |Hardware name: |Kernel Offset: )"
+    r"|Modules linked|Stack:$|[0-9a-f ]{16,}$|#PF: |PGD |\s*</?(?:TASK|IRQ)>$|\s+\? |Hardware name: |Kernel Offset: "
+    r"|x\d+ ?: [0-9a-f]{16}|sp : |pstate: |CPU features: |Memory Limit: )"
 )
 _STAMP: Final = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])? ?")
 _ESCAPE: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")

@@ -60,9 +60,10 @@ def properties(world: World) -> Iterator[tuple[str, object]]:
         yield f"{name}_kernel", next((value for key, value in guest.report if key == "kernel"), "")
         yield f"{name}_boot_seconds", f"{guest.boot_seconds:.3f}"
     if world.guests:
+        from qemu.guest.arch import FACTS
         from qemu.guest.plugin.summary import qemu_version
 
-        yield "qemu", qemu_version()
+        yield "qemu", qemu_version(FACTS[world.settings.arch].qemu)
         yield "seed", str(world.seed)
 
 

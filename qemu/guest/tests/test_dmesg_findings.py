@@ -28,6 +28,21 @@ OOPS = b"""\
 [    2.1] Modules linked in: bad(O+)\r
 [    2.1] ---[ end trace 0000000000000000 ]---\r
 """
+ARM64_PANIC = b"""\
+[    8.6] Kernel panic - not syncing: sysrq triggered crash\r
+[    8.6] CPU: 0 PID: 90 Comm: sh Not tainted 6.1.0 #1\r
+[    8.6] Hardware name: linux,dummy-virt (DT)\r
+[    8.6] pstate: 60400005 (nZCv daif +PAN -UAO -TCO -DIT -SSBS BTYPE=--)\r
+[    8.6] pc : panic+0x184/0x364\r
+[    8.6] sp : ffff80000a2bbc30\r
+[    8.6] x29: ffff80000a2bbc30 x28: ffff0000c1f2d280 x27: 0000000000000000\r
+[    8.6] x2 : 0000000000000000 x1 : 0000000000000000 x0 : 0000000000000063\r
+[    8.6] Call trace:\r
+[    8.6]  dump_backtrace+0xe4/0x140\r
+[    8.6] Kernel Offset: disabled\r
+[    8.6] CPU features: 0x022000,2023c080,0000421b\r
+[    8.6] Memory Limit: none\r
+"""
 KASAN = b"""\
 ==================================================================
 BUG: KASAN: slab-out-of-bounds in kmalloc_oob+0xb/0x10
@@ -69,6 +84,12 @@ def test_an_oops_is_one_finding_with_what_one_looks_at_first(chunk: int) -> None
         " do_one_initcall+0x45/0x200",
         "---[ end trace 0000000000000000 ]---",
     ]
+
+
+def test_an_arm64_panic_is_without_its_registers_too() -> None:
+    [finding] = watch(ARM64_PANIC)
+    assert finding.fatal
+    assert [line.split()[0] for line in finding.lines] == ["Kernel", "CPU:", "pc", "Call", "dump_backtrace+0xe4/0x140"]
 
 
 def test_sanitizers_and_lock_checkers_are_called_by_their_names() -> None:
