@@ -1,9 +1,8 @@
-"""Looks into frames, where virtio-net cannot do without: flows, tags, checksums to finish, an announcement to make."""
+"""Looks into frames, where virtio-net cannot do without: tags, checksums to finish, an announcement to make."""
 
 from __future__ import annotations
 
 from typing import Final
-from zlib import crc32
 
 from vhost_user._vring import ffi, lib
 
@@ -34,16 +33,6 @@ def first_bytes(parts: tuple[Buffer, ...], size: int) -> bytes:
 def tagged(parts: tuple[Buffer, ...]) -> bool:
     """The frame carries a VLAN tag, which does not count against the MTU."""
     return first_bytes(parts, ETHER_HEADER)[12:14] in (b"\x81\x00", b"\x88\xa8")
-
-
-def flow(parts: tuple[Buffer, ...]) -> int:
-    """The same number for all frames of a flow: over addresses and ports of IPv4 and IPv6, else over the MACs."""
-    head = first_bytes(parts, 58)
-    if head[12:14] == b"\x08\x00":
-        return crc32(head[26:38])
-    if head[12:14] == b"\x86\xdd":
-        return crc32(head[22:58])
-    return crc32(head[:12])
 
 
 def rarp(mac: bytes) -> bytes:

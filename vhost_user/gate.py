@@ -12,12 +12,15 @@ and another function while it is closed. So it must be looked up each time, neve
 
 from __future__ import annotations
 
+import itertools
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+_SERIALS: Final = itertools.count()
 
 
 class LockLike(Protocol):
@@ -35,12 +38,14 @@ class LockLike(Protocol):
 
 class Gate:
     """`acquire` and `release` (or ``with gate:``) on the data path, for one burst; ``with gate.control:`` to change
-    the ring. Neither side may nest. Control sections of one gate are serialised by their device's `control_lock`.
+    the ring. The control side may not nest; the data path may hold several gates if it takes them in the order of their
+    `serial`. Control sections of one gate are serialised by their device's `control_lock`.
     """
 
-    __slots__ = ("_door", "_lock", "acquire", "control", "release")
+    __slots__ = ("_door", "_lock", "acquire", "control", "release", "serial")
 
     def __init__(self) -> None:
+        self.serial = next(_SERIALS)
         self._lock = threading.Lock()
         self._door = threading.Lock()
         self.acquire: Callable[[], Any] = self._lock.acquire

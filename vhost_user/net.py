@@ -18,9 +18,13 @@ are finished here, in C. Superframes are taken as far as the guest acknowledged 
 `on_features`, before any ring can run with them; what the owner sees (`carrier`, `offloads`, `mtu`) is computed in
 `on_refresh`, on the owner's thread, followed by `on_change`.
 
-*Several queue pairs.* All enabled ones are served. Frames to the guest are spread by a hash over addresses and ports,
-so a flow stays in one ring and in order. Transmit rings the guest has not enabled are emptied and discarded, as the
-specification wants, so that it never waits for them.
+*Several queue pairs.* All enabled ones are served, their copying and checksumming by several threads (`pairs.py`).
+Frames to the guest go to the pair it sends their flow through (`steering.py`), so a flow stays in one ring and in
+order. Transmit rings the guest has not enabled are emptied and discarded, as the specification wants, so that it never
+waits for them.
+
+*From guest to guest.* A switch may have frames moved from here into another card's rings without seeing them:
+`route`, `unroute`, `forward` (`forwarding.py`).
 """
 
 from __future__ import annotations
@@ -33,37 +37,27 @@ from vhost_user._vring import ffi, lib
 
 from .device import F_LOG_ALL, MAX_RING_SIZE, Device
 from .features import NetFeature, net_offer, without_orphans
-from .frames import ETHER_HEADER, MIN_FRAME, VLAN_TAG, Buffer, finished, flow, rarp, tagged
+from .forwarding import Forwarder, Port
+from .frames import ETHER_HEADER, MIN_FRAME, VLAN_TAG, Buffer, finished, rarp, tagged
 from .message import Protocol
-from .slab import slab_views
+from .net_offloads import OFFLOAD_CSUM, may_send, offloads, takes, vnet_bits
+from .pairs import Pairs
+from .slab import RxFrame, sliced
+from .steering import Steering
+from .workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from .virtqueue import Virtqueue
 
-RxFrame = tuple[memoryview, int, int, int, int, int]
 TxFrame = tuple[tuple[Buffer, ...], int, int, int, int, int, int]
 
 NEEDS_CSUM: Final = 1
 DATA_VALID: Final = 2
-GSO_TCPV4: Final = 1
-GSO_TCPV6: Final = 4
-GSO_UDP_L4: Final = 5
-GSO_ECN: Final = 0x80
-
-#: `offloads` bits, as in stack.link.device.Offload.
-OFFLOAD_CSUM: Final = 1
-OFFLOAD_TSO4: Final = 2
-OFFLOAD_TSO6: Final = 4
-OFFLOAD_ECN: Final = 8
-OFFLOAD_USO: Final = 16
-
 #: struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers.
 _HEADER: Final = Struct("<BBHHHHH")
 _NUM_BUFFERS_AT: Final = 10
-#: struct vnet_record: begin, end, chunk, flags, gso_type, gso_size, csum_start, csum_offset.
-_RECORD: Final = Struct("=IIHHHHHH")
 
 MAX_PACKET: Final = 65535
 MAX_SUPERFRAME: Final = ETHER_HEADER + MAX_PACKET
@@ -108,7 +102,8 @@ class NetDevice(Device):
 
     `offload=False` offers no checksum or segmentation offload in either direction; `disable` names single features
     (bits of `NetFeature`) not to offer, and those that need them go with them. `verify_checksums=False` lets TCP and
-    UDP checksums of the guest through unseen.
+    UDP checksums of the guest through unseen. `workers`: threads that help when several pairs are busy (None: as many
+    as there are cores for).
 
     Raises ValueError for arguments out of range.
     """
@@ -122,6 +117,7 @@ class NetDevice(Device):
         offload: bool = True,
         disable: int = 0,
         verify_checksums: bool = True,
+        workers: int | None = None,
         max_ring_size: int = MAX_RING_SIZE,
         name: str = "net",
     ) -> None:
@@ -167,10 +163,14 @@ class NetDevice(Device):
         self._inbox.records, self._inbox.chunks, self._inbox.drops = self._records, self._chunks, self._bad
         self._inbox.mtu = mtu
         self._tx_drops: dict[str, int] = {}
+        self.steering = Steering()  #: which pair a flow goes through
+        self.workers = Workers(workers)
+        self.port = Port(self.steering)  #: as other cards forward to it
+        self._forwarder = Forwarder(self, self._inbox, BURST_BYTES)
+        self._pairs = Pairs(self._inbox, self.steering, self.workers, frames=BURST_FRAMES, max_bytes=BURST_BYTES)
         self._sources: list[Virtqueue] = []  # rings we take frames from
         self._ignored: list[Virtqueue] = []  # started but not enabled: emptied
         self._sinks: list[Virtqueue] = []  # rings we put frames into
-        self._turn = 0
         self._blocked: Virtqueue | None = None  # the ring that had no room for the last frame
         self._blocked_room = 0
         self.on_features(0)
@@ -181,30 +181,12 @@ class NetDevice(Device):
 
     def on_features(self, features: int) -> None:
         """What the data path goes by. Rings cannot run while features change, so none sees a mixture."""
-        accept = self._verify
-        for feature, bit in (
-            (NetFeature.CSUM, lib.VNET_CSUM),
-            (NetFeature.HOST_TSO4, lib.VNET_TSO4),
-            (NetFeature.HOST_TSO6, lib.VNET_TSO6),
-            (NetFeature.HOST_ECN, lib.VNET_ECN),
-            (NetFeature.HOST_USO, lib.VNET_USO),
-        ):
-            if features & feature:
-                accept |= bit
-        self._inbox.accept = accept
+        self._inbox.accept = self._verify | may_send(features)
         self._guest_csum = bool(features & NetFeature.GUEST_CSUM)
         self._fixup = _NUM_BUFFERS_AT if features & NetFeature.MRG_RXBUF else -1
-        types = set()
-        if features & NetFeature.GUEST_TSO4:
-            types.add(GSO_TCPV4)
-        if features & NetFeature.GUEST_TSO6:
-            types.add(GSO_TCPV6)
-        if features & NetFeature.GUEST_ECN:
-            types |= {gso_type | GSO_ECN for gso_type in types}
-        # One type for both versions: it is sent to a guest that takes both.
-        if features & NetFeature.GUEST_USO4 and features & NetFeature.GUEST_USO6:
-            types.add(GSO_UDP_L4)
-        self._gso_types = frozenset(types)
+        self._gso_types = takes(features)
+        gso = vnet_bits(self._gso_types)
+        self.port.take_features(guest_csum=self._guest_csum, merge=self._fixup >= 0, gso=gso)
         self._headers: dict[tuple[int, ...], tuple[bytes, int, int]] = {}  # last: it is made from the others
 
     def set_mtu(self, mtu: int) -> bool:
@@ -227,18 +209,13 @@ class NetDevice(Device):
         self._ignored = [ring for ring in rings[1::2] if ring.started and not ring.enabled and ring.broken is None]
         # A pair is used for sending only when both of its rings run: the guest reaps them together.
         self._sinks = [ring for ring, back in zip(rings[0::2], rings[1::2], strict=True) if ring.live and back.live]
+        self.steering.place([ring.index // 2 for ring in self._sinks])
+        self._pairs.place(self._sources)
+        self.port.place(self._sinks, self.gates, self.mtu)
+        self._forwarder.place(self._sources, steer=len(rings) > 2)
         self._blocked = None
         self._headers = {}
-        offloads = OFFLOAD_CSUM
-        if GSO_TCPV4 in self._gso_types:
-            offloads |= OFFLOAD_TSO4
-        if GSO_TCPV6 in self._gso_types:
-            offloads |= OFFLOAD_TSO6
-        if any(gso_type & GSO_ECN for gso_type in self._gso_types):
-            offloads |= OFFLOAD_ECN
-        if GSO_UDP_L4 in self._gso_types:
-            offloads |= OFFLOAD_USO
-        self.offloads = offloads
+        self.offloads = offloads(self._gso_types)
         self.max_superframe = MAX_SUPERFRAME if self._gso_types else ETHER_HEADER + self.mtu
         for ring in self._sinks:
             ring.suppress()  # its kicks say "more buffers", which only matters after a shortage
@@ -257,17 +234,21 @@ class NetDevice(Device):
     def _receive(self, budget: int, join: int) -> list[RxFrame]:
         if self._changed:
             self.refresh()
+        for ring in self._ignored:
+            ring.discard(budget)
         sources = self._sources
         if len(sources) == 1:
-            frames = self._take(sources[0], budget, BURST_BYTES, join)
+            frames = self._take(sources[0], budget, join)
         else:
-            frames = self._take_from_all(budget, join)
+            frames, count, size = self._pairs.take(budget, join)
+            self.frames_in += count
+            self.bytes_in += size
         if self._announcements:
             frames.extend(self._announce())
         return frames
 
-    def _take(self, ring: Virtqueue, budget: int, max_bytes: int, join: int) -> list[RxFrame]:
-        burst = ring.pop(min(BURST_FRAMES, budget), max_bytes)
+    def _take(self, ring: Virtqueue, budget: int, join: int) -> list[RxFrame]:
+        burst = ring.pop(min(BURST_FRAMES, budget), BURST_BYTES)
         number = burst.count
         if not number:
             return []
@@ -276,34 +257,7 @@ class NetDevice(Device):
         count = lib.vnet_take(inbox, ffi.from_buffer(burst.records), number, len(view), join)
         self.frames_in += inbox.frames
         self.bytes_in += inbox.bytes
-        if count == 1 and not inbox.nchunks:
-            begin, end, _, flags, gso_type, gso_size, start, offset = _RECORD.unpack_from(self._record_bytes)
-            return [(view[begin:end], flags, gso_type, gso_size, start, offset)]
-        records = _RECORD.iter_unpack(self._record_bytes[: count * _RECORD.size])
-        if not inbox.nchunks:
-            return [
-                (view[begin:end], flags, gso_type, gso_size, start, offset)
-                for begin, end, _, flags, gso_type, gso_size, start, offset in records
-            ]
-        views = slab_views(view, self._chunk_bytes, inbox.nchunks)
-        return [
-            (views[chunk][begin:end], flags, gso_type, gso_size, start, offset)
-            for begin, end, chunk, flags, gso_type, gso_size, start, offset in records
-        ]
-
-    def _take_from_all(self, budget: int, join: int) -> list[RxFrame]:
-        """No pair or several: each in turn gets its share, and another one begins next time."""
-        sources = self._sources
-        for ring in self._ignored:
-            ring.discard(budget)
-        frames: list[RxFrame] = []
-        if sources:
-            self._turn = (self._turn + 1) % len(sources)
-            share = BURST_BYTES // len(sources)
-            for ring in sources[self._turn :] + sources[: self._turn]:
-                if budget > len(frames):
-                    frames += self._take(ring, budget - len(frames), share, join)
-        return frames
+        return sliced(view, self._record_bytes, count, self._chunk_bytes, inbox.nchunks)
 
     def _announce(self) -> list[RxFrame]:
         frames: list[RxFrame] = []
@@ -329,11 +283,14 @@ class NetDevice(Device):
             return 0  # not a buffer more than when its next frame did not fit
         done = 0
         total = len(burst)
+        slots = self.steering.slots(burst) if len(sinks) > 1 else b""
         while done < total:
-            if len(sinks) == 1:
-                ring, end = sinks[0], total
-            else:
-                ring, end = self._run(burst, done)
+            ring, end = sinks[0], total
+            if slots:
+                slot, end = slots[done], done + 1
+                ring = sinks[slot]
+                while end < total and slots[end] == slot:
+                    end += 1
             ready, reason = self._prepare(burst[done:end])
             if ready:
                 accepted = ring.push(ready, header_fixup=self._fixup)
@@ -367,15 +324,6 @@ class NetDevice(Device):
         self._blocked = None if accepted else ring
         self._blocked_room = room
         return accepted
-
-    def _run(self, burst: Sequence[TxFrame], first: int) -> tuple[Virtqueue, int]:
-        """Several pairs: the ring frame `first` belongs to, and where the frames for it end."""
-        sinks = self._sinks
-        ring = sinks[flow(burst[first][0]) % len(sinks)]
-        end = first + 1
-        while end < len(burst) and sinks[flow(burst[end][0]) % len(sinks)] is ring:
-            end += 1
-        return ring, end
 
     def _prepare(self, frames: Sequence[TxFrame]) -> tuple[list[tuple[Buffer, ...]], str]:
         """A portion of `frames` with their headers.
@@ -471,6 +419,26 @@ class NetDevice(Device):
             self.notify_change()  # a ring broke: carrier is about to go
             work = True
         return work
+
+    # -- from guest to guest, for switches: see stack.link.direct -----------------------------------------------------
+
+    def route(self, key: bytes, other: object, deadline: int, token: object) -> bool:
+        """Until `deadline` (ns, as `now` of `forward`) frames that begin with the 12 bytes `key` may go to `other`
+        without being seen. False: they cannot."""
+        return isinstance(other, NetDevice) and other is not self and self._forwarder.route(key, other, deadline, token)
+
+    def unroute(self, key: bytes) -> None:
+        """No more; unknown keys are no error."""
+        self._forwarder.unroute(key)
+
+    def forward(self, budget: int, now: int, closed: Collection[object]) -> tuple[Sequence[tuple[object, int]], bool]:
+        """Move up to `budget` frames of each ring that have a route, except to the devices in `closed`.
+
+        Returns (token, frames) for each route used, and whether frames are left that only `receive` can take.
+        """
+        if self._changed:
+            self.refresh()
+        return self._forwarder.run(budget, now, closed)
 
     def close(self) -> None:
         """Idempotent. The front-end is hung up on, `carrier` is False from here on."""

@@ -108,6 +108,19 @@ class RingControl:
         return self._live
 
     @property
+    def handle(self) -> Any:
+        """The C side, struct gw_vring *, for what works on several rings at once. The gate is to be held."""
+        return self._ring
+
+    @property
+    def gate(self) -> LockLike:
+        return self._gate
+
+    def check(self, code: int) -> int:
+        """What a C call on `handle` answered: its count, or 0 after breaking the ring. The gate is held."""
+        return self._check(code)
+
+    @property
     def kick_fd(self) -> int | None:
         """For the owner's epoll. Unregister it *before* set_kick, stop, reset or close: the front-end holds the same
         open file, so the kernel would not forget it at close."""

@@ -18,6 +18,10 @@ There are two kinds of port, made by two calls:
 Frames are never copied on the way from a device: the view that arrived is the view that is passed on. Frames from a
 stack are joined once when they go to another stack, and not at all when they go to a device.
 
+Two devices that can move frames between themselves are told which (`stack.link.direct`): known addresses, both ways
+known, and nothing queued in between. The switch then sees only the first frame of a pair of addresses, and whatever is
+unusual.
+
 Every queue is bounded in bytes and drops its tail, as a switch does: one guest that stops reading costs the others
 nothing. The address table is bounded for each port, so that a port inventing addresses only displaces its own.
 Addresses age by the Scheduler's clock, looked at when they are used: there is no timer.
@@ -31,6 +35,7 @@ from typing import Final, TypeAlias
 
 from stack.errors import DropReason, Drops
 from stack.link.device import LinkDevice, Offload, RxFrame, TxFrame
+from stack.link.direct import DirectDevice, Shortcuts, as_direct
 from stack.link.loopback import FrameQueue
 from stack.link.offload import (
     ALL_OFFLOADS,
@@ -50,6 +55,8 @@ PORT_QUEUE_BYTES: Final = 8 << 20  # one TCP window of 4 MiB in each of two stre
 PORT_QUEUE_FRAMES: Final = 8192  # what those bytes hold in packets of 1 KiB
 TRANSMIT_BURST: Final = 256  # frames a call: a ring of QEMU's default size
 MAX_SUPERFRAME: Final = ETHERNET_HEADER + 65535
+#: Frames a device should move at once; if it moved fewer, so many times more are taken the other way.
+_WORTH: Final = 8
 #: 01:80:c2:00:00:00 to :0f are for the bridge itself and never forwarded (IEEE 802.1D-2004 table 7-10).
 _RESERVED: Final = frozenset(bytes.fromhex(f"0180c200000{low:x}") for low in range(16))
 
@@ -140,6 +147,8 @@ class DevicePort(Port):
         self._queue: deque[TxFrame] = deque()
         self._queued_bytes = 0
         self._flush_asked = False
+        self.direct = as_direct(device)  #: the device, if it can move frames by itself
+        self._seen = 1  # frames taken one by one after those the device moved
         device.on_change = self._device_changed
 
     def fileno(self) -> int:
@@ -149,12 +158,48 @@ class DevicePort(Port):
         """Retry what the device refused, then switch up to `budget` frames that arrived."""
         if self._queue:
             self._flush()
+        if self.direct is not None and self in self.switch.shortcuts:
+            return self._service_direct(self.direct, budget)
+        return self._service_seen(budget)
+
+    def _service_seen(self, budget: int) -> int:
         burst = self.device.receive(budget)
         if not burst:
             return 0
         self.received += len(burst)
         self.switch.forward_received(self, burst)
         return len(burst)
+
+    def _service_direct(self, device: DirectDevice, budget: int) -> int:
+        """Have the device move what it can, and look at the rest: one frame, and more each time that was not enough."""
+        done = 0
+        now = self._scheduler.now
+        macs = self.macs
+        while True:
+            # What waits there is older than what comes.
+            closed = [port.device for port in self.switch.shortcuts.targets(self) if port.flush_queue()]
+            told, left = device.forward(budget - done, now, closed)
+            moved = 0
+            for (source, port), count in told:
+                moved += count
+                port.delivered += count
+                if source in macs:
+                    macs[source] = now
+            self.received += moved
+            done += moved
+            self._seen = 1 if moved >= _WORTH else min(self._seen * _WORTH, TRANSMIT_BURST)
+            if not left or done >= budget:
+                return done
+            seen = self._service_seen(min(self._seen, budget - done))
+            done += seen
+            if not seen or done >= budget:
+                return done
+
+    def flush_queue(self) -> bool:
+        """Send what waits for the device now; True if some of it still has to."""
+        if self._queue:
+            self._flush()
+        return bool(self._queue)
 
     def suppress(self) -> None:
         self.device.suppress()
@@ -249,6 +294,7 @@ class Switch:
         self.name = name
         self.mtu = mtu  #: of ports made without one
         self.drops = Drops()
+        self.shortcuts: Shortcuts[DevicePort] = Shortcuts()
         self._scheduler = scheduler
         self._mac_ageing = mac_ageing
         self._macs_per_port = macs_per_port
@@ -289,6 +335,7 @@ class Switch:
         """Forget every address learned at `port`."""
         for mac in port.macs:
             del self._where[mac]
+            self.shortcuts.forget(mac)
         port.macs.clear()
 
     def addresses(self) -> Iterator[tuple[bytes, str, int]]:
@@ -337,9 +384,15 @@ class Switch:
         if not destination[0] & 1:
             port = self._where.get(destination)
             if port is not None:
-                if self._scheduler.now - port.macs[destination] <= self._mac_ageing:
-                    return (port,) if port is not ingress else ()
+                deadline = port.macs[destination] + self._mac_ageing
+                if self._scheduler.now <= deadline:
+                    if port is ingress:
+                        return ()
+                    if isinstance(ingress, DevicePort) and isinstance(port, DevicePort):
+                        self.shortcuts.add(ingress, header, port, deadline)
+                    return (port,)
                 del self._where[destination], port.macs[destination]
+                self.shortcuts.forget(destination)
         elif destination in _RESERVED:
             return ()
         return tuple(port for port in self._ports if port is not ingress and port.carrier)
@@ -350,11 +403,13 @@ class Switch:
         if known is not port:
             if known is not None:  # it moved
                 del known.macs[mac]
+                self.shortcuts.forget(mac)
             elif not any(mac):
                 return  # all zeros is nobody
             if len(macs) >= self._macs_per_port:
                 oldest = next(iter(macs))
                 del macs[oldest], self._where[oldest]
+                self.shortcuts.forget(oldest)
             self._where[mac] = port
         macs[mac] = self._scheduler.now
 

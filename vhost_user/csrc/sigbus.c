@@ -19,11 +19,20 @@ static unsigned guarded; /* bursts under way, all threads */
 static struct sigaction predecessor[SLOTS];
 static unsigned slots;
 
-static bool within(const struct gw_guard *guard, uintptr_t address) {
-    for (uint32_t i = 0; i < guard->memory->count; i++)
-        if (address - (uintptr_t)guard->memory->region[i].host < guard->memory->region[i].size)
+int gw_within(const struct gw_reach *reach, uintptr_t address) {
+    for (uint32_t i = 0; i < reach->memory->count; i++)
+        if (address - (uintptr_t)reach->memory->region[i].host < reach->memory->region[i].size)
             return true;
-    return guard->log != NULL && address - (uintptr_t)guard->log->bits < guard->log->size;
+    return reach->log != NULL && address - (uintptr_t)reach->log->bits < reach->log->size;
+}
+
+static bool within(struct gw_guard *guard, uintptr_t address) {
+    for (const struct gw_reach *reach = guard->reach; reach != NULL; reach = reach->next)
+        if (gw_within(reach, address)) {
+            guard->at = address;
+            return true;
+        }
+    return false;
 }
 
 static void handle(unsigned slot, int number, siginfo_t *info, void *context) {
@@ -110,8 +119,12 @@ static void restore(void) {
 }
 
 int gw_guard_enter(struct gw_guard *guard, const struct gw_memory *memory, const struct gw_log *log) {
-    guard->memory = memory;
-    guard->log = log;
+    guard->own = (struct gw_reach){memory, log, NULL};
+    return gw_guard_enter_all(guard, &guard->own);
+}
+
+int gw_guard_enter_all(struct gw_guard *guard, const struct gw_reach *reach) {
+    guard->reach = reach;
     (void)pthread_mutex_lock(&lock);
     int result = install();
     guarded += result == 0;

@@ -18,19 +18,34 @@
 
 #include <setjmp.h>
 #include <signal.h>
+#include <stdint.h>
 
 #include "memory.h"
 
-struct gw_guard {
-    sigjmp_buf jump; /* the caller's sigsetjmp(jump, 0), called before gw_guard_enter */
+/* What a burst touches: one guest's memory and its log, and perhaps another guest's. */
+struct gw_reach {
     const struct gw_memory *memory;
     const struct gw_log *log; /* or NULL */
-    struct gw_guard *outer;   /* this thread's guard around this one */
-    sigset_t mask;            /* this thread's, before */
+    const struct gw_reach *next; /* or NULL */
+};
+
+struct gw_guard {
+    sigjmp_buf jump; /* the caller's sigsetjmp(jump, 0), called before gw_guard_enter */
+    const struct gw_reach *reach;
+    struct gw_reach own;    /* for a burst that touches one guest's memory */
+    uintptr_t at;           /* after a jump: the address that is gone */
+    struct gw_guard *outer; /* this thread's guard around this one */
+    sigset_t mask;          /* this thread's, before */
 };
 
 /* 0, or -1 if more handlers were found in this process than can be chained to: then nothing is guarded. */
 int gw_guard_enter(struct gw_guard *guard, const struct gw_memory *memory, const struct gw_log *log);
+
+/* The same for everything within reach, which stays as it is until gw_guard_leave. */
+int gw_guard_enter_all(struct gw_guard *guard, const struct gw_reach *reach);
+
+/* Whether the address is in this memory or log; `next` is not looked at. */
+int gw_within(const struct gw_reach *reach, uintptr_t address);
 
 /* After the burst, and also after a jump. */
 void gw_guard_leave(struct gw_guard *guard);

@@ -176,9 +176,7 @@ static int check_gso(const uint8_t *frame, uint32_t length, uint32_t accept, uin
     return -1;
 }
 
-/* Judges one chain. Fills r (begin and end as slab offsets) and returns -1, or the reason to drop it. */
-static int parse_one(const uint8_t *slab, uint32_t at, uint32_t size, uint32_t accept, uint32_t mtu,
-                     struct vnet_record *r) {
+int vnet_judge(const uint8_t *slab, uint32_t at, uint32_t size, uint32_t accept, uint32_t mtu, struct vnet_record *r) {
     if (size < VNET_HEADER)
         return VNET_DROP_HEADER;
     const uint8_t *header = slab + at, *frame = header + VNET_HEADER;
@@ -226,7 +224,7 @@ size_t vnet_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains,
         uint32_t at = chains[2 * i], size = chains[2 * i + 1];
         int reason = VNET_DROP_HEADER;
         if (at <= slab_size && size <= slab_size - at)
-            reason = parse_one(slab, at, size, accept, mtu, &out[count]);
+            reason = vnet_judge(slab, at, size, accept, mtu, &out[count]);
         if (reason >= 0)
             drops[reason]++;
         else

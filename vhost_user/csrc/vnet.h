@@ -68,6 +68,10 @@ uint32_t vnet_take(struct vnet_inbox *inbox, void *burst, uint32_t n, size_t siz
 int vnet_finish_checksum(uint8_t *frame, size_t length, uint32_t start, uint32_t offset);
 /* cdef end */
 
+/* Judge one chain: `size` bytes at slab + at, header and frame. Fills *r (begin and end as slab offsets) and returns -1,
+ * or the reason to drop it, an enum vnet_drop. */
+int vnet_judge(const uint8_t *slab, uint32_t at, uint32_t size, uint32_t accept, uint32_t mtu, struct vnet_record *r);
+
 /* chains: n pairs (offset, length) into the slab. out has room for n records, which refer to the slab, all in chunk 0.
  * drops[VNET_DROPS] is added to. Returns the number of records. */
 size_t vnet_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains, size_t n, uint32_t accept,

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+#include "take.h"
+
+static void run(void *argument) {
+    struct gw_take *take = argument;
+    take->burst.slab = NULL;
+    take->frames = 0;
+    take->chains = 0;
+    if (take->budget == 0)
+        return;
+    take->chains = gw_vring_pop(take->ring, take->budget, take->max_bytes, take->max_chain, &take->burst);
+    if (take->chains <= 0)
+        return;
+    uint8_t *bytes = take->burst.slab != NULL ? take->burst.slab : take->burst.small;
+    const uint32_t *chain = (const uint32_t *)(const void *)bytes;
+    uint64_t index = 8 * (uint64_t)take->chains;
+    const uint8_t *payload = bytes + index;
+    for (int32_t i = 0; i < take->chains; i++)
+        if (chain[2 * i + 1] > VNET_HEADER)
+            gw_steer_learn(take->steer, gw_flow(payload + chain[2 * i] + VNET_HEADER, chain[2 * i + 1] - VNET_HEADER),
+                           (uint8_t)take->pair);
+    take->frames = vnet_take(&take->inbox, bytes, (uint32_t)take->chains, take->burst.bytes - index, (int)take->join);
+}
+
+void gw_take(struct gw_pool *pool, struct gw_take *takes, uint32_t count, int wake) {
+    struct gw_job table[STEER_PAIRS];
+    if (count > STEER_PAIRS)
+        return;
+    for (uint32_t i = 0; i < count; i++)
+        table[i] = (struct gw_job){run, &takes[i]};
+    gw_pool_run(pool, table, count, wake);
+}

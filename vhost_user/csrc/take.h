@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* Bursts of frames from several transmit rings of one network card at the same time. */
+#ifndef GUESTWIRE_TAKE_H
+#define GUESTWIRE_TAKE_H
+
+#include "pool.h"
+#include "steer.h"
+#include "vnet.h"
+#include "vring.h"
+
+/* cdef begin */
+/* One ring's part. */
+struct gw_take {
+    struct gw_vring *ring;
+    struct gw_steer *steer; /* to learn from what comes through `pair` */
+    uint32_t pair;
+    uint32_t budget; /* 0: not now */
+    uint32_t join;   /* as vnet_take */
+    uint64_t max_bytes, max_chain;
+    struct gw_burst burst;
+    struct vnet_inbox inbox; /* its drops are this ring's alone */
+    /* out */
+    int32_t chains;  /* of the burst, or a gw_result */
+    uint32_t frames; /* records of the inbox */
+};
+
+/* gw_vring_pop and vnet_take for each of `count` rings, whose gates are held, with everybody in the pool (or NULL). */
+void gw_take(struct gw_pool *pool, struct gw_take *takes, uint32_t count, int wake);
+/* cdef end */
+
+#endif
