@@ -57,7 +57,7 @@ class World(Protocol):
         self, pollee: Pollee, events: int, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]
     ) -> T | Again: ...
     def dispose(self, close: Callable[[], None]) -> None: ...
-    def attach_locked(self, source: Source) -> None: ...
+    def attach_locked(self, source: Source, name: str = "") -> None: ...
     def detach_locked(self, source: Source) -> None: ...
     def finish(self) -> None: ...
     def start(self) -> None: ...
@@ -261,7 +261,7 @@ class Stack:
         network = self.network
         with network.lock:
             interface = self.netns.add_interface(device, name=name, addresses=list(addresses), mac=mac, mtu=mtu)
-            network.attach_locked(interface)
+            network.attach_locked(interface, f"{self.name}:{interface.name}")
             network.finish()
         return interface
 
@@ -312,7 +312,7 @@ class Stack:
         engine = self.vsock
         with network.lock:
             port = engine.add_guest(transport, groups=groups)
-            network.attach_locked(port)
+            network.attach_locked(port, f"{self.name}:vsock{transport.guest_cid}")
             self._vsock_sources.append(port)
             network.finish()
 

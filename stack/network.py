@@ -38,12 +38,12 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, TypeVar
 
 from stack import core
+from stack.bursts import Bursts, NetworkStats, histogram
 from stack.errors import NetError
 from stack.scheduler import Randomness, Scheduler
 from stack.socket.base import AGAIN, Again, Timeout
@@ -60,6 +60,8 @@ BUDGET: Final = 256
 INLINE_ROUNDS: Final = 32
 #: Readable descriptors taken from the kernel in one turn.
 MAX_EVENTS: Final = 64
+#: Where bursts of a source that was detached in the same turn are counted: nobody looks.
+_DETACHED: Final = histogram()
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -121,20 +123,6 @@ class Alarm:
     __del__ = close
 
 
-@dataclass(slots=True)
-class NetworkStats:
-    """Counters since creation."""
-
-    calls: int = 0  #: socket calls attempted
-    turns: int = 0
-    timers: int = 0  #: timer callbacks run
-    served: int = 0  #: items of work done by sources
-    sleeps: int = 0  #: times a polling thread went to sleep
-    spins: int = 0  #: turns looked in vain without going to sleep
-    handovers: int = 0  #: poll tokens passed from thread to thread
-    nudges: int = 0  #: sleepers woken for work or deadlines made by other threads
-
-
 class Network:
     """One world of stacks and links. Make stacks with `stack(name)`; join links with `attach`."""
 
@@ -152,6 +140,9 @@ class Network:
         self.scheduler = Scheduler(rng=rng if rng is not None else random.SystemRandom())
         self.marks: list[Pollee] = []
         self.stats = NetworkStats()
+        self._names: dict[str, int] = {}  # how many sources were called so
+        self._bursts: dict[Source, Bursts] = {}
+        self._taken: dict[Source, list[int]] = {}  # the histograms in them: looked up for every burst
         self.closed = False
         self.vacant = False  #: closed, and nothing left but threads on their way out
         self.stacks: dict[str, core.Stack] = {}
@@ -181,10 +172,14 @@ class Network:
             self.attach_locked(source)
             self.finish()
 
-    def attach_locked(self, source: Source) -> None:
-        """As `attach`, the lock held already."""
+    def attach_locked(self, source: Source, name: str = "") -> None:
+        """As `attach`, the lock held already. `name`: what `stats.sources` calls it, if not by its own name."""
         if source in self._fds:
             return
+        bursts = Bursts(self._source_name(source, name), getattr(source, "sent_bursts", None))
+        self._bursts[source] = bursts
+        self._taken[source] = bursts.taken
+        self.stats.sources[bursts.name] = bursts
         source.on_ready = partial(self._ready.__setitem__, source, None)
         self._fds[source] = -1
         self._register(source)
@@ -201,9 +196,16 @@ class Network:
         if fd is None:
             return
         source.on_ready = None
+        del self._taken[source], self.stats.sources[self._bursts.pop(source).name]
         self._ready.pop(source, None)
         self.hot.pop(source, None)
         self._unregister(fd)
+
+    def _source_name(self, source: Source, name: str) -> str:
+        """One that no other source has."""
+        wanted = name or str(getattr(source, "name", "")) or type(source).__name__
+        number = self._names[wanted] = self._names.get(wanted, 0) + 1
+        return wanted if number == 1 else f"{wanted} #{number}"
 
     def _register(self, source: Source) -> None:
         """Follow a change of the source's descriptor."""
@@ -261,7 +263,10 @@ class Network:
 
     def events(self) -> list[tuple[int, int]]:
         """Lock held: what `epoll` reports now, without waiting."""
-        return self.epoll.poll(0, MAX_EVENTS) if self._by_fd else []
+        if not self._by_fd:
+            return []
+        self.stats.polls += 1
+        return self.epoll.poll(0, MAX_EVENTS)
 
     # -- turns (lock held) --------------------------------------------------------------------------------------------
 
@@ -282,8 +287,11 @@ class Network:
                     hot[source] = None
                     source.suppress()
             if hot:
+                taken = self._taken
                 for source in tuple(hot):
-                    served += source.service(BUDGET)
+                    count = source.service(BUDGET)
+                    taken.get(source, _DETACHED)[count.bit_length()] += 1
+                    served += count
             if self._ready:
                 served += self._serve_ready()
             deferred = scheduler.run_deferred() if scheduler.deferred else 0
@@ -309,6 +317,7 @@ class Network:
             if source.fileno() != fds.get(source, -1):
                 self._register(source)
             count = source.service(BUDGET)
+            self._taken.get(source, _DETACHED)[count.bit_length()] += 1
             if count:  # maybe there is more than one burst
                 served += count
                 ready[source] = None

@@ -307,6 +307,8 @@ class _RealRunner(Token):
                     pass
                 continue
             events = network.epoll.poll(timeout, MAX_EVENTS)
+            if events:
+                network.stats.wakeups += 1
 
     def _spins(self, now: int, quiet_since: int) -> bool:
         """Lock held, nothing to do since `quiet_since`: whether to look again rather than to sleep."""

@@ -21,6 +21,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from stack.bursts import histogram
 from stack.errors import DropReason, Drops, NetError
 from stack.iface.arp import Arp
 from stack.iface.changes import ChangeKind, ChangeLog
@@ -117,7 +118,7 @@ class Interface:
         self.all_multicast = 0  #: how many want frames to every group
         self.link_addresses: dict[bytes, int] = {}  #: further addresses that frames are wanted for, and by how many
         self.asked = InterfaceFlags(0)  #: PROMISC and ALLMULTI, if the administrator is among those
-        self.stats = InterfaceStats()
+        self.stats, self.sent_bursts = InterfaceStats(), histogram()
         self.drops = Drops()
         self.taps: list[Tap] = []
         self.on_ready: Callable[[], None] | None = None
@@ -270,8 +271,7 @@ class Interface:
     def flush(self) -> None:
         """Hand what is queued to the device: the end of a turn, or the device has room again."""
         self._flush_asked = False
-        burst = self._ready
-        fresh = self._queue
+        burst, fresh = self._ready, self._queue
         if fresh:
             self._queue = []
             prepared: Sequence[TxFrame] = fresh
@@ -289,16 +289,16 @@ class Interface:
             self._queued_bytes = 0
             return
         self._ready = []
-        offloads = self.offloads
+        offloads, stats = self.offloads, self.stats
         accepted = self.device.transmit(burst)
-        stats = self.stats
         stats.tx_packets += accepted
+        self.sent_bursts[accepted.bit_length()] += 1
         done = burst
         if accepted < len(burst):
             done = burst[:accepted]
             if self.offloads is offloads:
                 self._ready = burst[accepted:]
-            else:  # the device changed its mind meanwhile: look at them again
+            else:  # the device changed its mind meanwhile
                 self._queue[:0] = burst[accepted:]
                 self._needs_prepare = True
                 self._ask_flush()

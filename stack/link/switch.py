@@ -33,6 +33,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
+from stack.bursts import histogram
 from stack.errors import DropReason, Drops
 from stack.link.device import LinkDevice, Offload, RxFrame, TxFrame
 from stack.link.direct import DirectDevice, Shortcuts, as_direct
@@ -141,6 +142,7 @@ class DevicePort(Port):
     def __init__(self, switch: Switch, name: str, device: LinkDevice, scheduler: Scheduler) -> None:
         super().__init__(switch, name)
         self.device = device
+        self.sent_bursts = histogram()
         self.carrier = device.carrier
         self.on_ready: Callable[[], None] | None = None
         self._scheduler = scheduler
@@ -251,6 +253,7 @@ class DevicePort(Port):
             if refused:
                 self.drops.count(DropReason.BAD_HEADER, len(refused))
             accepted = device.transmit(burst)
+            self.sent_bursts[accepted.bit_length()] += 1
             self.delivered += accepted
             if accepted < len(burst):
                 queue.extendleft(reversed(burst[accepted:]))
