@@ -49,6 +49,7 @@ class RingCounters(NamedTuple):
     dropped_no_fit: int  #: frames that fit no chain (or not the whole ring), or lack their header
     shortages: int  #: pushes that stopped because too few chains were available
     no_memory: int  #: pops put off because no slab could be allocated
+    burst_sizes: tuple[int, ...]  #: bursts of 1, 2 to 3, 4 to 7, ... chains; 16 of them
 
 
 class RingControl:
@@ -139,7 +140,8 @@ class RingControl:
     @property
     def counters(self) -> RingCounters:
         counters = lib.gw_vring_counters(self._ring)
-        return RingCounters(*[int(getattr(counters, name)) for name in RingCounters._fields])
+        numbers = {name: int(getattr(counters, name)) for name in RingCounters._fields if name != "burst_sizes"}
+        return RingCounters(**numbers, burst_sizes=tuple(counters.burst_sizes))
 
     # -- control: the gate is held by the caller -------------------------------------------------------------------
 

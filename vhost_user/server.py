@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .device import Device
+    from .ring_control import RingCounters
 
-__all__ = ["ListenError", "Listening", "Server", "ServerStats"]
+__all__ = ["ListenError", "Listening", "RingStats", "Server", "ServerStats"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,15 @@ _ACCEPT_PAUSE: Final = 1.0
 _REFUSAL_PAUSE: Final = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class RingStats:
+    """What happened on one ring of one device."""
+
+    device: str  #: its name
+    index: int  #: of the ring; on a card, even ones are to the guest, odd ones from it
+    counters: RingCounters
+
+
 @dataclass(slots=True)
 class ServerStats:
     """Counters since the server was made."""
@@ -67,6 +77,7 @@ class ServerStats:
     closed: int = 0  #: ended in order, or by us
     messages: int = 0  #: requests handled
     slowest_ns: int = 0  #: longest time one request took from read to answered, in nanoseconds
+    rings: tuple[RingStats, ...] = ()  #: those of the devices that have a front-end now
 
 
 class Listening:
@@ -189,8 +200,10 @@ class Server:
         self._call(lambda: self._add_channel(device, sock, None))
 
     def stats(self) -> ServerStats:
-        """A copy of the counters."""
-        return replace(self._stats)
+        """A copy of the counters, those of the rings with it."""
+        devices = dict.fromkeys(channel.device for channel in tuple(self._channels.values()) if channel.session)
+        rings = [RingStats(device.name, ring.index, ring.counters) for device in devices for ring in device.rings]
+        return replace(self._stats, rings=tuple(rings))
 
     def close(self) -> None:
         """End every connection and every listener, and the control thread. Devices stay their owners'. Idempotent."""

@@ -244,6 +244,7 @@ void gw_publish(struct gw_vring *ring, uint32_t count) {
     ring->used_idx = new;
     ring->last_avail = (uint16_t)(ring->last_avail + count);
     ring->counters.bursts++;
+    ring->counters.burst_sizes[31 - __builtin_clz(count)]++; /* count <= num <= 32768 */
     ring->counters.chains += count;
     uint32_t slot = old & (ring->num - 1);
     uint32_t straight = (uint32_t)gw_least(count, ring->num - slot);

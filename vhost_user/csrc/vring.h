@@ -58,6 +58,7 @@ enum gw_result {
 struct gw_counters {
     uint64_t bursts, chains, bytes, kicks, calls, calls_spared, discarded, dropped_long, dropped_no_fit, shortages,
         no_memory;
+    uint64_t burst_sizes[16]; /* bursts of 1, 2 to 3, 4 to 7, ... chains */
 };
 
 /* One pop's result: `count` pairs of u32 (offset, length), then the payload they refer to, offsets from its beginning. */
