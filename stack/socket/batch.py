@@ -37,7 +37,11 @@ def send_many(socket: Socket, messages: Sequence[Outgoing], flags: int, timeout:
     sent: list[int] = []
 
     def attempt() -> Again | None:
+        several: list[int] | None = []
         while len(sent) < len(ready):
+            if several is not None and (several := socket.phase.send_several(ready, len(sent), flags)):
+                sent.extend(several)
+                continue
             data, ancillary, address = ready[len(sent)]
             taken = socket.phase.send_message(data, ancillary, flags, address)
             if taken is AGAIN:

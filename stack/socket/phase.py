@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: A family's internal address.
 Address: TypeAlias = Any
+#: A message to be sent: data, control messages, and to whom (None: the peer).
+Prepared: TypeAlias = tuple[Buffer, Sequence[Ancillary], Address | None]
 T = TypeVar("T")
 
 
@@ -148,6 +150,13 @@ class Phase:
         if not self.refuses:
             refuse_unknown(ancillary)
         return self.send(data, flags, address)
+
+    def send_several(self, messages: Sequence[Prepared], first: int, flags: int) -> list[int] | None:
+        """Send a few of `messages` from the `first` on in one step, if that is cheaper than `send_message` for each.
+
+        The bytes of each that was sent; [] if not these, None if none of `messages`.
+        """
+        return None
 
     def recv(self, size: int, flags: int) -> bytes | Again:
         """Up to `size` bytes; b"" at the end of a stream. The hot path of streams; others need only `receive`."""

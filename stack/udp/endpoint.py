@@ -126,7 +126,7 @@ class UdpEndpoint:
         self.flow = flow & 0xFFFFF
 
     def _connect(self, addr: bytes, port: int, oif: int) -> None:
-        route = self._find_route(addr, SendOptions(oif=oif) if oif else PLAIN)
+        route = self.find_route(addr, SendOptions(oif=oif) if oif else PLAIN)
         self._check_broadcast(route)
         self._route = route
         self.remote = (route.dst, port)
@@ -168,14 +168,14 @@ class UdpEndpoint:
             address, port = self.remote
             route = self._route
             if route is None or route.generation != self._ip.generation or how is not PLAIN:
-                route = self._find_route(address, how)
+                route = self.find_route(address, how)
                 if how is PLAIN:
                     self._route = route
         else:
             address, port = dst
             if not port:
                 raise NetError(errno.EINVAL)
-            route = self._find_route(address, how)
+            route = self.find_route(address, how)
             address = route.dst
         self._check_broadcast(route)
         backlog = route.iface.backlog
@@ -197,7 +197,7 @@ class UdpEndpoint:
         remote = dst or self.remote
         if remote is None:
             raise NetError(errno.EDESTADDRREQ)
-        route = self._find_route(remote[0], how)
+        route = self.find_route(remote[0], how)
         if how.confirm:
             self._ip.confirm(route)
 
@@ -333,7 +333,7 @@ class UdpEndpoint:
             )
         return NetError(errno.EMSGSIZE)
 
-    def _find_route(self, address: bytes, how: SendOptions = PLAIN) -> Route:
+    def find_route(self, address: bytes, how: SendOptions = PLAIN) -> Route:
         settings = self.v4 if len(address) == 4 else self.v6
         src = how.src or settings.source
         oif = how.oif or self.bind_ifindex

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
@@ -40,12 +41,14 @@ from stack.socket.options_device import SO_TIMESTAMPING, SO_TIMESTAMPING_NEW, bo
 from stack.socket.options_socket import SO_PEEK_OFF, SO_SELECT_ERR_QUEUE
 from stack.socket.poll import ERR, IN, OUT, PRI, RDNORM, WRNORM
 from stack.udp import SendOptions
+from stack.udp.runs import longest_run, send_run
 from stack.udp.sending import CongestedError
 from stack.wire.ipv6 import is_link_local
 
 if TYPE_CHECKING:
     from stack.link.device import Buffer
     from stack.socket.ip.datagram import DatagramAddress, DatagramSocket
+    from stack.socket.phase import Prepared
     from stack.udp import Datagram, UdpEndpoint
 
 #: Flags of a send that change what is sent, or how.
@@ -127,6 +130,33 @@ class DatagramBound(Phase):
             return self._send_specially(data, ancillary, flags, address, target)
         except CongestedError:
             return AGAIN
+
+    def send_several(self, messages: Sequence[Prepared], first: int, flags: int) -> list[int] | None:
+        endpoint = self.endpoint
+        if flags & _SPECIAL or self._corking or self._transmitted.wanted or endpoint.error or self.socket.mute:
+            return None
+        data, ancillary, address = messages[first]
+        if ancillary or (address is not None and (address[2] or address[3])):
+            return []
+        target = None if address is None else connect_source(self.socket, None, address[:2])[1]
+        size = len(data)
+        most = longest_run(endpoint, size, target)
+        if not most:
+            return None
+        run: list[bytes] = []
+        for data, ancillary, whom in islice(messages, first, first + most):
+            if not data or len(data) > size or ancillary or whom != address:
+                break
+            run.append(bytes(data))
+            if len(data) < size:
+                break
+        if len(run) < 2:
+            return []
+        try:
+            send_run(endpoint, run, target)
+        except CongestedError:
+            return []
+        return [len(data) for data in run]
 
     def _send_specially(
         self,
