@@ -9,12 +9,14 @@ from stack.tcp.pcb import Pcb
 
 def test_stages_of_a_superframe_are_counted_and_nothing_stays_wrapped() -> None:
     before = Interface.service, Pcb.flush
-    figures = {figure.name: figure for figure in cost.superframe_stages(0.02)}
+    figures = {figure.name: figure for figure in cost.superframe_stages(0.2)}
     assert (Interface.service, Pcb.flush) == before
     assert len(figures) == 14
     whole = figures.pop("send to recv, all of it").value
     assert whole > 0
-    assert sum(figure.value for figure in figures.values()) > 0
+    # What the wrappers cost is taken out: the stages are the whole, but for what measuring cannot tell apart.
+    assert 0.7 < sum(figure.value for figure in figures.values()) / whole < 1.4
+    assert all(-0.05 * whole < figure.value < 0.6 * whole for figure in figures.values())
     assert figures["TCP in, receiver"].beside == "1.00 calls"
 
 
