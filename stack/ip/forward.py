@@ -118,6 +118,8 @@ class Forwarding:
             total,
             PacketKind.UNICAST,
         )
+        if header_length > ipv4.HEADER_LENGTH and ip.alerts.takes(packet):
+            return
         if ttl <= 1:
             self._drops.count(DropReason.TTL_EXCEEDED)
             ip.icmp4.send_error(packet, icmp.TIME_EXCEEDED, icmp.TTL_EXCEEDED)

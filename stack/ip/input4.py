@@ -154,6 +154,19 @@ class Ipv4Input:
         self._ip.icmp4.send_error(packet, icmp.UNREACHABLE, icmp.PROTOCOL_UNREACHABLE)
 
     def _fragment(self, iface: Interface, frame: memoryview, kind: PacketKind, header_length: int, total: int) -> None:
+        packet = self.whole(iface, frame, kind, header_length, total)
+        if packet is None:
+            return
+        handler = self._handlers.get(packet.proto)
+        if handler is None:
+            self.unknown_protocol(packet)
+        else:
+            handler(packet)
+
+    def whole(
+        self, iface: Interface, frame: memoryview, kind: PacketKind, header_length: int, total: int
+    ) -> IpPacket | None:
+        """Take the fragment in `frame`; the packet if it was the last one missing."""
         start = ETHERNET_LENGTH
         _, _, _, ident, fragment, _, proto, src, dst = _FIELDS.unpack_from(frame, start)
         offset = (fragment & OFFSET_MASK) * 8
@@ -168,14 +181,15 @@ class Ipv4Input:
             MAX_TOTAL_LENGTH - header_length,
             total,
         )
-        if whole is not None:
-            payload, (first_iface, first_kind, header, _) = whole
-            if len(header) + len(payload) > MAX_TOTAL_LENGTH:
-                self._drops.count(DropReason.FRAGMENT_BAD)
-                return
-            self._deliver_whole(first_iface, first_kind, header, payload)
+        if whole is None:
+            return None
+        payload, (first_iface, first_kind, header, _) = whole
+        if len(header) + len(payload) > MAX_TOTAL_LENGTH:
+            self._drops.count(DropReason.FRAGMENT_BAD)
+            return None
+        return self._put_together(first_iface, first_kind, header, payload)
 
-    def _deliver_whole(self, iface: Interface, kind: PacketKind, header: bytes, data: bytes) -> None:
+    def _put_together(self, iface: Interface, kind: PacketKind, header: bytes, data: bytes) -> IpPacket:
         """A reassembled datagram: the first fragment's header, as if it had come in one piece."""
         total = len(header) + len(data)
         patched = bytearray(header)
@@ -204,11 +218,7 @@ class Ipv4Input:
             kind,
         )
         packet.largest = self.reassembler.largest
-        handler = self._handlers.get(proto)
-        if handler is None:
-            self.unknown_protocol(packet)
-        else:
-            handler(packet)
+        return packet
 
     def _reassembly_timeout(self, partial: Partial) -> None:
         """RFC 792: time exceeded, if the fragment with the transport header had arrived (RFC 1122 3.3.2)."""

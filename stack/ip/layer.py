@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import Drops, NetError
 from stack.iface.address import broadcast_of
+from stack.ip.alert import AlertTable
+from stack.ip.arrival import Arrivals
 from stack.ip.forward import Forwarding
 from stack.ip.groups import MAX_MEMBERSHIPS, Groups, Membership
 from stack.ip.icmp4 import Icmp4
@@ -88,8 +90,6 @@ class IpLayer:
         self.standing_groups: set[bytes] = set()  #: those we are in by being what we are
         self._cache: dict[tuple[bytes, bytes | None, int, int], Route] = {}
         self._path_mtus = PathMtus(scheduler, self.invalidate)
-        self._owners: dict[bytes, int] = {}  # address -> ifindex, of this generation:
-        self._owners_of = 0
         self._mtu6: dict[int, int] = {}  # by ifindex: what a router advertised, less than the link's own
         self.forwarding = Forwarding(self)
         self.source_selection = SourceSelection()
@@ -109,9 +109,14 @@ class IpLayer:
         self.ident4 = output.ident
         #: The link-layer side of a Route, see `IpOutput.neighbour`.
         self.neighbour = output.neighbour
+        #: Through which interface a packet counts as having come, and which has an address: see `Arrivals`.
+        arrivals = Arrivals(self)
+        self.arrival = arrivals.of
+        self.owner = arrivals.owner
         self.igmp = Igmp(self)
         self.mld = Mld(self)
         self.raw = RawTable(self)  #: who wants copies of the packets of a protocol
+        self.alerts = AlertTable(self)  #: who gets packets on their way through us that ask for it
         self.pings = PingTable(scheduler.rng)  #: who holds which echo identifier
         self._error_handlers[ipv4.PROTO_ICMP] = self.icmp4.echo_failed
         self._error_handlers[ipv6.ICMPV6] = self.icmp6.echo_failed
@@ -141,32 +146,14 @@ class IpLayer:
             route = self._cache[key] = self._find_route(dst, src, oif, mark)
         return route
 
-    def arrival(self, packet: IpPacket) -> int:
-        """Index of the interface a packet counts as having come in through.
-
-        What one of our own sockets sent comes through `lo`, but counts as having come through the interface that has
-        the address it is for, as on Linux; to a group or to everybody, through the one it left by, which `IpOutput`
-        tells where a source MAC would be.
-        """
-        iface = packet.iface
-        if not iface.loopback:
-            return iface.index
-        if packet.kind is PacketKind.UNICAST:
-            return self.owner(packet.dst)
-        if packet.start == ETHERNET_LENGTH:
-            index = int.from_bytes(packet.frame[6:12], "big")
-            if index in self.interfaces:
-                return index
-        return iface.index
-
-    def owner(self, address: bytes) -> int:
-        """Index of the interface that has `address`; that of `lo` for loopback addresses and others."""
-        if self._owners_of != self.generation:
-            self._owners = {
-                each.address: iface.index for iface in reversed(self.interfaces.values()) for each in iface.addresses
-            }
-            self._owners_of = self.generation
-        return self._owners.get(address, self.loopback.index)
+    def preferred_source(self, dst: bytes, temporary: bool | None, *, oif: int = 0, mark: int = 0) -> bytes | None:
+        """The address to send to `dst` from, for who prefers temporary ones, or others; None: leave it to the route."""
+        if temporary is None or len(dst) != 16:
+            return None
+        route = self.route(dst, oif=oif, mark=mark)
+        if route.kind is RouteKind.LOCAL:
+            return None
+        return self.source_selection.select6(route.dst, route.iface, self.interfaces.values(), temporary=temporary)
 
     def mtu_for(self, route: Route) -> int:
         """Largest IP packet towards the route's destination, bytes."""

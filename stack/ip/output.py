@@ -23,6 +23,7 @@ from stack.link.device import NEEDS_CSUM, Buffer, TxFrame
 from stack.link.neighbour import Neighbour, NeighbourState
 from stack.wire import ethernet, ipv4, ipv6
 from stack.wire.checksum import checksum, sum_parts
+from stack.wire.ipoptions import milliseconds, recorded
 
 if TYPE_CHECKING:
     from stack.ip.layer import IpLayer
@@ -231,6 +232,8 @@ class IpOutput:
         those without the copied flag, too (RFC 791 3.1 asks only that copied ones be in each).
         """
         data = memoryview(_finished(parts, csum_start_offset))
+        scheduler = self._ip.scheduler
+        options = recorded(options, src, milliseconds(scheduler.now + scheduler.epoch))
         overhead = ipv4.HEADER_LENGTH + len(options)
         if length + overhead > 65535 or (dont_fragment and length + overhead > route.mtu):
             raise NetError(errno.EMSGSIZE)

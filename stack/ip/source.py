@@ -98,11 +98,17 @@ class SourceSelection:
         """The line of the table for an IPv6 address; the table must have one for ::/0."""
         return next(each for each in self.policies if common_bits(each.prefix, address) >= each.length)
 
-    def select6(self, dst: bytes, iface: Interface, interfaces: Iterable[Interface]) -> bytes | None:
+    def select6(
+        self, dst: bytes, iface: Interface, interfaces: Iterable[Interface], *, temporary: bool | None = None
+    ) -> bytes | None:
         """The source for `dst`, packets to it leaving through `iface`; None if there is no candidate.
+
+        `temporary` is what a socket prefers (RFC 5014), None: what is configured.
 
         Link-local destinations and groups are talked to from an address of their own link only (RFC 6724 4).
         """
+        if temporary is None:
+            temporary = self.prefer_temporary
         only_iface = dst[0] == 0xFF or scope6(dst) == SCOPE6_LINK
         best: bytes | None = None
         best_rank: tuple[int, ...] = ()
@@ -111,12 +117,12 @@ class SourceSelection:
                 continue
             for each in candidate.addresses:
                 if len(each.address) == 16 and not each.flags & _UNUSABLE:
-                    rank = self._rank(each, dst, on_link=candidate is iface)
+                    rank = self._rank(each, dst, candidate is iface, temporary)
                     if best is None or rank > best_rank:
                         best, best_rank = each.address, rank
         return best
 
-    def _rank(self, candidate: InterfaceAddress, dst: bytes, *, on_link: bool) -> tuple[int, ...]:
+    def _rank(self, candidate: InterfaceAddress, dst: bytes, on_link: bool, temporary: bool) -> tuple[int, ...]:
         address, flags = candidate.address, candidate.flags
         wanted, scope = scope6(dst), scope6(address)
         return (
@@ -125,7 +131,7 @@ class SourceSelection:
             not flags & IFA_DEPRECATED,
             on_link,
             self.policy(address).label == self.policy(dst).label,
-            bool(flags & IFA_TEMPORARY) is self.prefer_temporary,
+            bool(flags & IFA_TEMPORARY) is temporary,
             min(common_bits(address, dst), candidate.prefix_length),
         )
 

@@ -113,6 +113,8 @@ class IpEndpoint:
             if src is None and any(bound) and (self._ip.is_own_unicast(bound) or not self._ip.is_local(bound)):
                 src = bound
         mark = self.mark if how.mark is None else how.mark
+        if src is None and settings.temporary is not None:
+            src = self._ip.preferred_source(address, settings.temporary, oif=oif, mark=mark)
         route = self._ip.route(address, src=src, oif=oif, mark=mark)
         if (self.direct or how.direct) and route.next_hop != route.dst:
             raise NetError(errno.ENETUNREACH)

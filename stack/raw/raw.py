@@ -51,6 +51,8 @@ class RawEndpoint(IpEndpoint):
 
     def left(self) -> None:
         self._ip.raw.leave(self.version, self.proto, self)
+        if self in self._ip.alerts:
+            self._ip.alerts.leave(self)
 
     # --- receiving ----------------------------------------------------------------------------------------------
 
@@ -68,6 +70,10 @@ class RawEndpoint(IpEndpoint):
         else:
             self.put(packet, payload)
         return True
+
+    def alerted(self, packet: IpPacket) -> None:
+        """A packet on its way through us (IP_ROUTER_ALERT)."""
+        self.put(packet, packet.datagram)
 
     def _intact(self, packet: IpPacket) -> bool:
         """RFC 3542 3.1: the checksum asked for is verified, too."""

@@ -247,6 +247,7 @@ class Connection(Pcb):
         if options.tx_delay or self.ip is not self.layer.ip:
             self._delay(options.tx_delay)
         receiver.make_room(options.rcvlowat)
+        self.predict()
         if options.device != self.key[2] >> 32:
             self.layer.tie(self)
         if self.connected:

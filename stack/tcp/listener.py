@@ -120,6 +120,9 @@ class Listener:
     def segment(self, seg: Segment, key: Key, *, iss: int | None = None) -> None:
         """A segment that belongs to no connection. `iss`: to be used for a new one (RFC 6191)."""
         layer = self.layer
+        if seg.packet.ttl < self.options.min_ttl:
+            layer.mib.count(Mib.MIN_TTL_DROP)
+            return
         key = layer.demux.tied(key, self.options.device or layer.scope(seg.packet))
         flags = seg.flags
         # First, check for a RST. "An incoming RST should be ignored."
@@ -204,7 +207,8 @@ class Listener:
 
     def _take(self, connection: Connection, seg: Segment) -> None:
         """To the accept queue, with the ACK it came by."""
-        connection.segment(seg)
+        connection.watch(seg.packet)
+        connection.ladder.segment(connection, seg)  # whether it came too far its SYN has shown
         if connection.state in (TcpState.SYN_RECEIVED, TcpState.CLOSED):
             if connection.state is not TcpState.CLOSED:
                 connection.enter(TcpState.CLOSED)

@@ -26,6 +26,7 @@ class Mib(StrEnum):
     TIME_WAIT_RECYCLED = "TcpExtTWRecycled"  # TIME-WAIT ended early by a connect (tcp_tw_reuse)
     TIME_WAIT_OVERFLOW = "TcpExtTCPTimeWaitOverflow"  # no TIME-WAIT: there were too many
     CHALLENGE_ACK = "TcpExtTCPChallengeACK"  # RFC 5961
+    MIN_TTL_DROP = "TcpExtTCPMinTTLDrop"  # segments that came farther than IP_MINTTL allows
     PAWS_ESTAB = "TcpExtPAWSEstab"  # segments with an old timestamp
     TSECR_REJECTED = "TcpExtTSEcrRejected"  # segments that echo a timestamp never sent
     ACK_SKIPPED_SYN_RECV = "TcpExtTCPACKSkippedSynRecv"  # not answered, to break ACK loops

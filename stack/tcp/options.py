@@ -63,6 +63,8 @@ class TcpOptions:
     saved_syn: bytes = b""  #: headers of the SYN (the link's,) IP's and TCP's, until the user has read them
     told: Any = None  #: of a Listener: what its socket had been told, for the sockets of its connections
     tos: int = 0  #: IP_TOS or IPV6_TCLASS
+    min_ttl: int = 0  #: IP_MINTTL or IPV6_MINHOPCOUNT: packets that came farther are dropped (RFC 5082)
+    watching: bool = False  #: IPV6_RECVPKTINFO and its likes: remember each packet's facts, see `Pcb.came`
     mark: int = 0  #: SO_MARK, for rules that choose routes by it
 
     @property

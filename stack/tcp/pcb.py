@@ -26,6 +26,7 @@ from stack.tcp.congestion import ALGORITHMS
 from stack.tcp.delay import DelayLine
 from stack.tcp.ecn import Ecn, agreed
 from stack.tcp.lone import busy, send_lone
+from stack.tcp.mib import Mib
 from stack.tcp.mtuprobe import MtuProber
 from stack.tcp.options import TcpOptions
 from stack.tcp.output import emit, emit_acks, emit_syn
@@ -41,6 +42,7 @@ from stack.wire.tcp import ACK, RST
 
 if TYPE_CHECKING:
     from stack.ip.layer import IpLayer
+    from stack.ip.packet import IpPacket
     from stack.ip.ports import BoundPort
     from stack.ip.route import Route
     from stack.ip.template import HeaderTemplate
@@ -68,6 +70,7 @@ class Pcb:
         "__weakref__",
         "advmss",
         "bound",
+        "came",
         "ecn",
         "error",
         "event",
@@ -130,6 +133,8 @@ class Pcb:
         self.remote = remote
         self.options = options  #: live; call options_changed() after setting a field
         self.bound = bound
+        #: (interface index, TTL, TOS) of the handshake's last packet, or of the latest one (`TcpOptions.watching`)
+        self.came: tuple[int, int, int] | None = None
         self.oif = oif  #: index of the interface to send through, 0: any
         self.listener: Listener | None = None  #: by Fast Open and in SYN-RECEIVED: whose child this is
         self.on_event: Callable[[], None] | None = None
@@ -232,6 +237,8 @@ class Pcb:
             or self.orphan
             or (self.read_shut and self.state is TcpState.FIN_WAIT_2)
             or (self.urgent is not None and self.urgent.state is UrgentByte.AWAITED)
+            or self.options.min_ttl
+            or self.options.watching
         ):
             self.predicted = 0
         else:
@@ -326,7 +333,17 @@ class Pcb:
 
     def segment(self, seg: Segment) -> None:
         """A segment for this connection, by the ladder of its state."""
+        options = self.options
+        if options.min_ttl and seg.packet.ttl < options.min_ttl:
+            self.layer.mib.count(Mib.MIN_TTL_DROP)
+            return
+        if options.watching:
+            self.watch(seg.packet)
         self.ladder.segment(self, seg)
+
+    def watch(self, packet: IpPacket) -> None:
+        """Remember what a packet can tell besides its segment."""
+        self.came = self.layer.ip.arrival(packet), packet.ttl, packet.tos
 
     def fast(
         self, data: memoryview, size: int, seq: int, ack: int, window: int, value: int, echo: int, gso_size: int

@@ -20,6 +20,31 @@ def test_every_row_has_a_test_or_an_exemption(tests: list[conformance.Shown]) ->
     assert conformance.missing(tests) == []
 
 
+def test_every_option_of_complete_levels_has_a_test_that_names_it(tests: list[conformance.Shown]) -> None:
+    assert conformance.options_missing(tests) == []
+
+
+def test_options_that_nobody_names_are_missing() -> None:
+    """A test names an option by its own name or in its docstring; code that uses it does not count, nor does a part."""
+    wrong = conformance.options_missing([])
+    assert {"IP_TTL of level 0", "MCAST_JOIN_GROUP of level 0", "MCAST_JOIN_GROUP of level 41"} <= set(wrong)
+    here = Path("x")
+    by_name = conformance.Shown("test_opt_ip_ttl_x", here, "", "stack", section="OPT")
+    by_word = conformance.Shown("test_opt_x", here, "", "stack", section="OPT", named=frozenset({"MCAST_JOIN_GROUP"}))
+    by_use = conformance.Shown("test_opt_y", here, "", "stack", section="OPT", mentions=frozenset({"IP_TOS"}))
+    other = conformance.Shown("test_ip_mtu", here, "", "stack", section="")
+    wrong = conformance.options_missing([by_name, by_word, by_use, other])
+    assert not {"IP_TTL of level 0", "MCAST_JOIN_GROUP of level 0", "MCAST_JOIN_GROUP of level 41"} & set(wrong)
+    assert {"IP_TOS of level 0", "IP_MTU of level 0", "IP_RECVTTL of level 0"} <= set(wrong)
+
+
+def test_every_excused_option_has_a_reason() -> None:
+    names = {name for name, *_ in conformance.options()}
+    for name, reason in conformance.OPTIONS_EXEMPT.items():
+        assert name in names
+        assert len(reason.split()) > 5
+
+
 def test_the_page_is_current(tests: list[conformance.Shown]) -> None:
     """If not: python -m stack.testing.conformance"""
     assert conformance.PAGE.read_text() == conformance.page(tests, conformance.differences())

@@ -297,7 +297,7 @@ def test_udp_18_hdrincl_what_is_filled_in(world: World) -> None:
     assert (data[0], inet_checksum(data[:24]), data[24:]) == (0x46, 0, b"DATA")
 
 
-def test_hdrincl_lies_are_sent(world: World) -> None:
+def test_opt_ip_hdrincl_lies_are_sent(world: World) -> None:
     """A foreign source is sent; the address of the call decides where to, whatever the header says."""
     sock, receiver = raw(world, HDRINCL), raw(world)
     sock.sendto(header(src="198.51.100.7") + b"DATA", (LO4, 0))
@@ -349,7 +349,7 @@ def test_raw_icmp_sees_requests_and_replies(world: World) -> None:
     assert sock.recv(100)[20:] == echo(7, 1, b"hey", kind=0)
 
 
-def test_raw_icmp_filter(world: World) -> None:
+def test_opt_icmp_filter_of_raw_sockets(world: World) -> None:
     """ICMP_FILTER: a mask of types not to see; short values change the beginning, long ones are cut."""
     sock = raw(world, 1)
     assert sock.getsockopt(SOL_RAW, 1, 4) == bytes(4)
@@ -437,7 +437,7 @@ def test_raw_ipv6_bound_and_connected(world: World) -> None:
     assert code(sock.bind, (LO6, 0)) == errno.EINVAL
 
 
-def test_raw_ipv6_checksum(world: World) -> None:
+def test_opt_ipv6_checksum_is_made_and_verified(world: World) -> None:
     """RFC 3542 3.1: IPV6_CHECKSUM names an even offset where a checksum is put, and verified in what arrives."""
     sock, receiver = raw(world, TEST, INET6), raw(world, TEST, INET6)
     assert sock.getsockopt(41, 7) == -1
@@ -471,7 +471,7 @@ def test_raw_icmpv6_checksum_is_always_made(world: World) -> None:
     assert request[2:4] != b"\0\0"
 
 
-def test_raw_icmp6_filter(world: World) -> None:
+def test_opt_icmpv6_filter_of_raw_sockets(world: World) -> None:
     """RFC 3542 3.2: ICMPV6_FILTER is a mask of 256 types not to see."""
     sock = raw(world, 58, INET6)
     assert sock.getsockopt(58, 1, 40) == bytes(32)
@@ -490,7 +490,7 @@ def test_raw_icmp6_filter(world: World) -> None:
     assert code(sock.setsockopt, 58, 2, bytes(32)) == errno.ENOPROTOOPT
 
 
-def test_raw_ipv6_header_included(world: World) -> None:
+def test_opt_ipv6_hdrincl_packets_go_as_they_are(world: World) -> None:
     """IPPROTO_RAW over IPv6 sends packets as they are: EINVAL if shorter than a header, EMSGSIZE beyond the MTU."""
     sock, receiver = raw(world, HDRINCL, INET6), raw(world, TEST, INET6)
     assert sock.getsockopt(41, 36) == 1

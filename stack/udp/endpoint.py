@@ -352,6 +352,8 @@ class UdpEndpoint:
             elif len(bound) == len(address) and any(bound) and self._may_send_from(bound):
                 src = bound
         mark = self.mark if how.mark is None else how.mark
+        if src is None and settings.temporary is not None:
+            src = self._ip.preferred_source(address, settings.temporary, oif=oif, mark=mark)
         route = self._ip.route(address, src=src, oif=oif, mark=mark)
         if (self.direct or how.direct) and route.next_hop != route.dst:
             raise NetError(errno.ENETUNREACH)

@@ -32,7 +32,8 @@ class Settings:
 
     __slots__ = ("discover", "dont_fragment", "extension", "flow_label", "hops", "longest", "loop",
                  "multicast_hops", "multicast_ifindex", "multicast_source", "options", "report_errors",
-                 "report_extensions", "report_mtu", "source", "tos", "unicast_ifindex")  # fmt: skip
+                 "report_extensions", "report_mtu", "source", "temporary", "tos",
+                 "unicast_ifindex")  # fmt: skip
 
     def __init__(self) -> None:
         self.discover = int(Discover.WANT)
@@ -50,6 +51,7 @@ class Settings:
         self.report_extensions = False  #: IP_RECVERR_RFC4884: and where their extensions are
         self.report_mtu = False  #: IPV6_RECVPATHMTU
         self.source: bytes | None = None  #: IPV6_PKTINFO: source address
+        self.temporary: bool | None = None  #: IPV6_ADDR_PREFERENCES: source addresses of that sort, None: as configured
         self.tos = 0
         self.unicast_ifindex = 0
 

@@ -46,14 +46,14 @@ def address_in(host: Host, family: int, address: object) -> IpAddress:
     return raw, port
 
 
-def address_out(family: int, address: IpAddress, scope: int = 0) -> tuple[Any, ...]:
-    """What Python users get: (text, port), or (text, port, 0, scope) on an IPv6 socket."""
+def address_out(family: int, address: IpAddress, scope: int = 0, flow: int = 0) -> tuple[Any, ...]:
+    """What Python users get: (text, port), or (text, port, flow, scope) on an IPv6 socket."""
     raw, port = address
     if family == AF_INET:
         return _kernel.inet_ntop(_kernel.AF_INET, raw), port
     if len(raw) == 4:
         raw = ANY6 if raw == ANY4 else MAPPED + raw
-    return _kernel.inet_ntop(_kernel.AF_INET6, raw), port, 0, scope
+    return _kernel.inet_ntop(_kernel.AF_INET6, raw), port, flow, scope
 
 
 def scope_of(host: Host, address: object) -> int:

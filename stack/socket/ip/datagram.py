@@ -60,7 +60,7 @@ class DatagramSocket(Socket):
 
     def address_out(self, address: tuple[bytes, int] | tuple[bytes, int, int] | DatagramAddress) -> object:
         scope = address[2] if len(address) > 2 else 0
-        return address_out(self.family, address[:2], scope)
+        return address_out(self.family, address[:2], scope, address[3] if len(address) > 3 else 0)
 
     def is_bound(self) -> bool:
         return isinstance(self.phase, DatagramBound)

@@ -16,7 +16,7 @@ from stack.socket.ip.binding import connect_source
 from stack.socket.ip.datagram_options import apply
 from stack.socket.ip.failed import take_failure
 from stack.socket.ip.options import IPPROTO_IPV6
-from stack.socket.ip.options6 import IPV6_PATHMTU, path_mtu_info
+from stack.socket.ip.options6 import IPV6_FLOWINFO_SEND, IPV6_PATHMTU, path_mtu_info
 from stack.socket.ip.options_udp import IPPROTO_UDP, UDP_CORK
 from stack.socket.ip.received import report, reporters
 from stack.socket.ip.scope import bind_to_link, scoped
@@ -60,6 +60,7 @@ class DatagramBound(Phase):
 
     __slots__ = (
         "_corking",
+        "_flow_labels",
         "_peeking",
         "_reporters",
         "_transmitted",
@@ -80,6 +81,8 @@ class DatagramBound(Phase):
     def _apply(self) -> None:
         apply(self.socket, self.endpoint)
         self._reporters = reporters(self.socket)
+        value = self.socket.options.value
+        self._flow_labels = self.socket.family != AF_INET and bool(value(IPPROTO_IPV6, IPV6_FLOWINFO_SEND))
         self._corking = bool(self.socket.options.value(IPPROTO_UDP, UDP_CORK))
         self._peeking = self._peek_offset() >= 0
 
@@ -93,7 +96,7 @@ class DatagramBound(Phase):
             scope = scope or self.endpoint.v6.multicast_ifindex
         bind_to_link(self.socket, remote[0], scope, connecting=True)
         self._apply()
-        self.endpoint.connect(*remote, flow=address[3])
+        self.endpoint.connect(*remote, flow=address[3] if self._flow_labels else 0)
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -173,7 +176,7 @@ class DatagramBound(Phase):
             confirm=bool(flags & MSG_CONFIRM),
         )
         if address is not None:
-            how.oif, how.flow = address[2], address[3] & 0xFFFFF
+            how.oif, how.flow = address[2], address[3] & 0xFFFFF if self._flow_labels else 0
         else:
             how.flow = endpoint.flow
         remote = target or endpoint.remote
@@ -280,11 +283,11 @@ class DatagramBound(Phase):
     def local_address(self) -> tuple[bytes, int, int]:
         return scoped(self.socket, self.endpoint.local)
 
-    def peer_address(self) -> tuple[bytes, int, int]:
+    def peer_address(self) -> DatagramAddress:
         remote = self.endpoint.remote
         if remote is None or not remote[1]:  # as Linux: connected to port 0 is connected to nobody
             raise NetError(errno.ENOTCONN)
-        return scoped(self.socket, remote)
+        return *scoped(self.socket, remote), self.endpoint.flow if self._flow_labels else 0
 
     def take_error(self) -> int:
         return self.endpoint.take_error()

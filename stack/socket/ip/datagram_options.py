@@ -41,6 +41,7 @@ from stack.socket.ip.options6 import (
     IPV6_UNICAST_IF,
     datagram_rows6,
     path_mtu_limit,
+    prefers_temporary,
     settled,
 )
 from stack.socket.ip.options_udp import (
@@ -141,5 +142,6 @@ def _apply6(socket: DatagramSocket, endpoint: UdpEndpoint) -> None:
     interface, source = settled(socket)
     v6.unicast_ifindex = interface or unicast_interface(socket, IPPROTO_IPV6, IPV6_UNICAST_IF)
     v6.source = source or None
+    v6.temporary = prefers_temporary(socket)
     headers = (socket.options.value(IPPROTO_IPV6, number) for number in (IPV6_HOPOPTS, IPV6_RTHDR, IPV6_DSTOPTS))
     v6.extension = chain(*headers)

@@ -69,13 +69,11 @@ _MREQN: Final = struct.Struct("@4s4si")
 _PRIORITY: Final = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
 
 
-def ip_level(*, tos_keeps_ecn: bool) -> list[Option]:
-    """The rows of both levels that TCP has, too; on TCP sockets the user does not get at the two ECN bits."""
+def ip_level() -> list[Option]:
+    """The rows that TCP has, too; on TCP sockets the user does not get at the two ECN bits."""
     from stack.socket.ip.memberships import stream_rows  # they need the above
-    from stack.socket.ip.options6 import basic_rows6
 
-    groups = stream_rows() if tos_keeps_ecn else []
-    return [*ip_rows(stream=tos_keeps_ecn), *groups, *basic_rows6(tos_keeps_ecn=tos_keeps_ecn)]
+    return [*ip_rows(stream=True), *stream_rows()]
 
 
 def ip_rows(*, stream: bool) -> list[Option]:

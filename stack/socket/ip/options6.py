@@ -98,6 +98,18 @@ def basic_rows6(*, tos_keeps_ecn: bool) -> list[Option]:
     ]
 
 
+#: Flags that do something for TCP sockets, too.
+_OF_STREAMS: Final = (
+    *(IPV6_2292PKTINFO, IPV6_2292HOPLIMIT, IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_MINHOPCOUNT),
+    *(IPV6_UNICAST_IF, IPV6_TRANSPARENT, IPV6_FREEBIND),
+)
+
+
+def stream_rows6() -> list[Option]:
+    """The rows of TCP sockets of AF_INET6."""
+    return [*basic_rows6(tos_keeps_ecn=True), *(row for row in datagram_rows6() if row.number in _OF_STREAMS)]
+
+
 def datagram_rows6() -> list[Option]:
     """The rows of UDP sockets of AF_INET6."""
     flags = {
@@ -241,6 +253,12 @@ def _preferences(socket: Socket) -> int:
     if not stored & (_PREFER_PUBLIC | _PREFER_TEMPORARY):
         stored |= _PREFER_EITHER
     return stored if stored & _PREFER_CARE_OF else stored | _PREFER_HOME
+
+
+def prefers_temporary(socket: Socket) -> bool | None:
+    """RFC 5014: temporary source addresses, public ones, or (None) whatever is configured."""
+    stored = int(socket.options.value(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES))
+    return True if stored & _PREFER_TEMPORARY else False if stored & _PREFER_PUBLIC else None
 
 
 def _transparent(socket: Socket, value: Value) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stack.errors import NetError
 from stack.raw import PingEndpoint, RawEndpoint
+from stack.raw.raw import IPPROTO_RAW
 from stack.socket.filter import attached, filter_level
 from stack.socket.ip import memberships
 from stack.socket.ip.options import (
@@ -17,9 +18,11 @@ from stack.socket.ip.options import (
     IP_MULTICAST_ALL,
     IP_MULTICAST_LOOP,
     IP_MULTICAST_TTL,
+    IP_NODEFRAG,
     IP_OPTIONS,
     IP_RECVERR,
     IP_RECVERR_RFC4884,
+    IP_ROUTER_ALERT,
     IP_UNICAST_IF,
     IPPROTO_IP,
     IPPROTO_IPV6,
@@ -44,6 +47,7 @@ from stack.socket.ip.options6 import (
     IPV6_UNICAST_IF,
     datagram_rows6,
     path_mtu_limit,
+    prefers_temporary,
     settled,
 )
 from stack.socket.ip.peername import peer_name_row
@@ -143,6 +147,31 @@ def _header_included(level: int, number: int, name: str) -> Option:
     )
 
 
+def _router_alert() -> Option:
+    """As Linux: switching it on again is EADDRINUSE, and off what is off, oddly, ENOBUFS."""
+
+    def check(socket: Any, value: Value) -> None:
+        endpoint, alerts = socket.endpoint, socket.host.netns.ip.alerts
+        if endpoint.proto == IPPROTO_RAW:
+            raise NetError(errno.EINVAL)
+        if value and endpoint in alerts:
+            raise NetError(errno.EADDRINUSE)
+        if not value and endpoint not in alerts:
+            raise NetError(errno.ENOBUFS)
+        (alerts.listen if value else alerts.leave)(endpoint)
+
+    return Option(
+        IPPROTO_IP,
+        IP_ROUTER_ALERT,
+        "IP_ROUTER_ALERT",
+        Kind.BOOL,
+        short_ok=True,
+        empty_ok=True,
+        check=check,
+        get=lambda socket: int(socket.endpoint in socket.host.netns.ip.alerts),
+    )
+
+
 _ROWS4: Final = _rows(*ip_rows(stream=False), *memberships.rows4())
 _ROWS6: Final = (*datagram_rows6(), *memberships.rows6())
 
@@ -150,6 +179,9 @@ RAW4_OPTIONS: Final = OptionTable(
     [
         *_ROWS4,
         _header_included(IPPROTO_IP, IP_HDRINCL, "IP_HDRINCL"),
+        _router_alert(),
+        # Nothing here puts fragments together on their way out; Linux does only with connection tracking.
+        Option(IPPROTO_IP, IP_NODEFRAG, "IP_NODEFRAG", Kind.BOOL, short_ok=True, empty_ok=True),
         _icmp_filter(SOL_RAW, ICMP_FILTER, "ICMP_FILTER", _ICMP, _DEFAULT4),
     ]
 )
@@ -225,6 +257,7 @@ def _apply6(socket: IpMessageSocket, endpoint: IpEndpoint) -> None:
     interface, source = settled(socket)
     v6.unicast_ifindex = interface or unicast_interface(socket, IPPROTO_IPV6, IPV6_UNICAST_IF)
     v6.source = source or None
+    v6.temporary = prefers_temporary(socket)
     headers = (socket.options.value(IPPROTO_IPV6, number) for number in (IPV6_HOPOPTS, IPV6_RTHDR, IPV6_DSTOPTS))
     v6.extension = chain(*headers)
     if endpoint.groups is not None or not value(IPV6_MULTICAST_ALL):

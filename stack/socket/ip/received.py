@@ -60,6 +60,7 @@ from stack.socket.options_device import (
     stamping_type,
 )
 from stack.socket.options_socket import SO_RXQ_OVFL
+from stack.wire.ipoptions import echoed, milliseconds, recorded
 
 if TYPE_CHECKING:
     from stack.socket.base import Socket
@@ -146,12 +147,20 @@ def _level4(socket: Socket) -> list[Reporter]:
             local = socket.host.netns.ip.route(datagram.src[0]).src
         return IPPROTO_IP, IP_PKTINFO, _PKTINFO4.pack(datagram.ifindex, local, dst)
 
+    def options(datagram: Datagram) -> bytes:
+        """As the last host on the way, this one, has written into them."""
+        scheduler = socket.host.netns.ip.scheduler
+        address = datagram.dst[0]
+        if datagram.kind is not PacketKind.UNICAST:
+            address = socket.host.netns.ip.route(datagram.src[0]).src
+        return recorded(datagram.header[20:], address, milliseconds(datagram.stamp + scheduler.epoch))
+
     table: dict[int, Reporter] = {
         IP_PKTINFO: packet_info,
         IP_RECVTTL: lambda datagram: of_int(IPPROTO_IP, IP_TTL, datagram.ttl),
         IP_RECVTOS: lambda datagram: (IPPROTO_IP, IP_TOS, bytes((datagram.tos,))),
-        IP_RECVOPTS: lambda datagram: (IPPROTO_IP, IP_RECVOPTS, datagram.header[20:]) if datagram.header else None,
-        IP_RETOPTS: lambda datagram: (IPPROTO_IP, IP_RETOPTS, datagram.header[20:]) if datagram.header else None,
+        IP_RECVOPTS: lambda datagram: (IPPROTO_IP, IP_RECVOPTS, options(datagram)) if datagram.header else None,
+        IP_RETOPTS: lambda datagram: (IPPROTO_IP, IP_RETOPTS, echoed(options(datagram))) if datagram.header else None,
         IP_RECVORIGDSTADDR: lambda datagram: (IPPROTO_IP, IP_RECVORIGDSTADDR, sockaddr(*datagram.dst)),
         IP_RECVFRAGSIZE: lambda datagram: _fragment(datagram, IPPROTO_IP, IP_RECVFRAGSIZE),
     }

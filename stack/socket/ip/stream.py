@@ -21,9 +21,9 @@ from stack.socket.ip.repair_options import Repair
 from stack.socket.ip.scope import ScopedAddress, needs_link
 from stack.socket.ip.stream_fastopen import StreamDeferred, send_deferred, send_with_syn
 from stack.socket.ip.stream_init import StreamInit
-from stack.socket.ip.stream_options import STREAM_OPTIONS, fill, timeouts
+from stack.socket.ip.stream_options import STREAM6_OPTIONS, STREAM_OPTIONS, fill, timeouts
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_OOB, Message
-from stack.socket.options import SOL_SOCKET, OptionTable
+from stack.socket.options import SOL_SOCKET, OptionTable, OptionValues
 from stack.socket.options_device import SO_BINDTOIFINDEX, bound_interface
 from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
 from stack.socket.poll import ERR, HUP, IN, RDHUP, Pollee
@@ -59,6 +59,8 @@ class StreamSocket(Socket):
 
     def __init__(self, host: Host, family: int) -> None:
         super().__init__(host, SOCK_STREAM, IPPROTO_TCP)
+        if family != AF_INET:
+            self.options = OptionValues(STREAM6_OPTIONS)
         self.family = family
         self.low_water_max = host.netns.tcp.config.rcvbuf_max // 2
         self.chose_port = False  #: bind was given a port, not 0

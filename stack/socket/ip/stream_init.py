@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind, connect_source
-from stack.socket.ip.options import IP_UNICAST_IF, IPPROTO_IP, unicast_interface
+from stack.socket.ip.options import IP_UNICAST_IF, IPPROTO_IP, IPPROTO_IPV6, unicast_interface
+from stack.socket.ip.options6 import IPV6_UNICAST_IF
 from stack.socket.ip.scope import bind_to_link
 from stack.socket.ip.stream_options import reuse
 from stack.socket.message import MSG_ERRQUEUE, MSG_OOB, Message
@@ -67,7 +68,7 @@ class StreamInit(Phase):
         socket = self.socket
         bind_to_link(socket, address[0], address[2], connecting=True)
         source, remote = connect_source(socket, self.bound.addr if self.bound else None, address[:2])
-        oif = bound_interface(socket) or unicast_interface(socket, IPPROTO_IP, IP_UNICAST_IF)
+        oif = bound_interface(socket) or _unicast_interface(socket, remote[0])
         if socket.repair.on:
             connect_repaired(socket, self.bound, source, remote, oif)
             return None
@@ -156,3 +157,9 @@ class StreamInit(Phase):
     def close(self) -> None:
         if self.bound is not None:
             self.bound.release()
+
+
+def _unicast_interface(socket: StreamSocket, remote: bytes) -> int:
+    if len(remote) == 4:
+        return unicast_interface(socket, IPPROTO_IP, IP_UNICAST_IF)
+    return unicast_interface(socket, IPPROTO_IPV6, IPV6_UNICAST_IF)

@@ -13,7 +13,9 @@ from stack.scheduler import NS_PER_MS, NS_PER_S, NS_PER_US
 from stack.socket.families import AF_INET
 from stack.socket.filter import attached, filter_level
 from stack.socket.ip.fastopen_options import FASTOPEN_ROWS, TCP_FASTOPEN, TCP_FASTOPEN_KEY, TCP_FASTOPEN_NO_COOKIE
-from stack.socket.ip.options import ip_level, tos_of, ttl_of
+from stack.socket.ip.options import IP_MINTTL, IPPROTO_IP, IPPROTO_IPV6, ip_level, tos_of, ttl_of
+from stack.socket.ip.options6 import IPV6_MINHOPCOUNT, stream_rows6
+from stack.socket.ip.packet_options import WATCHING, packet_options4, packet_options6
 from stack.socket.ip.peername import peer_name_row
 from stack.socket.ip.repair_options import REPAIR_ROWS, repair_timestamp, set_clock
 from stack.socket.ip.signature_options import SIGNATURE_ROWS
@@ -299,7 +301,9 @@ TCP_ROWS: Final = (
     *SIGNATURE_ROWS,
 )
 
-STREAM_OPTIONS: Final = OptionTable([*_socket_rows(), *filter_level(), *ip_level(tos_keeps_ecn=True), *TCP_ROWS])
+_ROWS: Final = [*_socket_rows(), *filter_level(), *ip_level(), packet_options4(), *TCP_ROWS]
+STREAM_OPTIONS: Final = OptionTable(_ROWS)
+STREAM6_OPTIONS: Final = OptionTable([*_ROWS, *stream_rows6(), packet_options6()])
 
 #: (level, number) of what `TcpOptions` takes, the field, and how the value is converted.
 _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
@@ -387,6 +391,10 @@ def fill(options: TcpOptions, socket: StreamSocket) -> TcpOptions:
     options.max_pacing_rate = 0 if rate >= UNLIMITED else max(rate, 1)
     options.ttl = ttl_of(socket, version=version)
     options.tos = tos_of(socket, version=version)
+    options.min_ttl = int(
+        values.value(IPPROTO_IP, IP_MINTTL) if version == 4 else values.value(IPPROTO_IPV6, IPV6_MINHOPCOUNT)
+    )
+    options.watching = version == 6 and any(values.value(IPPROTO_IPV6, number) for number in WATCHING)
     options.keys = socket.keys
     options.filter = attached(values)
     if options.filter is not None:

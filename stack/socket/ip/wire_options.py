@@ -18,6 +18,7 @@ _RECORD_ROUTE: Final = 7
 _TIMESTAMP: Final = 68
 _LSRR: Final = 131
 _SSRR: Final = 137
+_CIPSO: Final = 134
 
 HOP_BY_HOP: Final = 0
 ROUTING: Final = 43
@@ -45,7 +46,7 @@ def checked_options(data: bytes) -> bytes:
             at += 1
             continue
         length = options[at + 1] if at + 1 < len(options) else 0
-        if length < 2 or at + length > len(options) or kind in (_LSRR, _SSRR):
+        if length < 2 or at + length > len(options) or kind in (_LSRR, _SSRR, _CIPSO):
             raise NetError(errno.EINVAL)
         if kind in (_RECORD_ROUTE, _TIMESTAMP):
             least = 3 if kind == _RECORD_ROUTE else 4

@@ -61,6 +61,7 @@ class FakePacket:
     gso_size: int = 0
     kind: PacketKind = PacketKind.UNICAST
     tos: int = 0
+    ttl: int = 64
 
 
 class FakeIp:
