@@ -11,7 +11,7 @@ def test_stages_of_a_superframe_are_counted_and_nothing_stays_wrapped() -> None:
     before = Interface.service, Pcb.flush
     figures = {figure.name: figure for figure in cost.superframe_stages(0.2)}
     assert (Interface.service, Pcb.flush) == before
-    assert len(figures) == 14
+    assert len(figures) == 12
     whole = figures.pop("send to recv, all of it").value
     assert whole > 0
     # What the wrappers cost is taken out: the stages are the whole, but for what measuring cannot tell apart.
