@@ -209,8 +209,10 @@ _RATES: Final[tuple[tuple[str, str, bool, Callable[[float], Measured]], ...]] = 
     ("card, 1514-byte frames read one by one", "/s", False, lambda s: rig_frames.card_in(s, size=1514)),
     ("card, 64-byte frames to the driver", "/s", False, rig_frames.ring_out),
     ("UDP driver to socket, 64-byte frames", "/s", False, rig_frames.udp_in),
+    ("UDP driver to socket, 64-byte frames, recvmmsg", "/s", False, lambda s: rig_frames.udp_in(s, batch=True)),
     ("UDP driver to socket, 64-byte frames, UDP_GRO", "/s", False, lambda s: rig_frames.udp_in(s, coalesce=True)),
     ("UDP socket to driver, 64-byte frames", "/s", False, rig_frames.udp_out),
+    ("UDP socket to driver, 64-byte frames, sendmmsg", "/s", False, lambda s: rig_frames.udp_out(s, batch=True)),
     ("switch, 64-byte frames between two guests", "/s", False, rig_frames.switching),
     ("switch, 1514-byte frames between two guests", "/s", False, lambda s: rig_frames.switching(s, size=1514)),
 )

@@ -34,6 +34,9 @@ _LOOKS: Final = 100
 UDP_PORT: Final = 9000
 SOL_UDP: Final = 17
 UDP_GRO: Final = 104
+MSG_WAITFORONE: Final = 0x10000
+#: Messages one recvmmsg asks for.
+_MESSAGES: Final = 1024
 #: How often a loop looks at the clock: every so many bursts.
 _CLOCK_EVERY: Final = 16
 
@@ -83,10 +86,11 @@ def ring_out(seconds: float, *, size: int = 64) -> Measured:
         return _count(lambda: device.transmit(burst), lambda: _rest(device), seconds)
 
 
-def udp_in(seconds: float, *, size: int = 64, coalesce: bool = False) -> Measured:
+def udp_in(seconds: float, *, size: int = 64, coalesce: bool = False, batch: bool = False) -> Measured:
     """Datagrams in frames of `size` bytes from the driver to a socket: driver, ring, stack, `recv_into`.
 
-    With `coalesce` the socket asked for bursts (UDP_GRO) and reads several datagrams a call.
+    With `coalesce` the socket asked for bursts (UDP_GRO) and reads several datagrams a call; with `batch` it takes what
+    waits by `recvmmsg`, and looks at each.
     """
     with served_card() as (stack, path), stack.socket.socket(2, stack.socket.SOCK_DGRAM) as sock:
         sock.bind((GATEWAY, UDP_PORT))
@@ -102,11 +106,20 @@ def udp_in(seconds: float, *, size: int = 64, coalesce: bool = False) -> Measure
                 count: int = sock.recv_into(room)
                 return count // payload
 
+            def read_many() -> int:
+                messages = sock.recvmmsg(_MESSAGES, size, 0, MSG_WAITFORONE)
+                return sum(len(data) == payload for data, _, _, _ in messages)
+
+            if batch:
+                return _count(read_many, lambda: None, seconds)
             return _count(read, lambda: None, seconds, every=256)
 
 
-def udp_out(seconds: float, *, size: int = 64) -> Measured:
-    """Datagrams in frames of `size` bytes from a socket's `send` to the driver, which empties its ring."""
+def udp_out(seconds: float, *, size: int = 64, batch: bool = False) -> Measured:
+    """Datagrams in frames of `size` bytes from a socket's `send` to the driver, which empties its ring.
+
+    With `batch` 64 at a time by `sendmmsg`.
+    """
     with served_card() as (stack, path), stack.socket.socket(2, stack.socket.SOCK_DGRAM) as sock:
         sock.settimeout(_START_SECONDS)
         data = bytes(size - 42)
@@ -121,6 +134,12 @@ def udp_out(seconds: float, *, size: int = 64) -> Measured:
                 sock.send(data)
                 return 1
 
+            def send_many() -> int:
+                return len(sock.sendmmsg(burst))
+
+            if batch:
+                burst = [data] * 64
+                return _count(send_many, lambda: None, seconds)
             return _count(send, lambda: None, seconds, every=256)
 
 

@@ -32,6 +32,8 @@ def test_frames_of_any_size_are_counted(row: Callable[..., Measured], size: int)
 
 def test_bursts_of_datagrams_are_counted_as_datagrams() -> None:
     assert rig_frames.udp_in(SHORT, coalesce=True).rate > 1000
+    assert rig_frames.udp_in(SHORT, batch=True).rate > 1000
+    assert rig_frames.udp_out(SHORT, batch=True).rate > 1000
 
 
 @pytest.mark.parametrize("offload", [True, False])
