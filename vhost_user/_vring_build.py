@@ -24,7 +24,7 @@ HEADERS: Final = [
     *["steer.h", "pool.h", "bridge.h", "take.h"],
 ]
 SOURCES: Final = [
-    *["memory.c", "sigbus.c", "checksum.c", "chain.c", "vring.c", "push.c", "fault.c"],  # rings
+    *["memory.c", "sigbus.c", "checksum.c", "chain.c", "vring.c", "push.c", "forward.c", "fault.c"],  # rings
     *["vnet.c", "gro.c", "vvsock.c"],  # devices
     *["steer.c", "pool.c", "bridge.c", "take.c"],  # queue pairs, and from guest to guest
     "vdriver.c",  # the other side

@@ -196,6 +196,30 @@ class Virtqueue(RingControl):
             raise OSError(-count, errno.errorcode.get(-count, "?"))
         return count
 
+    def peek(self, header: Any) -> bool:
+        """The vsock header of the next chain into `header` (uint8_t[44]), without taking it. False: there is none."""
+        self._gate.acquire()
+        try:
+            return self._live and self._check(lib.gw_vring_peek(self._ring, header)) > 0
+        finally:
+            self._gate.release()
+
+    def forward(self, asked: Any) -> int:
+        """Send payload from the next chains to a socket, without waiting (`struct gw_forward *`, csrc/vring.h).
+
+        Returns how many chains were taken. Raises OSError as send(2) does, BlockingIOError among it; then none was.
+        """
+        asked.sent = 0
+        self._gate.acquire()
+        try:
+            taken = self._check(lib.gw_vring_forward(self._ring, asked)) if self._live else 0
+        finally:
+            self._gate.release()
+        if not taken and asked.sent < 0:
+            code = -int(asked.sent)
+            raise OSError(code, errno.errorcode.get(code, "?"))
+        return taken
+
     def _push(
         self, frames: Sequence[Sequence[bytes | bytearray | memoryview]], mode: int, at: int, header_size: int
     ) -> int:

@@ -56,6 +56,8 @@ _FLAGS_AT: Final = 32
 #: struct vvsock_record: the same without len, then begin, end, chunk, padding.
 _RECORD: Final = Struct("=QQIIHHIIIIII4x")
 
+_OP_RW: Final = 5
+
 RX, TX = 0, 1  #: ring numbers: device to guest, guest to device
 
 MAX_PAYLOAD: Final = 64 << 10
@@ -143,6 +145,11 @@ class VsockDevice(Device):
         self._inbox.records, self._inbox.chunks, self._inbox.drops = self._records, self._chunks, self._bad
         self._inbox.guest_cid = guest_cid
         self._tx_drops: dict[str, int] = {}
+        self._head = ffi.new("uint8_t[]", _HEADER.size)
+        self._head_bytes = memoryview(ffi.buffer(self._head))
+        self._rest = ffi.new("uint8_t[]", MAX_PAYLOAD)
+        self._rest_bytes = memoryview(ffi.buffer(self._rest))
+        self._forward = ffi.new("struct gw_forward *", {"header": self._head, "rest": self._rest, "most": MAX_PAYLOAD})
         self.partial = 0  #: payload bytes that left of the packet behind those `transmit` accepted last
         self._blocked = False  # `transmit` found no buffer
         self._parched = False  # `receive_from` found none
@@ -288,6 +295,29 @@ class VsockDevice(Device):
         self._parched = False
         self.packets_out += 1
         return count
+
+    def next_data(self) -> tuple[int, int, int, int, int] | None:
+        """src_cid, dst_cid, src_port, dst_port and type of the next packet, if it is RW: see `send_on`."""
+        if self._changed or not self.carrier or self.faults.holding or not self.rings[TX].peek(self._head):
+            return None
+        src, dst, sport, dport, _, kind, op, _, _, _ = _HEADER.unpack(self._head_bytes)
+        return (src, dst, sport, dport, kind) if op == _OP_RW and src == self.guest_cid else None
+
+    def send_on(self, fd: int, limit: int, enough: int) -> tuple[int, int, bytes, int, int]:
+        """The payload of the packet `next_data` told of, and of those of its stream right behind it until there are
+        `enough` bytes, to the socket `fd`, which the kernel takes straight from the guest's buffers.
+
+        Packets that would exceed `limit` bytes are left. Returns how many packets were taken, bytes sent, what of the
+        last packet the socket did not take, and that packet's buf_alloc and fwd_cnt. No packets: they are for
+        `receive`. Raises OSError as send(2) does, BlockingIOError when the socket takes nothing now.
+        """
+        asked = self._forward
+        asked.socket, asked.limit, asked.enough = fd, limit, enough
+        taken = self.rings[TX].forward(asked)
+        self.packets_in += taken
+        size = asked.rest_size if taken else 0
+        rest = self._rest_bytes[:size].tobytes() if size else b""
+        return taken, int(asked.sent), rest, int(asked.buf_alloc), int(asked.fwd_cnt)
 
     @property
     def roomy(self) -> bool:

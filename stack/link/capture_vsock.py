@@ -51,7 +51,7 @@ class RecordedTransport:
         self._interface = interface
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("receive_from", "roomy"):
+        if name in ("receive_from", "roomy", "next_data", "send_on"):
             raise AttributeError(name)
         return getattr(self.transport, name)
 

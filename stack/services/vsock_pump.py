@@ -2,9 +2,11 @@
 
 Theory of operation
 -------------------
-**Guest to host.** What the guest sent lies in slabs, copied there once by the ring code. The stream's queue holds views
-of them, and one `sendmsg` takes all of a turn's: no byte is touched in Python. What the socket does not take stays in
-the stream, whose credit shrinks until the guest waits.
+**Guest to host.** As long as the socket takes all, what the guest sends goes to it by one system call of the ring code
+straight from the guest's buffers (`VsockConnection.use_sink`). What the socket does not take is copied into slabs, by
+the ring code, for the guest's ring is emptied whoever is slow; the stream's queue holds views of them, and one
+`sendmsg` takes all of a turn's: no byte is touched in Python. What waits there shrinks the stream's credit until the
+guest waits too.
 
 **Host to guest.** As much is received as the guest granted, by one system call of the ring code straight into the
 guest's buffers (`VsockConnection.receive_from`); where that cannot be, in pieces which the ring code scatters. Without
@@ -34,6 +36,10 @@ SHARE: Final = 512 << 10
 PIECE: Final = 256 << 10
 #: Bytes taken from the guest before it is told: half of what a Linux guest keeps under way by default.
 REPORT: Final = 128 << 10
+#: Bytes a Unix socket is to hold for a program that is a little behind: what goes straight from the guest's buffers to
+#: the socket needs no copy of ours. The kernel doubles it, to allow for its own costs, and grants no more than
+#: net.core.wmem_max; its default is 208 KiB, a fifth of what a guest may send ahead.
+SOCKET_BUFFER: Final = 512 << 10
 #: Pieces in one sendmsg; IOV_MAX is 1024.
 PIECES: Final = 64
 
@@ -84,6 +90,8 @@ class Pump:
         # The guest hears of room before it runs out: it goes on sending while we go on writing.
         connection.set_wanted(max(1, connection.rcvbuf - REPORT))
         connection.on_event = self._event
+        if sock.family == socket.AF_UNIX:  # TCP finds its own measure
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
         hosts.hand_over(sock, self)
 
     def _event(self) -> None:
@@ -140,6 +148,8 @@ class Pump:
         elif connection.eof and not self._said_mute and connection.state is not VsockState.CLOSED:
             self._said_mute = True
             _shut(self._sock, socket.SHUT_WR)
+        elif self._can_write:
+            connection.use_sink(self._sock.fileno())
         return False
 
     def _to_guest(self) -> bool:

@@ -28,7 +28,8 @@ The end, as Linux does it (rows VS-07, VS-08, VS-13):
 from __future__ import annotations
 
 import errno
-from typing import Final
+from collections.abc import Container
+from typing import Any, Final
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
@@ -106,13 +107,53 @@ class VsockConnection(ConnectionStatus):
         self._consumed(len(data))
         return data
 
-    def compact(self) -> None:
-        """What is still unread keeps its own memory alive from now on, not all of what came with it."""
-        self._incoming.compact()
+    def compact(self, slabs: Container[int]) -> None:
+        """What is still unread of these (by id) keeps its own memory alive from now on, not all that came with it."""
+        self._incoming.compact(slabs)
 
     def forget_received(self) -> None:
         """Nobody is going to read what is there."""
         self._consumed(self._incoming.discard(len(self._incoming)))
+
+    def use_sink(self, fd: int) -> None:
+        """What arrives next may go straight to the socket `fd`, from guest memory, if nothing waits to be read.
+
+        Ends by itself as soon as the socket takes less than all or fails; then, and when the peer's credit has changed,
+        `on_event` is called.
+        """
+        if self.state is VsockState.CONNECTED and not self._incoming and self.kind == TYPE_STREAM:
+            self._port.sinks[self] = fd
+
+    def send_on(self, transport: Any, fd: int, enough: int) -> tuple[int, int]:
+        """The transport's next packet is for this stream, which has a sink: (packets taken, bytes)."""
+        credit = self.credit
+        # Something came the usual way meanwhile and goes first; or the peer said that there would be no more, or we do
+        # not want any.
+        if self._incoming or self.eof:
+            del self._port.sinks[self]
+            return 0, 0
+        try:
+            packets, size, rest, buf_alloc, fwd_cnt = transport.send_on(fd, credit.edge - credit.received, enough)
+        except OSError:
+            del self._port.sinks[self]
+            self.notify()
+            return 0, 0
+        if not packets:
+            return 0, 0
+        credit.received += size + len(rest)
+        room = credit.free
+        if not credit.hear(buf_alloc, fwd_cnt):
+            self._violated("it claims to have consumed more than was sent")
+            return packets, size
+        if self._credit_requested and credit.free:
+            self._credit_requested = False
+        self._consumed(size)
+        if rest:
+            del self._port.sinks[self]
+            self._incoming.append(rest)
+        if rest or credit.free != room:
+            self.notify()
+        return packets, size
 
     def peek(self, limit: int, offset: int = 0) -> bytes:
         """As read() from `offset` on, but the bytes stay."""
@@ -216,6 +257,7 @@ class VsockConnection(ConnectionStatus):
         """
         self.on_event = None
         self._orphan = True
+        self._port.sinks.pop(self, None)
         if linger == 0 or self.state is VsockState.CONNECTING:
             self.abort()
         elif self.state is VsockState.CONNECTED:
@@ -311,7 +353,7 @@ class VsockConnection(ConnectionStatus):
                 return
             self._incoming.append(payload)
             if length >= COALESCE:
-                self._port.fed.append(self)
+                self._port.fed.append((self, id(payload.obj)))
         self.notify()
 
     def _peer_shut(self, flags: int) -> None:

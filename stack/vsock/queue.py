@@ -8,6 +8,7 @@ memory of its bytes, not of an object for each, and a few bytes never pin a larg
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from itertools import islice
 from typing import Final
 
@@ -128,19 +129,23 @@ class ByteQueue:
         self._length -= count
         return count
 
-    def compact(self) -> None:
-        """Copy out every view of something more than twice its size: what waits must not keep the rest."""
+    def compact(self, slabs: Container[int]) -> None:
+        """Copy out every view of something more than twice its size: what waits must not keep the rest.
+
+        Only of the oldest pieces, as far as they are of `slabs` (ids of what was viewed).
+        """
         pieces = self._pieces
-        if any(map(_wasteful, pieces)):
-            if self._head:
-                pieces[0] = memoryview(pieces[0])[self._head :]
-                self._head = 0
-            self._pieces = deque(bytes(piece) if _wasteful(piece) else piece for piece in pieces)
+        for place in range(len(pieces)):
+            piece = pieces[place]
+            if type(piece) is not memoryview:
+                continue
+            if id(piece.obj) not in slabs:
+                break
+            if 2 * len(piece) < len(memoryview(piece.obj)):
+                head = 0 if place else self._head
+                pieces[place] = bytes(piece[head:])
+                self._head -= head
 
     def clear(self) -> None:
         self._pieces.clear()
         self._head = self._length = 0
-
-
-def _wasteful(piece: Buffer) -> bool:
-    return type(piece) is memoryview and 2 * len(piece) < len(memoryview(piece.obj))

@@ -19,6 +19,7 @@ ones are kept, but not more of them than the buffer has bytes.
 from __future__ import annotations
 
 import errno
+from collections.abc import Container
 from typing import Any, ClassVar, Final
 
 from stack.errors import NetError
@@ -162,9 +163,9 @@ class SeqpacketConnection(VsockConnection):
         self._consumed(length)
         return data, length, bool(end)
 
-    def compact(self) -> None:
-        super().compact()
-        self._partial.compact()
+    def compact(self, slabs: Container[int]) -> None:
+        super().compact(slabs)
+        self._partial.compact(slabs)
 
     def forget_received(self) -> None:
         self._arrived = Lengths()
@@ -181,7 +182,7 @@ class SeqpacketConnection(VsockConnection):
             return
         partial = self._partial
         if length >= COALESCE:
-            self._port.fed.append(self)
+            self._port.fed.append((self, id(payload.obj)))
         if not flags & SEQ_EOM:
             partial.append(payload)
             if self.credit.unreported:

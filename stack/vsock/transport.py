@@ -49,6 +49,11 @@ class VsockTransport(Protocol):
     #       `packet` without payload, and up to `limit` bytes straight from the socket `fd` as payload: bytes, 0 at the
     #       end of that stream, None for lack of room. Raises OSError as recv(2) does.
     #   roomy: bool - whether `receive_from` may find room where it last found none.
+    #   def next_data(self) -> tuple[int, int, int, int, int] | None
+    #       src_cid, dst_cid, src_port, dst_port and type of the next packet, if it is RW.
+    #   def send_on(self, fd: int, limit: int, enough: int) -> tuple[int, int, bytes, int, int]
+    #       That packet's payload, and that of the packets of its stream behind it, straight to the socket `fd`: packets
+    #       taken, bytes sent, the rest of the last one, its buf_alloc and fwd_cnt. Raises OSError as send(2) does.
 
     def suppress(self) -> None: ...
 

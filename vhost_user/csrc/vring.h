@@ -123,6 +123,25 @@ uint64_t gw_vring_partial(const struct gw_vring *ring);
 int gw_vring_receive(struct gw_vring *ring, const uint8_t *header, uint32_t header_size, uint32_t at, uint32_t most,
                      int socket, uint64_t limit, int64_t *got);
 
+/* The header of the vsock packet in the next chain of a device-readable queue, 44 bytes, not taken: 1, 0 if there is none
+ * (or none that makes sense), or a gw_result. */
+int gw_vring_peek(struct gw_vring *ring, uint8_t *header);
+
+struct gw_forward {
+    const uint8_t *header; /* packets are taken as long as addresses, type and op are those of this one, ... */
+    uint64_t limit;        /* ... together they have no more payload than this, ... */
+    uint64_t enough;       /* ... and until they have this much */
+    uint32_t most;         /* payload of one packet */
+    int socket;
+    uint8_t *rest;         /* `most` bytes: what the socket did not take of a packet that is taken */
+    int64_t sent;          /* answer: bytes the socket took, or a negative errno */
+    uint32_t rest_size, buf_alloc, fwd_cnt; /* and the credit numbers of the last packet taken */
+};
+
+/* Send the payload of vsock packets to a socket, without waiting, straight from guest memory (forward.c). How many chains
+ * were taken, or a gw_result. */
+int gw_vring_forward(struct gw_vring *ring, struct gw_forward *asked);
+
 /* Return up to budget chains without looking at them; how many, or a gw_result. */
 int gw_vring_discard(struct gw_vring *ring, uint32_t budget);
 

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 CSRC: Final = Path(__file__).resolve().parent.parent / "csrc"
 
 #: The rings' files, and what works on several rings at once: what is measured.
-RINGS: Final = ["vring.c", "push.c", "fault.c", "chain.c", "memory.c", "sigbus.c", "checksum.c"]
+RINGS: Final = ["vring.c", "push.c", "forward.c", "fault.c", "chain.c", "memory.c", "sigbus.c", "checksum.c"]
 PAIRS: Final = ["bridge.c", "take.c", "steer.c", "pool.c"]
 MEASURED: Final = [*RINGS, *PAIRS]
 #: What the tests of those need beside them.
@@ -42,6 +42,7 @@ class Program(NamedTuple):
 
 TESTS: Final = [
     Program("test_vring", RINGS, flags=("-Wl,--wrap=malloc,--wrap=calloc",)),
+    Program("test_forward", RINGS),
     Program("test_sigbus", RINGS),
     Program("test_races", RINGS, ("50000", "50000")),
     Program("fuzz_vring", RINGS, ("200000",), ("-DSTANDALONE",)),

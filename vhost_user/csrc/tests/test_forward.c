@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MPL-2.0 */
+/* forward.c: vsock payload from guest memory straight into a socket. */
+#include "guest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+
+enum { HEADER = 44, BUFFER_GPA = 0x6000 };
+
+/* A packet in the chain of descriptors `first`...: `cut` bytes in the first of them, the rest in the second. */
+static void packet(struct guest *guest, uint16_t first, uint8_t port, uint32_t length, uint32_t said, uint32_t cut) {
+    uint64_t gpa = BUFFER_GPA + 0x800ull * first;
+    uint8_t *p = at(guest, gpa);
+    memset(p, 0, HEADER);
+    p[0] = 3, p[8] = 2, p[16] = port, p[28] = 1, p[30] = 5;
+    memcpy(p + 24, &said, 4);
+    p[36] = (uint8_t)(first + 1), p[40] = (uint8_t)(first + 2);
+    for (uint32_t i = 0; i < length; i++)
+        p[HEADER + i] = (uint8_t)(first + i);
+    uint32_t size = HEADER + length;
+    desc(guest, first, gpa, cut < size ? cut : size, cut < size ? D_NEXT : 0, (uint16_t)(first + 1));
+    if (cut < size)
+        desc(guest, first + 1u, gpa + cut, size - cut, 0, 0);
+    offer(guest, first);
+}
+
+int main(void) {
+    struct guest guest;
+    open_guest(&guest, 16);
+    uint8_t header[HEADER], rest[2000], got[8000];
+    struct gw_forward asked = {.header = header, .limit = 1000, .enough = 1000, .most = 1500, .rest = rest};
+    CHECK_INT(gw_vring_peek(guest.ring, header), 0); /* not placed yet */
+    start(&guest, INDIRECT_AND_EVENT, 0);
+    int pair[2];
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    asked.socket = pair[0];
+    CHECK_INT(gw_vring_peek(guest.ring, header), 0);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 0);
+
+    /* Whatever way header and payload are cut; the next stream's packet stays. */
+    packet(&guest, 0, 7, 100, 100, 20);
+    packet(&guest, 2, 7, 50, 40, 60);
+    packet(&guest, 4, 8, 50, 50, 44);
+    CHECK_INT(gw_vring_peek(guest.ring, header), 1);
+    CHECK_INT(header[16], 7);
+    CHECK_INT(gw_vring_room(guest.ring), 3);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 2);
+    CHECK_INT(asked.sent, 140);
+    CHECK_INT(asked.rest_size, 0);
+    CHECK(asked.buf_alloc == 3 && asked.fwd_cnt == 4);
+    CHECK_INT(read(pair[1], got, sizeof got), 140);
+    for (int i = 0; i < 140; i++)
+        CHECK_INT(got[i], i < 100 ? i : i - 100 + 2);
+    CHECK(used_idx(&guest) == 2 && used_word(&guest, 0, 0) == 0 && used_word(&guest, 1, 0) == 2);
+    CHECK_INT(used_word(&guest, 1, 1), 0);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 0); /* another stream's */
+    CHECK_INT(asked.sent, 0);
+
+    /* Limits: `enough` ends it, `limit` is never passed. */
+    CHECK_INT(gw_vring_peek(guest.ring, header), 1);
+    asked.limit = 49;
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 0);
+    asked.limit = 1000, asked.enough = 50;
+    packet(&guest, 6, 8, 50, 50, 200);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 1);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 1);
+    CHECK_INT(read(pair[1], got, sizeof got), 100);
+
+    /* What does not look as it should is left to pop: no payload, too much said, too long, too long a chain, no header. */
+    static const uint32_t lies[][3] = {{100, 0, 200}, {100, 101, 44}, {1600, 1501, 44}, {1600, 10, 44}};
+    for (int i = 0; i < 4; i++) {
+        packet(&guest, 8, 8, lies[i][0], lies[i][1], lies[i][2]);
+        CHECK_INT(gw_vring_peek(guest.ring, header), 1);
+        asked.limit = asked.enough = 10000;
+        CHECK_INT(gw_vring_forward(guest.ring, &asked), 0);
+        CHECK_INT(gw_vring_discard(guest.ring, 1), 1);
+    }
+    desc(&guest, 8, BUFFER_GPA, 43, 0, 0);
+    offer(&guest, 8);
+    CHECK_INT(gw_vring_peek(guest.ring, header), 0);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 0);
+    CHECK_INT(gw_vring_discard(guest.ring, 1), 1);
+    desc(&guest, 8, BUFFER_GPA, 100, D_WRITE, 0);
+    offer(&guest, 8);
+    CHECK_INT(gw_vring_peek(guest.ring, header), 0);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 0);
+    CHECK_INT(gw_vring_discard(guest.ring, 1), 1);
+
+    /* A socket that takes part: the packet is taken, its rest is the caller's. */
+    int small = 1;
+    CHECK_INT(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small), 0);
+    CHECK_INT(fcntl(pair[0], F_SETFL, O_NONBLOCK), 0);
+    for (uint16_t i = 2; i < 12; i += 2)
+        packet(&guest, i, 9, 1200, 1200, 300);
+    CHECK_INT(gw_vring_peek(guest.ring, header), 1);
+    ssize_t filled = 0, more;
+    static const uint8_t zeros[256];
+    while ((more = write(pair[0], zeros, sizeof zeros)) > 0)
+        filled += more;
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 0);
+    CHECK_INT(asked.sent, -EAGAIN);
+    CHECK_INT(gw_vring_room(guest.ring), 5);
+    while (filled > 0)
+        filled -= read(pair[1], got, sizeof got);
+    int taken = gw_vring_forward(guest.ring, &asked);
+    CHECK(taken > 0 && taken < 5);
+    CHECK(asked.rest_size > 0);
+    CHECK_INT((uint64_t)asked.sent + asked.rest_size, 1200 * (uint64_t)taken);
+    CHECK_INT(read(pair[1], got, sizeof got), asked.sent);
+    memcpy(got + asked.sent, rest, asked.rest_size);
+    for (int i = 0; i < 1200 * taken; i++)
+        CHECK_INT(got[i], (uint8_t)(2 + 2 * (i / 1200) + i % 1200));
+    CHECK_INT(gw_vring_room(guest.ring), 5 - taken);
+    CHECK_INT(gw_vring_discard(guest.ring, 5), 5 - taken);
+    close(pair[1]);
+    packet(&guest, 0, 9, 10, 10, 300);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 0);
+    CHECK_INT(asked.sent, -EPIPE);
+
+    /* An available index that lies breaks the ring here as everywhere. */
+    gw_store16(at(&guest, AVAIL + RING_IDX), 1000, memory_order_release);
+    CHECK_INT(gw_vring_peek(guest.ring, header), GW_BROKEN_AVAIL_INDEX);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), GW_BROKEN_AVAIL_INDEX);
+    close(pair[0]);
+    close_guest(&guest);
+    return 0;
+}
