@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from guest_tests.project import run_project
+from guest_tests.test_guest_disk import FILL, INIT, create
 from guest_tests.traces import SECONDS, guestwire
 from qemu.guest import Guest, GuestDiedError, KernelTroubleError, Lan, SetupError, Share, virtiofsd
 from qemu.guest.image import find_busybox
@@ -152,6 +153,16 @@ def test_a_directory_is_shared_with_it(tmp_path: Path) -> None:
         assert (tmp_path / "file").read_text() == "from the guest\n"
 
 
+def test_its_root_may_be_on_a_disk(tmp_path: Path) -> None:
+    with Guest(arch="aarch64", template=True, net=False, vsock=False, modules=("virtio_blk", "ext4")) as vm:
+        create(vm, tmp_path / "image", "qcow2", 32 << 20)
+        vm.run(FILL, input=INIT, check=True)
+    with Guest(arch="aarch64", disk=tmp_path / "image", net=False, vsock=False) as guest:
+        guest.wait_until("test -s /run/ready")
+        assert guest.read("/run/ready") == "init is process 1\n"
+        assert guest.run("uname -m; ls /bin/busybox").stdout == "aarch64\n/bin/busybox\n"
+
+
 def test_what_belongs_to_another_processor_is_refused() -> None:
     with pytest.raises(SetupError, match=r"cannot pack tar: it is for EM_X86_64, the guest for EM_AARCH64"):
         Guest(arch="aarch64", programs=("tar",)).start()
@@ -159,6 +170,8 @@ def test_what_belongs_to_another_processor_is_refused() -> None:
         Guest(arch="aarch64", kernel=find_kernel().image).start()
     with pytest.raises(SetupError, match="is an arm64 kernel: it needs an aarch64 guest"):
         Guest(kernel=find_kernel(arch="aarch64").image).start()
+    with pytest.raises(SetupError, match="on x86-64 only, not on aarch64"):
+        Guest(arch="aarch64", credentials={"a": "b"}).start()
     with pytest.raises(SetupError, match="an aarch64 guest cannot be in a q35, but in: virt"):
         Guest(arch="aarch64", machine="q35").start()
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import lzma
 import struct
 from pathlib import Path
 
 import pytest
 
 from guest_tests.traces import SECONDS
-from qemu.guest import Guest, GuestDiedError
+from qemu.guest import Guest, GuestConfig, GuestDiedError, GuestError, SetupError
+from qemu.guest.kernel import Kernel, find_kernel
 
 WORDS = b"entered through the note\n"
 LOAD_ADDRESS = 0x100000
@@ -45,3 +47,47 @@ def test_a_vmlinux_is_entered_at_its_pvh_note(tmp_path: Path) -> None:
     (tmp_path / "vmlinux").write_bytes(vmlinux())
     with pytest.raises(GuestDiedError, match=rf"(?s)the console's last lines\n.*{WORDS.decode().strip()}"):
         Guest(kernel=tmp_path / "vmlinux", boot_timeout=SECONDS, kvm=False).start()
+
+
+def unpacked(bzimage: Path) -> bytes:
+    """The vmlinux that a bzImage has in it, XZ as Debian's general kernel has it (Documentation/arch/x86/boot.rst)."""
+    data = bzimage.read_bytes()
+    offset, length = struct.unpack_from("<II", data, 0x248)
+    start = (data[0x1F1] + 1) * 512 + offset
+    return lzma.LZMADecompressor().decompress(data[start : start + length])
+
+
+@pytest.fixture(scope="module")
+def general() -> Kernel:
+    return find_kernel(flavour="general")
+
+
+@pytest.mark.long
+def test_linux_itself_as_vmlinux_with_its_modules_directory(general: Kernel, tmp_path: Path) -> None:
+    (tmp_path / "vmlinux").write_bytes(unpacked(general.image))
+    with Guest(kernel=tmp_path / "vmlinux", modules_dir=general.modules_dir, timeout_scale=3) as guest:
+        assert guest.run("uname -r").stdout.strip() == general.release
+        assert guest.run(f"ping -c 1 -W 10 {guest.gateway}").succeeded
+    with Guest(kernel=tmp_path / "vmlinux", modules_dir=general.modules_dir, template=True, timeout_scale=3) as guest:
+        assert guest.run(f"ping -c 1 -W 10 {guest.gateway}").succeeded
+
+
+@pytest.mark.long
+def test_a_bzimage_with_its_modules_directory_and_one_of_them(general: Kernel) -> None:
+    config = GuestConfig(kernel=general.image, modules_dir=general.modules_dir, modules=("9p",), timeout_scale=3)
+    with Guest(config, net=False, vsock=False) as guest:
+        assert "9p" in guest.read("/proc/filesystems")
+
+
+@pytest.mark.long
+def test_a_kernel_with_the_modules_of_another_says_which_could_not_be_loaded(general: Kernel) -> None:
+    with pytest.raises(
+        GuestError, match=r"cannot load module /.guestwire/modules.d/\S+: (Exec format|Invalid|No such)"
+    ):
+        Guest(kernel=general.image, modules_dir=find_kernel().modules_dir, timeout_scale=3).start()
+
+
+def test_modules_of_a_kernel_without_a_directory_for_them_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "vmlinux").write_bytes(vmlinux())
+    with pytest.raises(SetupError, match=r"modules 9p asked for, but .*vmlinux has no modules directory"):
+        Guest(kernel=tmp_path / "vmlinux", modules=("9p",)).start()

@@ -25,7 +25,7 @@ MAX_GUEST_CID: Final = 0xFFFF_FFFE
 MIN_MEMORY_MIB: Final = 64
 
 #: PCIe slot and chassis numbers from here are ours; smaller ones are left to the user's own ports.
-_FIRST_SPARE_SLOT: Final = 32
+FIRST_SPARE_SLOT: Final = 32
 
 Accelerator = Literal["tcg", "kvm"]
 
@@ -294,7 +294,7 @@ def _ninep(card: NinePCard, config: QemuConfig) -> list[str]:
 
 
 def _spare_port(number: int) -> str:
-    slot = _FIRST_SPARE_SLOT + number
+    slot = FIRST_SPARE_SLOT + number
     return f"pcie-root-port,id={spare_port_name(number)},chassis={slot},slot={slot}"
 
 

@@ -14,7 +14,7 @@ from qemu.guest import accel
 from qemu.guest.agent.build import build_agent
 from qemu.guest.argv import NetCard, NinePCard, QemuConfig, VirtiofsCard, VsockCard
 from qemu.guest.config import GuestConfig, choose_kernel, find_qemu
-from qemu.guest.errors import GuestError
+from qemu.guest.errors import GuestError, SetupError
 from qemu.guest.image import ImageContent, write_image
 from qemu.guest.kernel import Kernel
 from qemu.guest.launch import Launch, private_directory
@@ -39,6 +39,11 @@ class Recipe:
     @staticmethod
     def find(config: GuestConfig) -> Recipe:
         """Raises MissingError for what this machine lacks, SetupError for what the configuration has wrong."""
+        if config.arch != "x86_64" and (config.systemd or config.credentials or config.cloud_init):
+            raise SetupError(
+                "systemd, credentials and cloud_init are told in SMBIOS tables, which a guest without firmware has on "
+                f"x86-64 only, not on {config.arch}"
+            )
         qemu = find_qemu(config)
         verdict = accel.choose(qemu, allow_kvm=config.kvm, arch=config.arch)
         shares = plan(config)

@@ -355,14 +355,14 @@ class GuestCore:
             self._plug_all()
 
     def _continue(self, saved: Saved, timeout: float) -> None:
-        from qemu.guest.hotplug import Slots
+        from qemu.guest.hotplug import slots_of
         from qemu.guest.saved import restore
 
         ninep = self._shares.fsdevs(plugged=False)
         self._launch = restore(saved, timeout=timeout, tee=self._console_tee, ninep=ninep)
         self._saved = saved
         self._net_card = self._vsock_card = None
-        self._slots = Slots(self._launch.qmp, self._launch.config)
+        self._slots = slots_of(self._launch)
 
     def _plug_all(self) -> None:
         if self.config.net:

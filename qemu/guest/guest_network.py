@@ -248,9 +248,9 @@ class GuestNetwork(GuestFiles):
         if self._slots is None and self.config.ports and self._launch is not None:
             with self._plugging:
                 if self._spare is None:
-                    from qemu.guest.hotplug import Slots
+                    from qemu.guest.hotplug import slots_of
 
-                    self._spare = Slots(self.qmp, self._launch.config)
+                    self._spare = slots_of(self._launch)
                 return self._spare
         if self._slots is None:
             raise SetupError("devices can be plugged into a guest that was started with template=True or spare_ports")

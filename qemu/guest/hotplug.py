@@ -2,18 +2,23 @@
 
 A card is a chardev (the socket of our back-end), for a network card a netdev on it, and a device on a port. They go
 in the opposite order, the device when the guest has let go of it: that is what DEVICE_DELETED means.
+
+On a q35 ACPI tells the guest of it. A virt has PCI Express's own way: what QEMU does is a push of the slot's button,
+and the guest waits five seconds for a second push that would take the first one back. So there the guest is told as
+well to power the slot off, which it does at once.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qemu.guest.argv import (
+    FIRST_SPARE_SLOT,
     RECONNECT_SECONDS,
     NetCard,
     QemuConfig,
@@ -25,7 +30,22 @@ from qemu.guest.argv import (
 from qemu.guest.errors import GuestError, GuestTimeoutError, SetupError
 from qemu.guest.qmp_client import Qmp, QmpError
 
+if TYPE_CHECKING:
+    from qemu.guest.launch import Launch
+
 UNPLUG_SECONDS: Final = 15.0
+_POWER_SECONDS: Final = 5.0
+
+
+def slots_of(launch: Launch) -> Slots:
+    """Those of a QEMU whose guest's agent answers."""
+
+    def power_off(slot: int) -> None:
+        with suppress(GuestError):  # a guest without a shell takes its five seconds
+            command = launch.agent.start(["sh", "-c", f"echo 0 > /sys/bus/pci/slots/{slot}/power"])
+            command.communicate(timeout=_POWER_SECONDS)
+
+    return Slots(launch.qmp, launch.config, power_off if launch.config.machine == "virt" else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +61,9 @@ class Plugged:
 class Slots:
     """The spare root ports of one QEMU. Thread-safe."""
 
-    def __init__(self, qmp: Qmp, config: QemuConfig) -> None:
+    def __init__(self, qmp: Qmp, config: QemuConfig, power_off: Callable[[int], None] | None = None) -> None:
+        """`power_off(slot number)` asks the guest to do so, where it would take its time otherwise."""
+        self._power_off = power_off
         self._qmp = qmp
         self._config = config
         self._free = list(range(config.spare_ports))
@@ -92,6 +114,8 @@ class Slots:
         """Ask the guest to let go of it, and take it out. Raises GuestTimeoutError if the guest does not."""
         with self._lock:
             self._qmp.execute("device_del", {"id": plugged.device})
+            if self._power_off is not None:
+                self._power_off(FIRST_SPARE_SLOT + plugged.port)
             self._await_deletion(plugged.device, timeout)
             self._remove_back_end(plugged)
             self._free.append(plugged.port)
