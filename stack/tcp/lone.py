@@ -47,7 +47,6 @@ def send_lone(sender: Sender) -> bool:
         nxt != sender.snd_max
         or size > sender.snd_wnd
         or size > sender.congestion.cwnd
-        or now - sender.last_sent > sender.rtt.rto
         or sender.fin_queued
         or sender.more
         or sender.starved
@@ -59,6 +58,8 @@ def send_lone(sender: Sender) -> bool:
         or sender.recovery.engaged
     ):
         return False
+    if now - sender.last_sent > sender.rtt.rto:
+        sender.congestion.on_idle()
     sender.cwnd_limited = False
     end = sender.small_end = nxt + size
     sender.flights.append((end, now))

@@ -9,7 +9,8 @@ order, whose duplicate ACKs the peer counts (`acks_owed`).
 
 ACK policy: at once for more than one full-sized segment (RFC 9293 section 3.8.6.3), at once for the first segments of a
 connection so that the peer's slow start is not held up (Linux's quick ACKs), else by a timer of 40 ms. A connection
-whose own data carries its ACKs (request and response) leaves quick mode.
+whose own data carries its ACKs (request and response) leaves quick mode; to find that out with the first question
+already, an ACK of that alone waits a millisecond for the answer.
 
 Window: never shrunk, not advanced by less than a segment or half the buffer (silly window avoidance, RFC 9293 section
 3.8.6.2.2). The buffer is auto-tuned: it starts small and doubles, up to `rcvbuf_max`, each time the peer came near the
@@ -196,6 +197,19 @@ class Receiver:
             self.owe_ack()
         return True
 
+    @property
+    def asks(self) -> bool:
+        """What is not acknowledged is the first the peer has sent, less than a full segment, and we have sent nothing:
+        a question, whose answer may carry the acknowledgment if it comes soon.
+        """
+        sender = self.connection.sender
+        return (
+            self.last_ack_sent == self.irs + 1
+            and sender.snd_max == sender.iss + 1
+            and self.rcv_nxt - self.last_ack_sent < self.mss
+            and self.connection.layer.config.answer_wait > 0
+        )
+
     def owe_ack(self) -> None:
         if self.acks_owed < DUPLICATE_ACKS_PER_TURN:
             self.acks_owed += 1
@@ -221,12 +235,16 @@ class Receiver:
             if self.quick > 0:
                 self.quick -= 1
             return 1
+        connection = self.connection
+        timer = connection.timers.delayed_ack
         if self.quick > 0:
+            if self.asks:
+                if timer.deadline is None:
+                    timer.arm_in(connection.layer.config.answer_wait)
+                return 0
             self.quick -= 1
             return 1
-        timer = self.connection.timers.delayed_ack
         if timer.deadline is None:
-            connection = self.connection
             timer.arm_in(min(connection.layer.config.delayed_ack, connection.options.delayed_ack_max))
         return 0
 
@@ -266,6 +284,8 @@ class Receiver:
             if self.quick >= 0 and 0 < self.rcv_nxt - self.last_ack_sent < self.mss and not self.acks_owed:
                 # As Linux (tcp_cleanup_rbuf): the user has read all there was, a segment was small, and nothing goes
                 # the other way: the peer may be waiting, by Nagle's rule, to send the next small one.
+                if self.asks:
+                    return False
                 self.acks_owed = 1
                 self.hurried_at = self.connection.scheduler.now
                 due = True

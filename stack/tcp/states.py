@@ -315,7 +315,8 @@ class Synchronized(State):
         if receiver.rcv_nxt == fin_seq:
             receiver.rcv_nxt = fin_seq + 1
             receiver.reassembly.clear()
-            receiver.owe_ack()
+            if receiver.quick >= 0 or not self.takes_writes:
+                receiver.owe_ack()  # else, as Linux: in a conversation the end is answered by an end, usually at once
             connection.event = True
             if self.after_fin is not None:
                 connection.enter(self.after_fin)

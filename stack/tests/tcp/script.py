@@ -126,6 +126,7 @@ class Script:
     def __init__(self, *, six: bool = False, mtu: int = 1500, timestamps: bool = False, **config: Any) -> None:
         self.scheduler = Scheduler(rng=random.Random(7), now=1000 * NS_PER_S)
         self.ip = FakeIp(self.scheduler, mtu)
+        config.setdefault("answer_wait", 0)  # most tests give no answers, and want to see their ACKs
         self.config = TcpConfig(timestamps=timestamps, **config)
         self.tcp = TcpLayer(self.scheduler, cast(Any, self.ip), config=self.config)
         self.us, self.peer = (US6, PEER6) if six else (US4, PEER4)
