@@ -4,7 +4,8 @@
     python -m qemu.guest.bench.streams near ADDRESS send|recv|rr|crr SECONDS SIZE STREAMS
 
 `far` serves any number of connections until it is killed, and says when it listens; `near` prints one number, as
-rig_vsock.py does. Addresses are written as in `stack.services.host_address`.
+rig_vsock.py does. Addresses are written as in `stack.services.host_address`. Unix sockets are given the buffer our
+gateway gives its own, so that no row is ahead by that.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from statistics import median
 from typing import Final
 
 from stack.services.host_address import host_address
+from stack.services.vsock_pump import SOCKET_BUFFER
 
 _PIECE: Final = 1 << 20
 
@@ -30,6 +32,7 @@ def far(address: str, mode: str, size: str) -> None:
     print("listening", flush=True)  # noqa: T201 - read by vsock.py
     while True:
         sock, _ = listener.accept()
+        _size(sock)
         threading.Thread(target=_serve, args=(sock, mode, int(size)), daemon=True).start()
 
 
@@ -51,8 +54,14 @@ def _serve(sock: socket.socket, mode: str, size: int) -> None:
 def _dial(address: str) -> socket.socket:
     where = host_address(address)
     sock = socket.socket(where.family)
+    _size(sock)
     sock.connect(where.address)
     return sock
+
+
+def _size(sock: socket.socket) -> None:
+    if sock.family == socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
 
 
 def _send(address: str, seconds: float, size: int, streams: int) -> float:
