@@ -9,7 +9,8 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.errors import DropReason
-from stack.ip.packet import IpPacket, PacketKind, ReassembledPacket
+from stack.iface.loopback import NOTE_SHIFT
+from stack.ip.packet import IpPacket, NotedPacket, PacketKind, ReassembledPacket
 from stack.ip.reassembly import TIMEOUT4, Partial, Reassembler
 from stack.wire import icmp, igmp
 from stack.wire.checksum import checksum, partial_sum, pseudo_sum
@@ -123,11 +124,9 @@ class Ipv4Input:
             total,
             kind,
         )
-        handler = self._handlers.get(proto)
-        if handler is None:
-            self.unknown_protocol(packet)
-        else:
-            handler(packet)
+        if flags >> NOTE_SHIFT:
+            packet = NotedPacket.of(packet, flags >> NOTE_SHIFT)
+        self._handlers.get(proto, self.unknown_protocol)(packet)
 
     def _martian(self, src: bytes, dst: bytes, kind: PacketKind) -> bool:
         """Count and refuse addresses that cannot come in over a wire."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.errors import DropReason
+from stack.iface.loopback import NOTE_SHIFT
 from stack.ip.input4 import transport_checksum_ok
-from stack.ip.packet import IpPacket, PacketKind, ReassembledPacket
+from stack.ip.packet import IpPacket, NotedPacket, PacketKind, ReassembledPacket
 from stack.ip.reassembly import TIMEOUT6, Partial, Reassembler
 from stack.wire import icmpv6, mld
 from stack.wire.error import WireError
@@ -105,6 +106,8 @@ class Ipv6Input:
             header_length + length,
             kind,
         )
+        if flags >> NOTE_SHIFT:
+            packet = NotedPacket.of(packet, flags >> NOTE_SHIFT)
         handler = self._handlers.get(proto)
         if handler is None:
             self.unknown_protocol(packet, 6)

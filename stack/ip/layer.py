@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import Drops, NetError
 from stack.iface.address import broadcast_of
+from stack.iface.loopback import LoopbackInterface
 from stack.ip.alert import AlertTable
 from stack.ip.arrival import Arrivals
 from stack.ip.forward import Forwarding
@@ -72,7 +73,7 @@ class IpLayer:
         self.drops = Drops()
         self._cookie = self._cookies = 0
         self.interfaces: dict[int, Interface] = {}  #: by index
-        self.loopback: Interface  # the first interface added
+        self.loopback: LoopbackInterface  # the first interface added
         #: Every address a packet may have to be ours, and as what. Broadcasts of IPv4 also stand in `broadcasts`.
         self.local: dict[bytes, PacketKind] = {}
         self.broadcasts: set[bytes] = set()
@@ -266,6 +267,7 @@ class IpLayer:
     def add_interface(self, iface: Interface) -> None:
         """The first one is `lo`."""
         if not self.interfaces:
+            assert isinstance(iface, LoopbackInterface)
             self.loopback = iface
         self.interfaces[iface.index] = iface
         iface.handlers[ETHERTYPE_IPV4] = self.input4.receive

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from stack.iface.interface import Interface
@@ -23,6 +24,7 @@ class IpPacket:
     The views stay valid for as long as they are kept; keep the parts you need, not the packet.
     """
 
+    note = 0  #: mark and priority its sender gave it, see `stack.iface.loopback`
     largest = 0  #: of what was put together from fragments, the longest one's length with its headers, bytes
 
     __slots__ = (
@@ -92,6 +94,23 @@ class ReassembledPacket(IpPacket):
     """One that came in fragments."""
 
     __slots__ = ("largest",)
+
+
+class NotedPacket(IpPacket):
+    """One from a sender on this host who noted something on it."""
+
+    __slots__ = ("note",)
+
+    @classmethod
+    def of(cls, packet: IpPacket, note: int) -> IpPacket:
+        """`packet` with a note."""
+        noted = cls(*(getattr(packet, name) for name in _FIELDS))
+        noted.note = note
+        return noted
+
+
+#: In the order `IpPacket` is made of.
+_FIELDS: Final = tuple(name for name in signature(IpPacket).parameters)
 
 
 class IcmpError:

@@ -12,6 +12,7 @@ from stack.errors import NetError
 from stack.iface.address import SCOPE_LINK, InterfaceAddress
 from stack.iface.changes import ChangeKind, ChangeLog
 from stack.iface.interface import Interface
+from stack.iface.loopback import LoopbackInterface
 from stack.ip.autoconf import Autoconfiguration
 from stack.ip.layer import IpLayer
 from stack.link.loopback import Loopback
@@ -165,7 +166,7 @@ class NetNamespace(Addresses):
         check_name(name)
         if name in self._by_name:
             raise NetError(errno.EEXIST, f"there is an interface {name!r} already")
-        iface = Interface(
+        iface = (LoopbackInterface if loopback else Interface)(
             self.scheduler,
             device,
             name=name,

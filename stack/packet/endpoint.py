@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from stack.bpf import Program, run
 from stack.errors import NetError
+from stack.iface.loopback import NOTE_SHIFT, note_of
 from stack.link.device import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM
 from stack.packet.sighting import (
     ETH_P_802_2,
@@ -56,6 +57,7 @@ class Received(NamedTuple):
     prefix: bytes
     stamp: int  #: when it passed, ns of the Network's clock
     lost: int  #: frames this socket lost before it, ever
+    note: int  #: mark and priority, see `stack.iface.loopback`
 
 
 class PacketEndpoint:
@@ -69,6 +71,7 @@ class PacketEndpoint:
         self.ifindex = 0  #: only this interface, 0: all, -1: the one that is gone
         self.filter: Program | None = None
         self.ignore_outgoing = False
+        self.mark = self.priority = 0  #: SO_MARK, SO_PRIORITY
         self.no_fcs = False  #: SO_NOFCS
         self.vnet_header = 0  #: length of the offload header, bytes; 0: there is none
         self.receive_limit = DEFAULT_RECEIVE_LIMIT  #: bytes
@@ -144,6 +147,7 @@ class PacketEndpoint:
                 sighting.vnet_header(self.vnet_header) if self.vnet_header else b"",
                 self._layer.now,
                 self.lost_ever,
+                sighting.flags >> NOTE_SHIFT,
             )
         )
         self.charge += len(data) + OVERHEAD
@@ -203,6 +207,8 @@ class PacketEndpoint:
         sent = SentFrame(frame)
         sent.sender = self
         sent.protocol = protocol if protocol != ETH_P_ALL else 0
+        if iface.loopback:
+            flags |= note_of(self.mark, self.priority) << NOTE_SHIFT
         iface.enqueue(((sent,), flags, gso_type, header_length, gso_size, csum_start, csum_offset), len(frame))
         return len(data)
 

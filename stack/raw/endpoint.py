@@ -58,6 +58,7 @@ class IpEndpoint:
         self.broadcast = False  #: SO_BROADCAST
         self.bind_ifindex = 0  #: SO_BINDTODEVICE: only this interface, 0: any
         self.mark = 0  #: SO_MARK
+        self.priority = 0  #: SO_PRIORITY
         self.direct = False  #: SO_DONTROUTE
         self.filter: Program | None = None  #: SO_ATTACH_FILTER
         self.groups: Listening | None = None
@@ -149,6 +150,8 @@ class IpEndpoint:
             hops = how.ttl
         else:
             hops = settings.multicast_hops if route.kind == RouteKind.MULTICAST else settings.hops
+        note = how.note(self.mark, self.priority)
+        queued = self._ip.loopback.fresh if note else 0
         self._ip.output(
             route,
             route.src,
@@ -163,6 +166,8 @@ class IpEndpoint:
             flow=how.flow,
             options=options if v4 else b"",
         )
+        if note:
+            self._ip.loopback.annotate(queued, note)
 
     def too_long(self, route: Route) -> NetError:
         """EMSGSIZE, and an entry in the error queue that tells the MTU."""
@@ -212,6 +217,7 @@ class IpEndpoint:
             bytes(packet.header) if packet.header_length > plain else b"",
             0,
             packet.largest,
+            packet.note,
         )
         if self._queue.put(datagram, self.receive_limit):
             self.event()

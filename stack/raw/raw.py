@@ -113,7 +113,9 @@ class RawEndpoint(IpEndpoint):
             if size > route.iface.mtu:
                 raise self.too_long(route)
             loop = self.settings.loop
+            queued = self._ip.loopback.fresh
             self._ip.output_whole(route, self._header4(data, route) if self.version == 4 else _header6(data), loop=loop)
+            self._ip.loopback.annotate(queued, how.note(self.mark, self.priority))
             return size
         if self.checksum >= 0:
             data = self._summed(data, route, proto or self.proto)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from stack.iface.address import InterfaceAddress
 from stack.iface.changes import ChangeLog
 from stack.iface.interface import Interface
+from stack.iface.loopback import LoopbackInterface
 from stack.ip.layer import IpLayer
 from stack.ip.route import RouteEntry
 from stack.link.device import DATA_VALID, Offload, RxFrame, TxFrame
@@ -95,7 +96,7 @@ class Host:
         self.scheduler = Scheduler(rng=random.Random(7))
         self.changes = ChangeLog()
         self.ip = IpLayer(self.scheduler)
-        self.lo = Interface(self.scheduler, Loopback(), name="lo", index=1, changes=self.changes, loopback=True)
+        self.lo = LoopbackInterface(self.scheduler, Loopback(), name="lo", index=1, changes=self.changes, loopback=True)
         self.ip.add_interface(self.lo)
         self.device = ScriptedDevice(offloads=offloads, mtu=mtu)
         link = Coalescing(self.device) if coalescing else self.device

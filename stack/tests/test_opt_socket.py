@@ -5,11 +5,13 @@ What most programs set: `test_opt_datagram` and `test_stream_options_twin`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import socket as kernel
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +30,8 @@ from stack.socket.options_socket import (
     SO_NETNS_COOKIE,
     SO_NOFCS,
     SO_PREFER_BUSY_POLL,
+    SO_RCVMARK,
+    SO_RCVPRIORITY,
     SO_RCVTIMEO_NEW,
     SO_SNDLOWAT,
     SO_SNDTIMEO_NEW,
@@ -293,6 +297,106 @@ def test_opt_so_netns_cookie_tells_namespaces_apart() -> None:
             with network.stack(name).socket.socket() as sock:
                 cookies.add(sock.getsockopt(SOL, SO_NETNS_COOKIE, 8))
         assert len(cookies) == 2
+
+
+def noted(messages: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    """What SO_MARK and SO_PRIORITY messages say, in this order."""
+    assert [each[:2] for each in messages] == [(SOL, kernel.SO_MARK), (SOL, kernel.SO_PRIORITY)]
+    return tuple(int.from_bytes(data, sys.byteorder) for _, _, data in messages)
+
+
+def listening(world: World, family: int, kind: int) -> tuple[Any, Any]:
+    """A sender and a receiver that is told of marks and priorities."""
+    protocol = 253 if kind == kernel.SOCK_RAW else 0  # for experiments, RFC 3692
+    receiver = world.socket.socket(family, kind, protocol)
+    receiver.bind(("127.0.0.1" if family == kernel.AF_INET else "::1", 0))
+    receiver.settimeout(10)
+    for option in (SO_RCVMARK, SO_RCVPRIORITY):
+        assert code_of(receiver.setsockopt, SOL, option, 1) in (None, errno.ENOPROTOOPT)
+    sender = world.socket.socket(family, kind, protocol)
+    sender.connect(receiver.getsockname())
+    return sender, receiver
+
+
+def code_of(call: Any, *args: Any) -> int | None:
+    try:
+        call(*args)
+    except OSError as error:
+        return error.errno
+    return None
+
+
+@pytest.mark.parametrize("family", [kernel.AF_INET, kernel.AF_INET6], ids=["v4", "v6"])
+@pytest.mark.parametrize("kind", [kernel.SOCK_DGRAM, kernel.SOCK_RAW], ids=["udp", "raw"])
+def test_opt_so_rcvmark_and_rcvpriority_tell_what_a_local_sender_set(world: World, family: int, kind: int) -> None:
+    """SO_RCVMARK, SO_RCVPRIORITY: control messages with the sender's SO_MARK and SO_PRIORITY, as sockets set them or as
+    one call asked; 0 without; IP_TOS of a call has its priority.
+    """
+    if world.network is None and not ROOT:
+        pytest.skip("raw sockets and marks of the kernel are root's")
+    with contextlib.ExitStack() as stack:
+        sender, receiver = (stack.enter_context(sock) for sock in listening(world, family, kind))
+        if code_of(receiver.getsockopt, SOL, SO_RCVPRIORITY) is not None:
+            pytest.skip("this kernel is older than 6.14")
+        sender.send(b"plain")
+        assert noted(receiver.recvmsg(99, 500)[1]) == (0, 0)
+        sender.setsockopt(SOL, kernel.SO_MARK, 7)
+        sender.setsockopt(SOL, kernel.SO_PRIORITY, 5)
+        sender.send(b"both")
+        assert noted(receiver.recvmsg(99, 500)[1]) == (7, 5)
+        one = [(SOL, kernel.SO_MARK, struct.pack("@i", -2)), (SOL, kernel.SO_PRIORITY, struct.pack("@i", 3))]
+        sender.sendmsg([b"x"], one)
+        assert noted(receiver.recvmsg(99, 500)[1]) == (0xFFFFFFFE, 3)
+        if family == kernel.AF_INET:
+            sender.sendmsg([b"x"], [(kernel.IPPROTO_IP, kernel.IP_TOS, b"\x10")])
+            assert noted(receiver.recvmsg(99, 500)[1]) == (7, 6)
+        receiver.setsockopt(SOL, SO_RCVMARK, 0)
+        sender.send(b"half")
+        assert [each[1] for each in receiver.recvmsg(99, 500)[1]] == [kernel.SO_PRIORITY]
+
+
+@pytest.mark.parametrize("side", ["kernel", "ours"])
+def test_opt_so_rcvmark_and_rcvpriority_of_packet_sockets(side: str) -> None:
+    """SO_RCVMARK, SO_RCVPRIORITY: a packet socket on `lo` is told of other packet sockets' too."""
+    if side == "kernel" and not ROOT:
+        pytest.skip("AF_PACKET sockets of the kernel are root's")
+    ethertype = 0x88B5  # for experiments, IEEE 802
+    with Network() as network:
+        module: Any = kernel if side == "kernel" else network.stack("gw").socket
+        with (
+            module.socket(kernel.AF_PACKET, kernel.SOCK_DGRAM, kernel.htons(ethertype)) as receiver,
+            module.socket(kernel.AF_PACKET, kernel.SOCK_DGRAM, 0) as sender,
+        ):
+            receiver.bind(("lo", ethertype))
+            receiver.settimeout(10)
+            for option in (SO_RCVMARK, SO_RCVPRIORITY):
+                if code_of(receiver.setsockopt, SOL, option, 1) == errno.ENOPROTOOPT:
+                    pytest.skip("this kernel is older than 6.14")
+            sender.setsockopt(SOL, kernel.SO_MARK, 99)
+            sender.setsockopt(SOL, kernel.SO_PRIORITY, 4)
+            sender.sendto(b"x", ("lo", ethertype, 0, 0, bytes(6)))
+            assert noted(receiver.recvmsg(99, 500)[1]) == (99, 4)
+
+
+def test_opt_so_rcvmark_is_0_for_what_came_over_a_wire() -> None:
+    """SO_RCVMARK, SO_RCVPRIORITY: marks stay on their host."""
+    with Network() as network:
+        left, right = network.stack("left"), network.stack("right")
+        ends = cable(network.scheduler)
+        left.add_interface(ends[0], addresses=["10.1.0.1/24"])
+        right.add_interface(ends[1], addresses=["10.1.0.2/24"])
+        with (
+            left.socket.socket(kernel.AF_INET, kernel.SOCK_DGRAM) as sender,
+            right.socket.socket(kernel.AF_INET, kernel.SOCK_DGRAM) as receiver,
+        ):
+            receiver.bind(("0.0.0.0", 0))
+            receiver.settimeout(10)
+            receiver.setsockopt(SOL, SO_RCVMARK, 1)
+            receiver.setsockopt(SOL, SO_RCVPRIORITY, 1)
+            sender.setsockopt(SOL, kernel.SO_MARK, 7)
+            sender.setsockopt(SOL, kernel.SO_PRIORITY, 5)
+            sender.sendto(b"x", ("10.1.0.2", receiver.getsockname()[1]))
+            assert noted(receiver.recvmsg(99, 500)[1]) == (0, 0)
 
 
 # -- buffers and flows ------------------------------------------------------------------------------------------------

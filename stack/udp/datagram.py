@@ -26,7 +26,7 @@ MAX_PIECES: Final = 64
 class Datagram:
     """What arrived, and everything a control message may tell about it."""
 
-    __slots__ = ("_more", "cut", "data", "dst", "fragment", "header", "ifindex", "kind", "overflow", "peeked",
+    __slots__ = ("_more", "cut", "data", "dst", "fragment", "header", "ifindex", "kind", "note", "overflow", "peeked",
                  "segment", "src", "stamp", "tos", "ttl")  # fmt: skip
 
     def __init__(
@@ -42,6 +42,7 @@ class Datagram:
         header: bytes = b"",
         segment: int = 0,
         fragment: int = 0,
+        note: int = 0,
     ) -> None:
         self.data = data
         self.src = src  #: (address bytes, port)
@@ -54,6 +55,7 @@ class Datagram:
         self.header = header  #: IP header with options or extension headers, if there is more to it than the above
         self.segment = segment  #: > 0: several datagrams of this many bytes each, the last perhaps shorter
         self.fragment = fragment  #: of one that came in fragments, the longest one's length with its headers, bytes
+        self.note = note  #: mark and priority, see `stack.iface.loopback`
         self.cut = 0  #: > 0: a run of datagrams of this many bytes, to be received one by one
         self.overflow = 0  #: datagrams lost for lack of room before this one was queued
         self.peeked = False
@@ -73,6 +75,7 @@ class Datagram:
             self.header,
             segment,
             self.fragment,
+            self.note,
         )
 
     def pieces(self) -> list[Datagram]:
@@ -107,6 +110,7 @@ class Datagram:
             or other.ttl != self.ttl
             or other.tos != self.tos
             or other.header != self.header
+            or other.note != self.note
             or self.peeked
         ):
             return False

@@ -82,6 +82,7 @@ class UdpEndpoint:
         self.coalesce = False  #: UDP_GRO
         self.bind_ifindex = 0  #: SO_BINDTODEVICE: only this interface, 0: any
         self.mark = 0  #: SO_MARK
+        self.priority = 0  #: SO_PRIORITY
         self.direct = False  #: SO_DONTROUTE
         self.filter: Program | None = None  #: SO_ATTACH_FILTER, applied by the layer
         self.groups: Listening | None = None  #: see `listening`
@@ -290,6 +291,8 @@ class UdpEndpoint:
                 gso_type = GSO_NONE
             if not flow and settings.flow_label:
                 flow = hash((self._layer.secret, source, address, port, self._bound.port)) & 0xFFFFF or 1
+        note = how.note(self.mark, self.priority)
+        queued = self._ip.loopback.fresh if note else 0
         self._ip.output(
             route,
             source,
@@ -308,6 +311,8 @@ class UdpEndpoint:
             flow=flow,
             options=options if v4 else b"",
         )
+        if note:
+            self._ip.loopback.annotate(queued, note)
 
     def _extended(
         self, extension: tuple[int, bytes], parts: tuple[Buffer, ...], offset: int | None, length: int

@@ -121,6 +121,7 @@ class UdpLayer:
             _telling_header(packet),
             packet.gso_size,
             packet.largest,
+            packet.note,
         )
         if kind is not _UNICAST:
             delivered = False

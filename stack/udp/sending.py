@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
+from stack.iface.loopback import note_of
 
 if TYPE_CHECKING:
     from stack.ip.route import Route
@@ -59,8 +60,8 @@ class Settings:
 class SendOptions:
     """What one call asks for besides; None and 0 leave it to the endpoint."""
 
-    __slots__ = ("confirm", "direct", "dont_fragment", "extension", "flow", "mark", "more", "oif", "options", "segment",
-                 "src", "tos", "ttl")  # fmt: skip
+    __slots__ = ("confirm", "direct", "dont_fragment", "extension", "flow", "mark", "more", "oif", "options",
+                 "priority", "segment", "src", "tos", "ttl")  # fmt: skip
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class SendOptions:
         tos: int | None = None,
         segment: int | None = None,
         mark: int | None = None,
+        priority: int | None = None,
         dont_fragment: bool | None = None,
         flow: int = 0,
         options: bytes | None = None,
@@ -85,6 +87,7 @@ class SendOptions:
         self.tos = tos
         self.segment = segment  #: UDP_SEGMENT: cut the data into datagrams of this many bytes
         self.mark = mark  #: SO_MARK
+        self.priority = priority  #: SO_PRIORITY
         self.dont_fragment = dont_fragment  #: IPV6_DONTFRAG
         self.flow = flow  #: IPv6 flow label
         self.options = options  #: IPv4 options, padded to whole words
@@ -93,6 +96,14 @@ class SendOptions:
         self.direct = direct  #: MSG_DONTROUTE: hosts on our links only
         self.more = more  #: MSG_MORE: the datagram is not complete yet
         self.confirm = confirm  #: MSG_CONFIRM: the next hop is alive
+
+    def note(self, mark: int, priority: int) -> int:
+        """What is noted on the packet, of the socket's `mark` and `priority` where the call did not ask for others."""
+        if self.mark is not None:
+            mark = self.mark
+        if self.priority is not None:
+            priority = self.priority
+        return note_of(mark, priority) if mark or priority else 0
 
 
 PLAIN: Final = SendOptions()

@@ -22,6 +22,7 @@ from stack.socket.ip.options import (
     IPPROTO_IP,
     IPPROTO_IPV6,
     IPV6_TCLASS,
+    priority_of,
 )
 from stack.socket.ip.options6 import (
     IPV6_2292HOPLIMIT,
@@ -94,6 +95,7 @@ def _socket_level(socket: Socket, kind: int, data: bytes, how: SendOptions, stam
     elif kind == SO_PRIORITY:
         if not 0 <= integer(data) <= 6:
             require_admin_or_raw(socket)
+        how.priority = integer(data)
     elif kind == SO_TXTIME:
         if len(data) != 8 or not socket.options.explicit(SOL_SOCKET, SO_TXTIME):
             raise NetError(errno.EINVAL)
@@ -107,6 +109,7 @@ def _level4(kind: int, data: bytes, how: SendOptions) -> None:
         how.ttl = _within(data, 1, 255)
     elif kind == IP_TOS:
         how.tos = data[0] if len(data) == 1 else _within(data, 0, 255)
+        how.priority = priority_of(how.tos)
     elif kind == IP_PKTINFO:
         if len(data) != _PKTINFO4.size:
             raise NetError(errno.EINVAL)

@@ -60,6 +60,7 @@ from stack.socket.options_socket import (
     SO_BROADCAST,
     SO_DONTROUTE,
     SO_NO_CHECK,
+    SO_PRIORITY,
     SO_RCVBUF,
     SO_REUSEADDR,
     SO_REUSEPORT,
@@ -92,6 +93,7 @@ def apply(socket: DatagramSocket, endpoint: UdpEndpoint) -> None:
     endpoint.send_limit = value(SOL_SOCKET, SO_SNDBUF)
     endpoint.direct = bool(value(SOL_SOCKET, SO_DONTROUTE))
     endpoint.mark = value(SOL_SOCKET, SO_MARK)
+    endpoint.priority = value(SOL_SOCKET, SO_PRIORITY)
     endpoint.bind_ifindex = endpoint.bound.ifindex = bound_interface(socket)
     endpoint.filter = attached(socket.options)
     endpoint.no_checksum = bool(value(SOL_SOCKET, SO_NO_CHECK))

@@ -65,8 +65,13 @@ SOCK_STREAM: Final = 1
 
 #: struct ip_mreqn: group, address, interface index.
 _MREQN: Final = struct.Struct("@4s4si")
-#: What SO_PRIORITY becomes with IP_TOS, by the four bits above the lowest (Linux ip_tos2prio).
+#: By the four bits above the lowest (Linux ip_tos2prio).
 _PRIORITY: Final = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
+
+
+def priority_of(tos: int) -> int:
+    """What SO_PRIORITY becomes with IP_TOS."""
+    return _PRIORITY[tos >> 1 & 0x0F]
 
 
 def ip_level() -> list[Option]:
@@ -82,7 +87,7 @@ def ip_rows(*, stream: bool) -> list[Option]:
     def tos(socket: Socket, value: int) -> int:
         byte = value & (0xFC if stream else 0xFF)
         if byte != socket.options.value(IPPROTO_IP, IP_TOS):
-            socket.options.store(SOL_SOCKET, SO_PRIORITY, _PRIORITY[byte >> 1 & 0x0F])
+            socket.options.store(SOL_SOCKET, SO_PRIORITY, priority_of(byte))
         return byte
 
     def row(number: int, name: str, kind: Kind = Kind.INT, **more: Any) -> Option:

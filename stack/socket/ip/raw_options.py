@@ -54,7 +54,7 @@ from stack.socket.ip.peername import peer_name_row
 from stack.socket.ip.wire_options import chain
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, Value
 from stack.socket.options_device import SO_MARK, bound_interface
-from stack.socket.options_socket import SO_BROADCAST, SO_DONTROUTE, SO_RCVBUF, SO_REUSEADDR, socket_level
+from stack.socket.options_socket import SO_BROADCAST, SO_DONTROUTE, SO_PRIORITY, SO_RCVBUF, SO_REUSEADDR, socket_level
 
 if TYPE_CHECKING:
     from stack.raw import IpEndpoint
@@ -207,6 +207,7 @@ def apply(socket: IpMessageSocket, endpoint: IpEndpoint) -> None:
     endpoint.receive_limit = value(SOL_SOCKET, SO_RCVBUF)
     endpoint.direct = bool(value(SOL_SOCKET, SO_DONTROUTE))
     endpoint.mark = value(SOL_SOCKET, SO_MARK)
+    endpoint.priority = value(SOL_SOCKET, SO_PRIORITY)
     endpoint.bind_ifindex = bound_interface(socket)
     endpoint.filter = attached(socket.options)
     if endpoint.version == 4:

@@ -7,9 +7,11 @@ that wants none pays for an empty list. The order is Linux's: time stamps, drops
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from stack.iface.loopback import mark_and_priority
 from stack.ip.packet import PacketKind
 from stack.scheduler import NS_PER_S, NS_PER_US
 from stack.socket.cmsg import of_int
@@ -52,6 +54,7 @@ from stack.socket.message import Ancillary
 from stack.socket.options import SOL_SOCKET
 from stack.socket.options_device import (
     RX_SOFTWARE,
+    SO_MARK,
     SO_TIMESTAMPNS,
     SO_TIMESTAMPNS_NEW,
     SOFTWARE,
@@ -59,7 +62,7 @@ from stack.socket.options_device import (
     stamp_option,
     stamping_type,
 )
-from stack.socket.options_socket import SO_RXQ_OVFL
+from stack.socket.options_socket import SO_PRIORITY, SO_RCVMARK, SO_RCVPRIORITY, SO_RXQ_OVFL
 from stack.wire.ipoptions import echoed, milliseconds, recorded
 
 if TYPE_CHECKING:
@@ -118,9 +121,19 @@ def _common(socket: Socket) -> list[Reporter]:
         wanted.append(lambda datagram: stamping(socket, datagram.stamp))
     if value(SOL_SOCKET, SO_RXQ_OVFL):
         wanted.append(_overflow)
+    if value(SOL_SOCKET, SO_RCVMARK):
+        wanted.append(lambda datagram: noted(SO_MARK, datagram.note))
+    if value(SOL_SOCKET, SO_RCVPRIORITY):
+        wanted.append(lambda datagram: noted(SO_PRIORITY, datagram.note))
     if (IPPROTO_UDP, UDP_GRO) in socket.options.table and value(IPPROTO_UDP, UDP_GRO):
         wanted.append(_segment)
     return wanted
+
+
+def noted(kind: int, note: int) -> Ancillary:
+    """SO_MARK or SO_PRIORITY as the sender set it; 0 unless that is on this host."""
+    mark, priority = mark_and_priority(note)
+    return SOL_SOCKET, kind, (mark if kind == SO_MARK else priority).to_bytes(4, sys.byteorder)
 
 
 def _overflow(datagram: Datagram) -> Ancillary | None:

@@ -10,11 +10,11 @@ from stack.errors import NetError
 from stack.packet.endpoint import PacketAddress, Received
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.cmsg import of_int
-from stack.socket.ip.received import stamping, time_stamps
+from stack.socket.ip.received import noted, stamping, time_stamps
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_PEEK, MSG_TRUNC, Ancillary, Message
 from stack.socket.options import SOL_SOCKET
-from stack.socket.options_device import RX_SOFTWARE, SOFTWARE, stamp_flags, stamp_option
-from stack.socket.options_socket import SO_RXQ_OVFL
+from stack.socket.options_device import RX_SOFTWARE, SO_MARK, SOFTWARE, stamp_flags, stamp_option
+from stack.socket.options_socket import SO_PRIORITY, SO_RCVMARK, SO_RCVPRIORITY, SO_RXQ_OVFL
 from stack.socket.packet.options import PACKET_AUXDATA, SOL_PACKET, apply
 from stack.socket.poll import ERR, IN, OUT, RDNORM, WRNORM
 
@@ -71,6 +71,9 @@ class PacketOpen(Phase):
             told.append(stamping(socket, received.stamp))
         if received.lost and socket.options.value(SOL_SOCKET, SO_RXQ_OVFL):
             told.append(of_int(SOL_SOCKET, SO_RXQ_OVFL, received.lost))
+        for asked, kind in ((SO_RCVMARK, SO_MARK), (SO_RCVPRIORITY, SO_PRIORITY)):
+            if socket.options.value(SOL_SOCKET, asked):
+                told.append(noted(kind, received.note))
         if socket.options.value(SOL_PACKET, PACKET_AUXDATA):
             told.append(_auxdata(received))
         return told

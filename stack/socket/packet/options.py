@@ -10,7 +10,8 @@ from stack.errors import NetError
 from stack.packet.sighting import VNET_HEADER
 from stack.socket.filter import FILTER_OPTIONS, attached, filter_level
 from stack.socket.options import INT_MAX, SOL_SOCKET, Kind, Option, OptionTable, Value
-from stack.socket.options_socket import SO_NOFCS, SO_PROTOCOL, SO_RCVBUF, SO_REUSEPORT, socket_level
+from stack.socket.options_device import SO_MARK
+from stack.socket.options_socket import SO_NOFCS, SO_PRIORITY, SO_PROTOCOL, SO_RCVBUF, SO_REUSEPORT, socket_level
 
 if TYPE_CHECKING:
     from stack.packet.membership import Wish
@@ -143,4 +144,6 @@ def apply(socket: PacketSocket, level: int, name: int) -> None:
     if (level, name) in FILTER_OPTIONS:
         endpoint.filter = attached(options)
     endpoint.receive_limit = options.value(SOL_SOCKET, SO_RCVBUF)
+    endpoint.mark = options.value(SOL_SOCKET, SO_MARK)
+    endpoint.priority = options.value(SOL_SOCKET, SO_PRIORITY)
     endpoint.no_fcs = bool(options.value(SOL_SOCKET, SO_NOFCS))
