@@ -198,11 +198,19 @@ class ReceiveQueue:
         if not queue:
             return None
         datagram = queue[0]
-        if datagram.cut:
-            return self._cut(datagram, 1)[0]
         self._count -= 1
-        self.charge -= self._sizes.popleft() + OVERHEAD
-        return queue.popleft().settle().data
+        if not datagram.cut:
+            self.charge -= self._sizes.popleft() + OVERHEAD
+            return queue.popleft().settle().data
+        whole, at = datagram.data, self._at
+        end = at + datagram.cut
+        data = whole[at:end]
+        self.charge -= len(data) + OVERHEAD
+        if end < len(whole):
+            self._at = end
+        else:
+            self._leave_run()
+        return data
 
     def take_several(self, most: int) -> tuple[Datagram, list[bytes]] | None:
         """Up to `most` of the next ones: as many as came in one run, and something that says of all of them but for
@@ -256,12 +264,16 @@ class ReceiveQueue:
         self.charge -= end - at + count * OVERHEAD
         if end < len(data):
             self._at = end
-            return pieces
+        else:
+            self._leave_run()
+        return pieces
+
+    def _leave_run(self) -> None:
+        """Everything is off the run in front."""
         self._at = 0
         self._runs -= 1
         self._queue.popleft()
         self._sizes.popleft()
-        return pieces
 
     def _take_runs_apart(self) -> None:
         """For those who look at more than what is next."""

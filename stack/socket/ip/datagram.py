@@ -98,13 +98,16 @@ class DatagramSocket(Socket):
     # calls those are.
 
     def recv(self, size: int, flags: int, timeout: Timeout) -> bytes:
-        return super().recv(size, flags | MSG_DONTWAIT if timeout == 0 else flags, timeout)
+        if flags:
+            return super().recv(size, flags | MSG_DONTWAIT if timeout == 0 else flags, timeout)
+        return self.block_on(IN, timeout, self._recv, size, MSG_DONTWAIT if timeout == 0 else 0)
 
     def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:
         if not flags:
-            data = self.recv(len(target), 0, timeout)
-            target[: len(data)] = data
-            return len(data)
+            data = self.block_on(IN, timeout, self._recv, len(target), MSG_DONTWAIT if timeout == 0 else 0)
+            size = len(data)
+            target[:size] = data
+            return size
         message = self.receive(len(target), flags, timeout)
         target[: len(message.data)] = message.data
         return message.length if flags & MSG_TRUNC else len(message.data)

@@ -194,24 +194,23 @@ class DatagramBound(Phase):
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
-    def _special(self, flags: int) -> bool:
-        """There is more to a receive call with `flags` than to take what is next."""
-        endpoint = self.endpoint
-        return bool(flags & ~MSG_DONTWAIT or self._peeking or endpoint.error or endpoint.too_long is not None)
+    # A call is plain when there is no more to it than to take what is next.
 
     def recv(self, size: int, flags: int) -> bytes | Again:
-        if self._special(flags):
+        endpoint = self.endpoint
+        if flags & ~MSG_DONTWAIT or self._peeking or endpoint.error or endpoint.too_long is not None:
             return super().recv(size, flags)
-        data = self.endpoint.recv_data()
+        data = endpoint.recv_data()
         if data is None:
             nothing = self.socket.nothing(flags)
             return AGAIN if nothing is AGAIN else nothing.data
         return data if len(data) <= size else data[:size]
 
     def receive_several(self, most: int, size: int, flags: int) -> list[Received]:
-        if self._reporters or self._special(flags):
+        endpoint = self.endpoint
+        if flags & ~MSG_DONTWAIT or self._peeking or endpoint.error or endpoint.too_long is not None or self._reporters:
             return []
-        taken = self.endpoint.recv_several(most)
+        taken = endpoint.recv_several(most)
         if taken is None:
             return []
         datagram, run = taken
