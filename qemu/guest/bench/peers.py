@@ -21,13 +21,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, Final
 
 from qemu.guest.argv import spare_port_name
 from qemu.guest.guest import Guest
+from qemu.guest.qmp_client import QmpError
 from stack.testing.kernel_host import KernelHost, NoKernelHostError
 
 OURS: Final = "guestwire"
@@ -121,24 +122,28 @@ def passt(guest: Guest, program: str, *, mtu: int = 1500) -> Iterator[Path]:
         words += ["-a", _in_guest(PASST_HOST), "-n", "24", "-g", PASST_HOST, "--map-host-loopback", PASST_HOST]
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             try:
-                _await_socket(process, path)
-                address = {"type": "unix", "data": {"path": str(path), "abstract": False}}
-                backend = {"type": "socket", "data": {"addr": address, "server": False}}
-                guest.qmp.execute("chardev-add", {"id": "bench-passt", "backend": backend})
+                _connect(guest, process, path)
                 with _plugged(guest, 1, {"type": "vhost-user", "chardev": "bench-passt"}, PASST_HOST, mtu):
                     yield Path(PASST, socket, "127.0.0.1", PASST_HOST, (process.pid,))
             finally:
                 process.kill()
 
 
-def _await_socket(process: subprocess.Popen[bytes], path: FilePath) -> None:
+def _connect(guest: Guest, process: subprocess.Popen[bytes], path: FilePath) -> None:
+    """Join QEMU to passt's socket, which takes one connection only: QEMU tries until it listens."""
+    address = {"type": "unix", "data": {"path": str(path), "abstract": False}}
+    backend = {"type": "socket", "data": {"addr": address, "server": False}}
     deadline = time.monotonic() + _WAIT_SECONDS
-    while not path.exists():
+    while True:
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
             raise NotComparable(f"passt did not start: {said.splitlines()[-1] if said else 'no word from it'}")
-        time.sleep(0.01)
+        if path.exists():
+            with suppress(QmpError):
+                guest.qmp.execute("chardev-add", {"id": "bench-passt", "backend": backend})
+                return
+        time.sleep(0.02)
 
 
 @contextmanager

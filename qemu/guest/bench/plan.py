@@ -12,6 +12,7 @@ from qemu.guest.bench.figure import Figure, Measured, Row
 from qemu.guest.bench.peers import NAMES, OURS, PASST, SLIRP, TAP, NotComparable, Path
 from qemu.guest.bench.rows import Measurement, Way
 from qemu.guest.guest import Guest
+from qemu.guest.qmp_client import QmpError
 
 #: Column of the rig's tables: the rate by CPU time of our process.
 PER_CPU: Final = "per CPU second"
@@ -38,6 +39,10 @@ class Options:
 
     def short(self, most: float) -> float:
         return min(self.seconds, most)
+
+    @property
+    def vsock_sizes(self) -> tuple[int, ...]:
+        return vsock.SIZES[-1:] if self.quick else vsock.SIZES
 
 
 @dataclass(slots=True)
@@ -127,7 +132,7 @@ def _guest_1500(options: Options) -> Iterator[Section]:
         if with_vsock:
             options.say(_VSOCK)
             section = Section(_VSOCK, (vsock.SOCKET,), ())
-            section.rows += vsock.guest_rows(guest, options.short(VSOCK_SECONDS), options.rounds)
+            section.rows += vsock.guest_rows(guest, options.short(VSOCK_SECONDS), options.rounds, options.vsock_sizes)
             yield section
 
 
@@ -167,7 +172,7 @@ def _add_peers(
         options.say(f"plugging in {name}")
         try:
             ways.append(Way(name, opening()))
-        except NotComparable as reason:
+        except (NotComparable, QmpError) as reason:
             notes[name] = f"not comparable: {reason}"
     return notes
 
@@ -262,7 +267,7 @@ def _vsock_rig(options: Options) -> Iterator[Section]:
     if not options.wants(title, ""):
         return
     options.say(title)
-    found = list(vsock.rig_rows(options.short(VSOCK_SECONDS), options.rounds))
+    found = list(vsock.rig_rows(options.short(VSOCK_SECONDS), options.rounds, options.vsock_sizes))
     ways = tuple(found[0].figures)
     yield Section(title, ways, (vsock.PAIR,), found)
 

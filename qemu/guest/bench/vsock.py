@@ -41,10 +41,10 @@ Way = Callable[[str, float, int, int], float]
 _FAR: Final = {"send": "sink", "recv": "source", "rr": "echo", "crr": "echo"}
 
 
-def rig_rows(seconds: float, rounds: int) -> Iterator[Row]:
+def rig_rows(seconds: float, rounds: int, sizes: tuple[int, ...] = SIZES) -> Iterator[Row]:
     """Every row on the driver rig, rounds alternating between the ways."""
     with _rig() as ways:
-        for size in SIZES:
+        for size in sizes:
             for streams in STREAMS:
                 for mode, name in (("send", "guest to host"), ("recv", "host to guest")):
                     yield _row(
@@ -61,10 +61,10 @@ def rig_rows(seconds: float, rounds: int) -> Iterator[Row]:
         yield _row(ways, "connect, 64 B there and back, close", "/s", "crr", 64, 1, seconds, rounds)
 
 
-def guest_rows(guest: Guest, seconds: float, rounds: int) -> Iterator[Row]:
+def guest_rows(guest: Guest, seconds: float, rounds: int, sizes: tuple[int, ...] = SIZES) -> Iterator[Row]:
     """The same with a real guest; `socket` only: what the gateway adds does not depend on who the guest is."""
     ways: dict[str, Way] = {SOCKET: lambda *row: _real_guest(guest, *row)}
-    for size in SIZES:
+    for size in sizes:
         for streams in STREAMS:
             for mode, name in (("send", "guest to host"), ("recv", "host to guest")):
                 yield _row(
