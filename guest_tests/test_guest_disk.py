@@ -115,5 +115,8 @@ def test_the_plugin_and_the_command_line_take_a_disk(image: Path, tmp_path: Path
     source = "def test_it(guest):\n    assert guest.read('/proc/1/cmdline').startswith('/bin/sh')\n"
     run = run_project(tmp_path, source, f"--guest-image={image}")
     assert "1 passed" in run.output, run.output
-    done = guestwire("run", "--no-net", "--no-vsock", "--disk", str(image), "--", "cat", "/proc/1/cmdline")
-    assert (done.returncode, done.stdout.replace(b"\0", b" ")) == (0, b"/bin/sh /sbin/init ")
+    for option in ("--disk", "--image"):
+        done = guestwire("run", "--no-net", "--no-vsock", option, str(image), "--", "cat", "/proc/1/cmdline")
+        assert (done.returncode, done.stdout.replace(b"\0", b" ")) == (0, b"/bin/sh /sbin/init ")
+    done = guestwire("run", "--no-vsock", "--image", str(image), "--ssh", "--", "true")
+    assert (done.returncode, b"the guest has no sshd" in done.stderr) == (125, True)

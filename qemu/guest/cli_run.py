@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -40,6 +41,8 @@ _READ_BYTES: Final = 65536
 @click.option("--modules", "modules_dir", type=DIRECTORY, help="lib/modules/RELEASE that belongs to --kernel.")
 @click.option("--initrd", type=FILE, help="Root file system (cpio) instead of busybox; the agent is put on top.")
 @click.option("--disk", type=FILE, help="Boot the root on this disk (raw, qcow2), which is not written to.")
+@click.option("--image", type=FILE, help="One of both: an archive is taken as --initrd, anything else as --disk.")
+@click.option("--ssh", "show_ssh", is_flag=True, help="Say on standard error how to log in by ssh (a disk with sshd).")
 @click.option(
     "--memory",
     "memory_mib",
@@ -93,6 +96,7 @@ def run(
     pass_stdin: bool,
     timeout: float | None,
     lan: Path | None,
+    show_ssh: bool,
     no_kvm: bool,
     no_offload: bool,
     no_net: bool,
@@ -116,6 +120,8 @@ def run(
             config = replace(config, lan=_open_lan(lan, no_net, undo))
         guest = undo.enter_context(Guest(config))
         say(f"the guest is up after {guest.ready_seconds:.2f} s under {guest.verdict} {guest.address}".rstrip())
+        if show_ssh:
+            click.echo(shlex.join(guest.ssh_command(via="vsock" if no_net else "net")), err=True)
         process = guest.spawn(list(command), env=dict(variables), cwd=cwd or None, stdin=pass_stdin)
         if pass_stdin:
             threading.Thread(target=_pump_stdin, args=(process,), name="stdin", daemon=True).start()
@@ -147,6 +153,7 @@ def _config(
         modules_dir=options["modules_dir"],
         initrd=options["initrd"],
         disk=options["disk"],
+        image=options["image"],
         memory_mib=options["memory_mib"],
         smp=options["smp"],
         machine=machine,

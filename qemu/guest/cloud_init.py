@@ -23,8 +23,20 @@ if TYPE_CHECKING:
 #: Listeners are on ports from here on (RFC 6335: the dynamic ones).
 _FIRST_PORT: Final = 50080
 _PORTS: Final = 200
-#: Over this, user-data goes. Making an RSA host key takes minutes under TCG; root is who tests log in as.
-_VENDOR_DATA: Final = "#cloud-config\ndisable_root: false\nssh_genkeytypes: [ed25519]\n"
+#: What user-data may say otherwise. Root is who tests log in as. The rest spares minutes under TCG: an RSA host key,
+#: and what only matters for a machine that is kept.
+_VENDOR_DATA: Final = """\
+#cloud-config
+disable_root: false
+ssh_genkeytypes: [ed25519]
+ssh: {emit_keys_to_console: false}
+locale: false
+grub_dpkg: {enabled: false}
+grub-dpkg: {enabled: false}
+apt: {preserve_sources_list: true}
+resize_rootfs: false
+growpart: {mode: "off"}
+"""
 _NOT_FOUND: Final = 404
 
 

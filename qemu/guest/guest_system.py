@@ -22,7 +22,16 @@ _IS_SYSTEMD: Final = (
     "for path in /usr/lib/systemd/systemd /lib/systemd/systemd; do"
     " [ /proc/1/exe -ef $path ] && exit 0; done; [ -d /run/systemd/system ]"
 )
-_AWAIT: Final = "until [ -S /run/systemd/private ]; do sleep 0.2; done; exec systemctl is-system-running --wait"
+#: On a slow machine process 1 may be too busy to answer systemctl within its 25 s: that is "unknown", and asked again.
+_AWAIT: Final = """\
+until [ -S /run/systemd/private ]; do sleep 0.2; done
+while :; do
+    state=$(systemctl is-system-running --wait 2>/dev/null)
+    case $state in running|degraded|maintenance|stopping) break ;; esac
+    sleep 0.5
+done
+echo "$state"
+"""
 _DIAGNOSIS: Final = "systemctl --no-pager --plain list-jobs; systemctl --no-pager --plain --failed"
 
 
