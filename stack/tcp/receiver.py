@@ -35,6 +35,7 @@ _NEVER: Final = -(1 << 62)
 MAX_WINDOW_FIELD: Final = 65535
 MAX_SHIFT: Final = 14  # RFC 7323 section 2.3
 PIN_SLACK: Final = 64 * 1024  # bytes of slab a queue may keep alive beyond its buffer before it copies
+_OPTIONS: Final = 12  # bytes, a timestamp: what a full-sized segment may be short of the MSS
 DUPLICATE_ACKS_PER_TURN: Final = 64  # more tell the peer nothing new
 
 
@@ -281,9 +282,12 @@ class Receiver:
         due = False
         if not length:
             self.drained = True
-            if self.quick >= 0 and 0 < self.rcv_nxt - self.last_ack_sent < self.mss and not self.acks_owed:
-                # As Linux (tcp_cleanup_rbuf): the user has read all there was, a segment was small, and nothing goes
-                # the other way: the peer may be waiting, by Nagle's rule, to send the next small one.
+            waiting = self.rcv_nxt - self.last_ack_sent
+            # No longer than any before, and shorter than what we take: it was the end of a write.
+            ended = 0 < waiting <= self.mss and waiting < self.connection.advmss - _OPTIONS
+            if ended and self.quick >= 0 and not self.acks_owed:
+                # As Linux (tcp_cleanup_rbuf): the user has read all there was, a write of the peer's ended there, and
+                # nothing goes the other way: it may be waiting, by Nagle's rule, to send the next short segment.
                 if self.asks:
                     return False
                 self.acks_owed = 1

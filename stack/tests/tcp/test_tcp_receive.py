@@ -221,6 +221,22 @@ def test_reading_all_there_was_acknowledges_a_small_segment() -> None:
     s.expect_nothing()
 
 
+@pytest.mark.parametrize(("size", "at_once"), [(900, True), (1447, True), (1448, False), (1460, False)])
+def test_reading_acknowledges_segments_of_one_size_unless_that_is_the_mss(size: int, at_once: bool) -> None:
+    """A writer of equal pieces shorter than the MSS waits for an ACK after each; one of full segments sends two."""
+    s = quiet(Script().established())
+    for number in range(3):
+        s.connection.receiver.quick = 0
+        s.send(ACK | PSH, seq=1 + number * size, ack=1, data=b"x" * size)
+        assert s.read() == b"x" * size
+        if at_once:
+            s.expect(ACK, ack=1 + (number + 1) * size)
+        else:
+            s.expect_nothing()
+            s.wait(50)
+            s.drain()
+
+
 def test_reading_a_question_leaves_the_acknowledgment_to_the_answer() -> None:
     s = quiet(Script().established())
     s.send(ACK | PSH, seq=1, ack=1, data=b"ping")
