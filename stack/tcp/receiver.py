@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from stack.ip.route import RouteKind
 from stack.tcp.buffers import ReceiveQueue
 from stack.tcp.mib import Mib
 from stack.tcp.reassembly import Reassembly
@@ -201,14 +202,17 @@ class Receiver:
     @property
     def asks(self) -> bool:
         """What is not acknowledged is the first the peer has sent, less than a full segment, and we have sent nothing:
-        a question, whose answer may carry the acknowledgment if it comes soon.
+        a question, whose answer may carry the acknowledgment if it comes soon. Between our own addresses a segment more
+        costs next to nothing.
         """
-        sender = self.connection.sender
+        connection = self.connection
+        sender = connection.sender
         return (
             self.last_ack_sent == self.irs + 1
             and sender.snd_max == sender.iss + 1
             and self.rcv_nxt - self.last_ack_sent < self.mss
-            and self.connection.layer.config.answer_wait > 0
+            and connection.layer.config.answer_wait > 0
+            and connection.route.kind is not RouteKind.LOCAL
         )
 
     def owe_ack(self) -> None:
