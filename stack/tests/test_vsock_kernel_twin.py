@@ -159,8 +159,10 @@ def test_listening(make: Maker) -> None:
 
 @pytest.mark.parametrize("value", [0, 1, 64, 127, 128, 256, 65536, 262144, 262145, 1 << 20, 8589934592])
 @pytest.mark.parametrize("option", [SIZE, MIN, MAX])
-def test_buffer_sizes_and_their_clamps(make: Maker, option: int, value: int) -> None:
-    """VS-16; section 2.6: 0, 1, 2; all of linux-measured's rows."""
+def test_opt_buffer_sizes_and_their_clamps(make: Maker, option: int, value: int) -> None:
+    """SO_VM_SOCKETS_BUFFER_SIZE is kept between SO_VM_SOCKETS_BUFFER_MIN_SIZE and SO_VM_SOCKETS_BUFFER_MAX_SIZE, of
+    which the last one wins. All of linux-measured's rows (section 2.6: 0, 1, 2).
+    """
     made = make()
     assert [u64(made, each) for each in (SIZE, MIN, MAX)] == [262144, 128, 262144]
     put(made, AF_VSOCK, option, struct.pack("Q", value))
@@ -171,8 +173,10 @@ def test_buffer_sizes_and_their_clamps(make: Maker, option: int, value: int) -> 
 
 
 @pytest.mark.parametrize("option", [TIMEOUT_OLD, TIMEOUT_NEW])
-def test_connect_timeouts(make: Maker, option: int) -> None:
-    """Section 2.6: 6, 8."""
+def test_opt_connect_timeouts(make: Maker, option: int) -> None:
+    """SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD and SO_VM_SOCKETS_CONNECT_TIMEOUT_NEW are one value, two seconds at first and
+    after zero; what no clock can count is ERANGE (section 2.6: 6, 8).
+    """
     made = make()
     assert get(made, AF_VSOCK, option, 16) == struct.pack("ll", 2, 0)
     put(made, AF_VSOCK, option, struct.pack("ll", 1, 500_000))
@@ -186,8 +190,8 @@ def test_connect_timeouts(make: Maker, option: int) -> None:
 
 
 @pytest.mark.parametrize("option", [SIZE, MIN, MAX, TIMEOUT_OLD, TIMEOUT_NEW])
-def test_short_values(make: Maker, option: int) -> None:
-    """Section 2.6, OPT-00: shorter than the value is EINVAL both ways, longer is fine."""
+def test_opt_short_values(make: Maker, option: int) -> None:
+    """Vsock options shorter than their value are EINVAL both ways, longer ones are fine (section 2.6, OPT-00)."""
     made = make()
     size = 8 if option <= MAX else 16
     for length in (1, 4, size - 1):
