@@ -218,6 +218,11 @@ class CapturedDevice:
         self._interface = interface
 
     @property
+    def passes(self) -> bool:
+        """Nothing is done with frames (see stack.link.direct)."""
+        return self._capture.paused
+
+    @property
     def mtu(self) -> int:
         return self.device.mtu
 

@@ -36,19 +36,33 @@ class DirectDevice(Protocol):
         ...
 
 
+class Wrapper(Protocol):
+    """A `LinkDevice` around another one, such as a line that may be bad, or a recorder."""
+
+    @property
+    def device(self) -> object: ...
+
+    @property
+    def passes(self) -> bool:
+        """Just now it does nothing with frames, and need not see them."""
+        ...
+
+
 class _Port(Protocol):
     @property
     def direct(self) -> DirectDevice | None: ...
-    @property
-    def device(self) -> object: ...
 
 
 P = TypeVar("P", bound=_Port)
 
 
-def as_direct(device: object) -> DirectDevice | None:
-    """`device`, if it can."""
-    return cast(DirectDevice, device) if hasattr(device, "forward") else None
+def unwrapped(device: object) -> tuple[DirectDevice | None, tuple[Wrapper, ...]]:
+    """The device inside all wrappers, if it can move frames by itself, and those wrappers."""
+    wrappers: list[Wrapper] = []
+    while hasattr(device, "passes"):
+        wrappers.append(cast(Wrapper, device))
+        device = wrappers[-1].device
+    return (cast(DirectDevice, device) if hasattr(device, "forward") else None), tuple(wrappers)
 
 
 class Shortcuts(Generic[P]):
@@ -72,9 +86,9 @@ class Shortcuts(Generic[P]):
 
     def add(self, port: P, header: bytes, target: P, deadline: int) -> None:
         """Frames with this Ethernet header, which come in at `port`, go to `target` until `deadline`."""
-        device = port.direct
+        device, other = port.direct, target.direct
         key = header[:KEY]
-        if device is None or not device.route(key, target.device, deadline, (key[6:], target)):
+        if device is None or other is None or not device.route(key, other, deadline, (key[6:], target)):
             return
         self._of.setdefault(port, {})[key] = target
         self._targets.pop(port, None)

@@ -58,6 +58,11 @@ class ImpairedDevice:
         """Frames go through paths; not the case before `impair` and some time after `mend`."""
         return self._out is not None
 
+    @property
+    def passes(self) -> bool:
+        """Nothing is done with frames (see stack.link.direct)."""
+        return self._out is None
+
     def impair(self, to_device: Impairment | None = None, from_device: Impairment | None = None) -> None:
         """Lock held. From the next frame on the line is like this; None is a perfect direction.
 

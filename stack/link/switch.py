@@ -36,7 +36,7 @@ from typing import Final, TypeAlias
 from stack.bursts import histogram
 from stack.errors import DropReason, Drops
 from stack.link.device import LinkDevice, Offload, RxFrame, TxFrame
-from stack.link.direct import DirectDevice, Shortcuts, as_direct
+from stack.link.direct import DirectDevice, Shortcuts, unwrapped
 from stack.link.loopback import FrameQueue
 from stack.link.offload import (
     ALL_OFFLOADS,
@@ -149,7 +149,8 @@ class DevicePort(Port):
         self._queue: deque[TxFrame] = deque()
         self._queued_bytes = 0
         self._flush_asked = False
-        self.direct = as_direct(device)  #: the device, if it can move frames by itself
+        #: the device within whatever is around it, if it can move frames by itself
+        self.direct, self._wrappers = unwrapped(device)
         self._seen = 1  # frames taken one by one after those the device moved
         device.on_change = self._device_changed
 
@@ -160,7 +161,7 @@ class DevicePort(Port):
         """Retry what the device refused, then switch up to `budget` frames that arrived."""
         if self._queue:
             self._flush()
-        if self.direct is not None and self in self.switch.shortcuts:
+        if self.direct is not None and self in self.switch.shortcuts and self._passes():
             return self._service_direct(self.direct, budget)
         return self._service_seen(budget)
 
@@ -178,8 +179,7 @@ class DevicePort(Port):
         now = self._scheduler.now
         macs = self.macs
         while True:
-            # What waits there is older than what comes.
-            closed = [port.device for port in self.switch.shortcuts.targets(self) if port.flush_queue()]
+            closed = [port.direct for port in self.switch.shortcuts.targets(self) if port.closed()]
             told, left = device.forward(budget - done, now, closed)
             moved = 0
             for (source, port), count in told:
@@ -197,11 +197,15 @@ class DevicePort(Port):
             if not seen or done >= budget:
                 return done
 
-    def flush_queue(self) -> bool:
-        """Send what waits for the device now; True if some of it still has to."""
+    def closed(self) -> bool:
+        """Frames for the device must come this way: something around it wants to see them, or older ones wait here
+        though it was offered them just now."""
         if self._queue:
             self._flush()
-        return bool(self._queue)
+        return bool(self._queue) or not self._passes()
+
+    def _passes(self) -> bool:
+        return not self._wrappers or all(wrapper.passes for wrapper in self._wrappers)
 
     def suppress(self) -> None:
         self.device.suppress()

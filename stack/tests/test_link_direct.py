@@ -7,6 +7,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from stack.link import Switch
+from stack.link.capture_ring import CaptureRing
+from stack.link.impaired import ImpairedDevice
+from stack.link.impairment import Impairment
 from stack.link.switch import MAC_AGEING, DevicePort
 from stack.scheduler import Scheduler
 from stack.testing import builders as b
@@ -158,6 +161,55 @@ def test_a_port_that_loses_its_carrier_or_leaves_is_no_target() -> None:
     segment.ports[0].detach()
     assert not one.routes
     assert not two.routes
+
+
+def test_a_bad_line_on_either_side_sees_every_frame() -> None:
+    one, two = Direct(), Direct()
+    segment = Segment((one, two))
+    scheduler = segment.scheduler
+    lines = [ImpairedDevice(scheduler, device) for device in (one, two)]
+    for port in segment.ports:
+        port.detach()
+    segment.ports = [segment.switch.attach(line) for line in lines]
+    segment.send(0, TWO, ONE)
+    segment.send(1, ONE, TWO)
+    segment.send(0, TWO, ONE)
+    assert one.routes[TWO + ONE][0] is two
+    lines[1].impair(Impairment(loss=1.0))
+    one.closed_to.clear()
+    segment.turn()
+    assert one.closed_to == [[two]]
+    lines[0].impair(Impairment(loss=1.0))
+    one.closed_to.clear()
+    two.take()
+    segment.send(0, TWO, ONE)
+    assert one.closed_to == []
+    assert two.take() == []
+    for line in lines:
+        line.mend()
+    segment.turn()
+    assert one.closed_to[-1] == []
+
+
+def test_what_is_recorded_is_seen() -> None:
+    one, two = Direct(), Direct()
+    segment = Segment((one, two))
+    ring = CaptureRing(segment.scheduler)
+    for port in segment.ports:
+        port.detach()
+    segment.ports = [
+        segment.switch.attach(ring.tap(one, "one")),
+        segment.switch.attach(two),
+    ]
+    segment.send(0, TWO, ONE)
+    segment.send(1, ONE, TWO)
+    segment.send(0, TWO, ONE)
+    one.closed_to.clear()
+    segment.turn()
+    assert one.closed_to == []
+    ring.paused = True
+    segment.turn()
+    assert one.closed_to == [[]]
 
 
 def test_frames_never_overtake_those_that_wait_for_the_same_device() -> None:
