@@ -257,7 +257,7 @@ class NetDevice(Device):
         count = lib.vnet_take(inbox, ffi.from_buffer(burst.records), number, len(view), join)
         self.frames_in += inbox.frames
         self.bytes_in += inbox.bytes
-        return sliced(view, self._record_bytes, count, self._chunk_bytes, inbox.nchunks)
+        return sliced(view, self._record_bytes, count, self._chunk_bytes, inbox.nchunks, inbox.alike)
 
     def _announce(self) -> list[RxFrame]:
         frames: list[RxFrame] = []

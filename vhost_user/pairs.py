@@ -106,4 +106,4 @@ class Pairs:
             for reason in range(lib.VNET_DROPS):
                 total[reason] += drops[reason]
                 drops[reason] = 0
-        return sliced(raw[8 * chains :], records, take.frames, chunks, take.inbox.nchunks)
+        return sliced(raw[8 * chains :], records, take.frames, chunks, take.inbox.nchunks, take.inbox.alike)

@@ -8,6 +8,7 @@ from typing import Final
 _CHUNK: Final = Struct("=II")  #: struct chunk: begin, end
 #: struct vnet_record: begin, end, chunk, flags, gso_type, gso_size, csum_start, csum_offset.
 _RECORD: Final = Struct("=IIHHHHHH")
+_PLACE: Final = Struct("=IIH10x")  #: of it: begin, end, chunk
 
 RxFrame = tuple[memoryview, int, int, int, int, int]
 
@@ -23,19 +24,25 @@ def slab_views(slab: memoryview, chunks: memoryview, count: int) -> list[memoryv
     ]
 
 
-def sliced(slab: memoryview, records: memoryview, count: int, chunks: memoryview, nchunks: int) -> list[RxFrame]:
-    """The frames of a burst: `count` packed struct vnet_record about `slab`, and its `nchunks` packed struct chunk."""
-    if count == 1 and not nchunks:
-        begin, end, _, flags, gso_type, gso_size, start, offset = _RECORD.unpack_from(records)
-        return [(slab[begin:end], flags, gso_type, gso_size, start, offset)]
-    packed = _RECORD.iter_unpack(records[: count * _RECORD.size])
-    if not nchunks:
-        return [
-            (slab[begin:end], flags, gso_type, gso_size, start, offset)
-            for begin, end, _, flags, gso_type, gso_size, start, offset in packed
-        ]
-    views = slab_views(slab, chunks, nchunks)
+def sliced(
+    slab: memoryview, records: memoryview, count: int, chunks: memoryview, nchunks: int, alike: int
+) -> list[RxFrame]:
+    """The frames of a burst: `count` packed struct vnet_record about `slab`, and its `nchunks` packed struct chunk.
+
+    `alike`: the records differ in their places only, which is the usual case and costs a quarter less.
+    """
+    if not count:
+        return []
+    views = slab_views(slab, chunks, nchunks) if nchunks else [slab]
+    if alike:
+        begin, end, chunk, flags, gso_type, gso_size, start, offset = _RECORD.unpack_from(records)
+        if count == 1:
+            return [(views[chunk][begin:end], flags, gso_type, gso_size, start, offset)]
+        places = _PLACE.iter_unpack(records[: count * _PLACE.size])
+        return [(views[chunk][begin:end], flags, gso_type, gso_size, start, offset) for begin, end, chunk in places]
     return [
         (views[chunk][begin:end], flags, gso_type, gso_size, start, offset)
-        for begin, end, chunk, flags, gso_type, gso_size, start, offset in packed
+        for begin, end, chunk, flags, gso_type, gso_size, start, offset in _RECORD.iter_unpack(
+            records[: count * _RECORD.size]
+        )
     ]

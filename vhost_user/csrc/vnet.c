@@ -240,6 +240,12 @@ size_t vnet_place(struct vnet_record *records, size_t count, size_t slab_size, s
     return chunker.count;
 }
 
+/* What a record says, its place apart. */
+static int same_facts(const struct vnet_record *a, const struct vnet_record *b) {
+    return a->flags == b->flags && a->gso_type == b->gso_type && a->gso_size == b->gso_size &&
+           a->csum_start == b->csum_start && a->csum_offset == b->csum_offset;
+}
+
 uint32_t vnet_take(struct vnet_inbox *inbox, void *burst, uint32_t n, size_t size, int join) {
     const uint32_t *chains = burst;
     uint8_t *slab = (uint8_t *)burst + 8 * (size_t)n;
@@ -251,6 +257,9 @@ uint32_t vnet_take(struct vnet_inbox *inbox, void *burst, uint32_t n, size_t siz
         inbox->bytes += records[i].end - records[i].begin;
     if (join)
         count = gro_join(slab, records, count);
+    inbox->alike = 1;
+    for (size_t i = 1; i < count && inbox->alike; i++)
+        inbox->alike = same_facts(&records[0], &records[i]);
     inbox->nchunks = (uint32_t)vnet_place(records, count, size, inbox->chunks);
     return (uint32_t)count;
 }

@@ -53,7 +53,8 @@ struct vnet_inbox {
     uint32_t accept, mtu;
     uint32_t nchunks; /* of the last burst */
     uint32_t frames;  /* good ones in the last burst, however many records they became */
-    uint64_t bytes;   /* of them */
+    uint32_t alike;   /* all records say the same but for the place */
+    uint64_t bytes;   /* of the frames */
     struct vnet_record *records;
     struct chunk *chunks;
     uint64_t *drops; /* VNET_DROPS of them, added to */
