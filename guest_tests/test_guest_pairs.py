@@ -98,7 +98,7 @@ def test_guests_on_a_switch_exchange_frames_the_switch_does_not_see() -> None:
                 seen += len(burst)
                 real(port, burst)
 
-            switch.forward_received = look  # type: ignore[method-assign] # a spy
+            switch.forward_received = look  # type: ignore[method-assign, assignment] # a spy
             before = left.net.frames_in + right.net.frames_in
             right.run("head -c 3000000 /dev/urandom > /tmp/file; httpd -p 5000 -h /tmp", check=True)
             got = left.run("wget -q -O - http://192.168.9.2:5000/file | md5sum", check=True).stdout
