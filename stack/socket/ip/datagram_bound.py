@@ -113,12 +113,12 @@ class DatagramBound(Phase):
         endpoint = self.endpoint
         if flags & MSG_OOB and self._is_ipv4(address):
             raise NetError(errno.EOPNOTSUPP)  # row UDP-12; Linux looks at it for IPv4 only
+        if address is None and endpoint.remote is None and not endpoint.corked:
+            raise NetError(errno.EDESTADDRREQ)  # before what is pending or shut, as on Linux
         if endpoint.error:
             raise NetError(endpoint.take_error())
         if self.socket.mute:
             raise NetError(errno.EPIPE)
-        if ancillary and address is None and endpoint.remote is None:
-            raise NetError(errno.EDESTADDRREQ)
         target = None
         if address is not None:
             _, target = connect_source(self.socket, None, address[:2])

@@ -63,6 +63,7 @@ class StreamSocket(Socket):
             self.options = OptionValues(STREAM6_OPTIONS)
         self.family = family
         self.low_water_max = host.netns.tcp.config.rcvbuf_max // 2
+        self.peeked_from = 0  #: bytes that had been read when SO_PEEK_OFF was set, or moved by a peek
         self.chose_port = False  #: bind was given a port, not 0
         self.repair = Repair()  #: TCP_REPAIR
         self.keys: Keys | None = None  #: TCP_MD5SIG

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, Again, Phase
-from stack.socket.ip.stream_options import reuse
+from stack.socket.ip.stream_options import peek_offset, reuse, set_peek_offset
 from stack.socket.message import MSG_MORE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
 from stack.socket.options import SOL_SOCKET
 from stack.socket.options_socket import SO_LINGER
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 IPPROTO_TCP: Final = 6
 TCP_CM_INQ: Final = 36  # Linux: of TCP_INQ, an int
 
+#: Both sides have ended, and each knows it: to its socket a connection in TIME-WAIT is gone (row TCP-18).
+_OVER: Final = (TcpState.CLOSED, TcpState.TIME_WAIT)
 _READ: Final = 0
 _WRITE: Final = 1
 
@@ -109,7 +111,10 @@ class StreamConnected(Phase):
         if not connection.readable:
             return self._nothing()
         if flags & MSG_PEEK:
-            data = connection.peek(size)
+            offset = peek_offset(self.socket)
+            data = connection.peek(size, max(offset, 0))
+            if offset >= 0 and data:
+                set_peek_offset(self.socket, offset + len(data))
         else:  # MSG_TRUNC: the bytes are thrown away, only their number counts
             data = bytes(connection.discard(size))
         return data if data or not size else self._nothing()
@@ -123,7 +128,7 @@ class StreamConnected(Phase):
 
     def shutdown(self, how: int) -> None:
         connection = self.connection
-        if connection.state is TcpState.CLOSED:
+        if connection.state in _OVER:
             raise NetError(errno.ENOTCONN)
         if how != _WRITE:
             connection.shutdown_read()
@@ -135,7 +140,7 @@ class StreamConnected(Phase):
         return self.connection.local
 
     def peer_address(self) -> IpAddress:
-        if self.connection.state is TcpState.CLOSED:
+        if self.connection.state in _OVER:
             raise NetError(errno.ENOTCONN)
         return self.connection.remote
 

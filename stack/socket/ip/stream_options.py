@@ -26,6 +26,7 @@ from stack.socket.options_socket import (
     SO_BUF_LOCK,
     SO_KEEPALIVE,
     SO_OOBINLINE,
+    SO_PEEK_OFF,
     SO_PRIORITY,
     SO_RCVBUF,
     SO_RCVLOWAT,
@@ -251,10 +252,32 @@ def _buffer_in_force(number: int, field: str) -> Callable[[StreamSocket], int]:
     return get
 
 
+def peek_offset(socket: StreamSocket) -> int:
+    """SO_PEEK_OFF: where in what is unread the next peek begins, -1 for always at the beginning. Reads move it back."""
+    offset = int(socket.options.value(SOL_SOCKET, SO_PEEK_OFF))
+    return offset if offset < 0 else max(offset - (_taken(socket) - socket.peeked_from), 0)
+
+
+def set_peek_offset(socket: StreamSocket, offset: int) -> None:
+    socket.options.store(SOL_SOCKET, SO_PEEK_OFF, offset)
+    socket.peeked_from = _taken(socket)
+
+
+def _taken(socket: StreamSocket) -> int:
+    """Bytes of the stream its user has read: what reads need not keep count of."""
+    connection = socket.connection
+    if connection is None:
+        return 0
+    receiver = connection.receiver
+    return max(receiver.rcv_nxt - receiver.irs - 1 - int(connection.finished) - receiver.queue.length, 0)
+
+
 def _socket_rows() -> list[Option]:
     live = {SO_SNDBUF: _buffer_in_force(SO_SNDBUF, "sndbuf"), SO_RCVBUF: _buffer_in_force(SO_RCVBUF, "rcvbuf")}
     rows = socket_level(sndbuf=16384, rcvbuf=131072)
+    live[SO_PEEK_OFF] = peek_offset
     rows = [replace(row, get=live[row.number]) if row.number in live else row for row in rows]
+    rows = [replace(row, effect=set_peek_offset) if row.number == SO_PEEK_OFF else row for row in rows]
     return [*rows, peer_name_row()]
 
 
