@@ -5,8 +5,8 @@ Theory of operation
 A test is named after the rows it asserts, `test_tcp_07_...`, `test_unx_03_04_...`; the first sentence of its docstring
 says in words what is expected. (Older ones name the rows at the beginning of the docstring: "VS-09, VS-10: ...".)
 Flags, ioctls and addresses have names instead of numbers: `test_msg_peek_...`, `test_ioctl_...`, `test_addr_...`.
-A test of options, `test_opt_...`, says in its name or in its docstring which: every option in the tables of the sockets
-must be named by one, which shows what the option does, or that it does nothing (`OPTIONS_EXEMPT`: needs none).
+A test of options, `test_opt_...`, says in name or docstring which, one of a row may just use it: every option
+in the tables of the sockets must have one, which shows what it does, or that it does nothing (`OPTIONS_EXEMPT`: none).
 The tests are read, not run. Where a test runs on the kernel's sockets as well as on a Stack's shows in its fixtures or
 parameters, one of which says "kernel".
 
@@ -65,8 +65,6 @@ EXEMPT: Final[Mapping[str, str]] = {
     "IF-14": "a virtio-net device is no part of the stack: vhost_user's tests and guests show it",
 }
 
-#: Levels whose options are not all shown yet.
-OPEN_LEVELS: Final[frozenset[int]] = frozenset({1, 6, 40, 263, 270})
 #: Options that no test names, and why.
 OPTIONS_EXEMPT: Final[Mapping[str, str]] = {}
 
@@ -260,19 +258,26 @@ def _of_flag(test: Shown, flag: str) -> bool:
 
 
 def options_missing(tests: Iterable[Shown]) -> list[str]:
-    """Options of complete levels that no test names and nothing excuses, and excuses that are not needed."""
-    tests = [test for test in tests if test.section == "OPT"]
+    """Options that no test names and nothing excuses, and excuses that are not needed."""
+    tests = list(tests)
     shown = {name for name, *_ in options() if any(_names_option(test, name) for test in tests)}
     wrong = [
         f"{name} of level {level}"
         for name, level, _, _ in options()
-        if level not in OPEN_LEVELS and name not in shown and name not in OPTIONS_EXEMPT
+        if name not in shown and name not in OPTIONS_EXEMPT
     ]
     return wrong + [f"{name} is exempt and has a test" for name in OPTIONS_EXEMPT if name in shown]
 
 
 def _names_option(test: Shown, name: str) -> bool:
-    return test.section == "OPT" and (name in test.named or f"_{name.lower()}_" in f"{test.name}_")
+    """By its docstring, by its name in full, or as `test_opt_` and what follows the option's prefix. Tests of rows and
+    named sections need only use it.
+    """
+    words = name.lower().partition("_")[2]
+    called = f"{test.name}_"
+    if name in test.named or f"_{name.lower()}_" in called or f"_opt_{words}_" in called:
+        return True
+    return bool(test.section or test.rows) and name in test.mentions
 
 
 @cache
@@ -302,11 +307,6 @@ def options() -> list[tuple[str, int, int, str]]:
         for key in {(row.level, row.number, row.name) for row in rows}:
             found.setdefault(key, []).append(kind)
     return [(name, level, number, ", ".join(kinds)) for (level, number, name), kinds in sorted(found.items())]
-
-
-def _of_option(test: Shown, name: str) -> bool:
-    words = name.lower().partition("_")[2]
-    return name in test.mentions or f"_{words}_" in f"{test.name}_"
 
 
 # -- the page: text ---------------------------------------------------------------------------------------------------
@@ -344,8 +344,6 @@ def page(tests: list[Shown], parted: list[tuple[str, str]]) -> str:
     parts.append(f"\n### Options\n\n{_OPTIONS}\n| option | level | number | sockets | tests |\n|---|---|---|---|---|\n")
     for name, level, number, kinds in options():
         chosen = [test for test in tests if _names_option(test, name)]
-        if not chosen and level in OPEN_LEVELS:
-            chosen = [test for test in tests if _of_option(test, name)]
         told = _few(chosen) if chosen else _cell(OPTIONS_EXEMPT.get(name, "-"))
         parts.append(f"| {name} | {level} | {number} | {kinds} | {told} |\n")
     parts.append(

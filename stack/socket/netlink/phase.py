@@ -10,7 +10,7 @@ from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.message import MSG_OOB, MSG_PEEK, MSG_TRUNC, Ancillary, Message
 from stack.socket.netlink.endpoint import SOL_NETLINK, Datagram
-from stack.socket.netlink.options import NETLINK_BROADCAST_ERROR, NETLINK_PKTINFO, SO_PASSCRED
+from stack.socket.netlink.options import NETLINK_PKTINFO, SO_PASSCRED
 from stack.socket.options import SOL_SOCKET
 from stack.socket.options_socket import SO_RCVBUF, SO_RCVBUFFORCE, SO_SNDBUF
 from stack.socket.poll import ERR, IN, OUT, RDNORM, WRNORM
@@ -94,12 +94,9 @@ class NetlinkPhase(Phase):
         if receiver is not None and receiver.full and not group:
             return AGAIN
         content = bytes(data)
-        complete = True
         credentials = socket.credentials
         if group:
-            complete = table.multicast(
-                group, content, pid=endpoint.port, credentials=credentials, without=endpoint, skip=port
-            )
+            table.multicast(group, content, pid=endpoint.port, credentials=credentials, without=endpoint, skip=port)
         if not port:
             if table.kernel is None:
                 raise NetError(errno.ECONNREFUSED)
@@ -108,8 +105,6 @@ class NetlinkPhase(Phase):
             raise NetError(errno.ECONNREFUSED)
         else:
             receiver.deliver(Datagram(content, endpoint.port, group, credentials))
-        if not complete and socket.flag(NETLINK_BROADCAST_ERROR):
-            raise NetError(errno.ENOBUFS)
         return len(content)
 
     def receive(self, size: int, flags: int) -> Message | Again:

@@ -105,19 +105,15 @@ class ProtocolTable:
         credentials: tuple[int, int, int] = KERNEL,
         without: Endpoint | None = None,
         skip: int = 0,
-    ) -> bool:
-        """A copy for every member but `without` and the one with port `skip`. False if somebody's queue overran.
+    ) -> None:
+        """A copy for every member but `without` and the one with port `skip`; whose queue overruns learns of it itself.
 
         As on Linux a member that never bound, with port 0, is skipped unless another is.
         """
         datagram = Datagram(data, pid, group, credentials)
-        complete = True
         for endpoint in tuple(self._members.get(group, ())):
-            if endpoint is without or endpoint.port == skip:
-                continue
-            if not endpoint.deliver(datagram):
-                complete = False
-        return complete
+            if endpoint is not without and endpoint.port != skip:
+                endpoint.deliver(datagram)
 
 
 class NetlinkTables:

@@ -313,7 +313,8 @@ def test_membership_options(world: World) -> None:
     ],
 )
 @pytest.mark.parametrize("protocol", [NETLINK_ROUTE, NETLINK_KOBJECT_UEVENT])
-def test_boolean_options(world: World, protocol: int, name: int) -> None:
+def test_opt_netlink_switches_take_any_number(world: World, protocol: int, name: int) -> None:
+    """The switches of SOL_NETLINK: not zero is 1; a short value is none, and too little room to read is EINVAL."""
     sock = world.socket(protocol)
     assert sock.getsockopt(SOL_NETLINK, name) == 0
     for value in (-(2**31), -1, 2, 2**31 - 1):
@@ -392,6 +393,21 @@ def test_nl_09_no_enobufs(world: World) -> None:
     overflow(world, sock)
     assert world.bits(sock) == IN | OUT
     assert sock.recv(65536)
+
+
+@pytest.mark.parametrize("asking", ["nobody", "sender", "receiver"])
+def test_nl_09_netlink_broadcast_error_is_nothing_to_users(world: World, asking: str) -> None:
+    """NETLINK_BROADCAST_ERROR is for what the kernel sends: who sends to a group is not told whose queue overran."""
+    as_root(world)
+    receiver, sender = world.socket(NETLINK_KOBJECT_UEVENT), world.socket(NETLINK_KOBJECT_UEVENT)
+    receiver.bind((0, 1))
+    receiver.setsockopt(SOL_SOCKET, kernel.SO_RCVBUF, 2048)
+    if asking != "nobody":
+        {"sender": sender, "receiver": receiver}[asking].setsockopt(SOL_NETLINK, NETLINK_BROADCAST_ERROR, 1)
+    message = b"libudev\0" + bytes(200)
+    for _ in range(60):
+        assert sender.sendto(message, (0, 1)) == len(message)
+    fails(errno.ENOBUFS, receiver.recv, 65536)
 
 
 def test_nl_14_messages_in_one_datagram_are_handled_in_order(world: World) -> None:

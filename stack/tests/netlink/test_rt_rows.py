@@ -99,7 +99,7 @@ def test_rt_02_one_link(told: Told) -> None:
 
 
 def test_rt_03_strict_checking_of_headers(told: Told) -> None:
-    """With GET_STRICT_CHK a header that says what a dump cannot use ends it with EINVAL and words."""
+    """With NETLINK_GET_STRICT_CHK a header that says what a dump cannot use ends it with EINVAL and words."""
     for label, text in (
         ("RT-03 index", "Filter by device index not supported for link dumps"),
         ("RT-03 values", "Invalid values in header for link dump request"),
@@ -342,7 +342,7 @@ def test_rt_e6_an_answer_and_its_acknowledgement(told: Told) -> None:
 
 
 def test_rt_e7_an_error_echoes_what_was_asked(stack: Stack, told: Told) -> None:
-    """An error has the whole request behind it; with CAP_ACK only its header, and says so."""
+    """An error has the whole request behind it; with NETLINK_CAP_ACK only its header, and says so."""
     ((name, flags, code, *_),) = told["RT-E7 capped"]
     assert (name, flags, code) == ("ACK", _CAPPED | _TLVS, "ENODEV")
     request = header.pack(Rtm.GETLINK, NLM_F_REQUEST, 7, 0, LINK.emit({"index": 99}))
@@ -357,7 +357,7 @@ def test_rt_e7_an_error_echoes_what_was_asked(stack: Stack, told: Told) -> None:
 
 
 def test_rt_e8_extended_acknowledgements(told: Told) -> None:
-    """With EXT_ACK an error has words, and the place of the attribute that was wrong."""
+    """With NETLINK_EXT_ACK an error has words, and the place of the attribute that was wrong."""
     for label, code, text in (
         ("no device", "ENODEV", "ipv4: Device not found"),
         ("assigned", "EEXIST", "ipv4: Address already assigned"),
