@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from guest_tests.project import run_project
 from guest_tests.traces import SECONDS
 from qemu.guest import Guest, GuestError
 from qemu.guest.errors import GuestTimeoutError, SetupError
@@ -74,6 +76,26 @@ def test_nonsense_is_reset_and_harms_nothing(vm: Guest) -> None:
     assert len(vm.systemd.journal) == before
     send(vm, "vmm.notify_socket", b"AFTER=1")
     assert vm.systemd.wait("AFTER", timeout=SECONDS) == "1"
+
+
+SHOWN = """\
+import pytest
+
+@pytest.mark.guest(systemd=True, net=False)
+def test_it(guest):
+    _, cid, port = guest.systemd.credentials["journal.forward_to_socket"].split(":")
+    entry = b"SYSLOG_IDENTIFIER=daemon\\nMESSAGE=it went wrong\\n\\n"
+    guest.run(["@pipe", "vsock", cid, port], input=entry, check=True)
+    assert guest.systemd.wait_entry("went wrong", timeout=30).get("SYSLOG_IDENTIFIER") == "other"
+"""
+
+
+def test_the_journal_is_evidence_of_a_test_that_failed(tmp_path: Path) -> None:
+    run = run_project(tmp_path, SHOWN, "--guest-artifacts=kept")
+    assert "1 failed" in run.output, run.output
+    assert "daemon: it went wrong" in run.sections("guest: guest1's journal, last lines")[0]
+    (kept,) = tmp_path.glob("kept/*/guest1-journal.log")
+    assert kept.read_text() == "daemon: it went wrong\n"
 
 
 def test_guests_that_were_not_asked_have_no_reports(guest: Guest) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from qemu.guest.console import TAIL_LINES
+from qemu.guest.errors import GuestError
 from qemu.guest.plugin.sockets import ring_table, socket_table
 
 if TYPE_CHECKING:
@@ -87,6 +89,9 @@ def _of_guest(name: str, guest: Guest, shown: str) -> Iterator[tuple[str, str]]:
     tail = guest.console.tail()
     if tail and tail.rpartition("\n")[2] not in shown:  # a command's failure shows it already
         yield f"guest: {name}'s console, last lines", tail
+    journal = journal_lines(guest)
+    if journal:
+        yield f"guest: {name}'s journal, last lines", "\n".join(journal[-TAIL_LINES:])
     errors = guest.qemu_stderr
     if errors.strip():
         yield f"guest: {name}'s QEMU said", errors
@@ -109,6 +114,10 @@ def write(directory: Path, world: World, sections: list[tuple[str, str]], report
                 (directory / f"{name}-console.log").write_text(guest.console.text)
                 (directory / f"{name}-qemu.txt").write_text(shlex.join(guest.argv) + "\n")
                 written.append(directory / f"{name}-console.log")
+                journal = journal_lines(guest)
+                if journal:
+                    (directory / f"{name}-journal.log").write_text("\n".join(journal) + "\n")
+                    written.append(directory / f"{name}-journal.log")
         text = [f"=== {title}\n{body}\n" for title, body in sections]
         (directory / "report.txt").write_text("\n".join([f"{report.nodeid} {report.outcome}\n", *text]))
         written.append(directory / "report.txt")
@@ -118,6 +127,14 @@ def write(directory: Path, world: World, sections: list[tuple[str, str]], report
     except OSError as error:
         sections.append(("guest: evidence", f"could not be written to {directory}: {error.strerror}"))
     return written
+
+
+def journal_lines(guest: Guest) -> list[str]:
+    """The journal that the guest's systemd forwarded; empty where it was not asked to, or does not."""
+    try:
+        return [str(entry) for entry in guest.journal] if guest.config.systemd else []
+    except GuestError:
+        return []
 
 
 def reproduce(world: World, item: pytest.Item) -> str:
