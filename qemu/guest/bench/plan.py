@@ -7,7 +7,20 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from qemu.guest.bench import conditions, cost, paths, peers, resources, rig, rig_frames, rows, sockets, targets, vsock
+from qemu.guest.bench import (
+    conditions,
+    cost,
+    paths,
+    peers,
+    resources,
+    rig,
+    rig_frames,
+    rig_pairs,
+    rows,
+    sockets,
+    targets,
+    vsock,
+)
 from qemu.guest.bench.figure import Figure, Measured, Row
 from qemu.guest.bench.peers import NAMES, OURS, PASST, SLIRP, TAP, NotComparable, Path
 from qemu.guest.bench.rows import Measurement, Way
@@ -65,6 +78,7 @@ def sections(options: Options) -> Iterator[Section]:
         options, targets.NO_OFFLOAD, (rows.GUEST_TO_HOST, rows.HOST_TO_GUEST, rows.ROUND_TRIP), offload=False
     )
     yield from _rig(options)
+    yield from _pairs(options)
     yield from _vsock_rig(options)
     yield from _stack_alone(options)
 
@@ -260,6 +274,19 @@ def _rig(options: Options) -> Iterator[Section]:
             section.rows.append(Row(f"{_TRIP}{suffix}, {what}", "us", False, {OURS: values}))
     if section.rows:
         yield section
+
+
+def _pairs(options: Options) -> Iterator[Section]:
+    title, name = targets.PAIRS, "frames of 60 kB with checksums to verify"
+    if not options.wants(title, name):
+        return
+    options.say(title)
+    seconds = options.short(RIG_SECONDS)
+    figures: dict[str, list[float]] = {OURS: [], targets.ONE_THREAD: []}
+    for _ in range(options.rounds):
+        for workers, way in ((1, OURS), (0, targets.ONE_THREAD)):
+            figures[way].append(rig_pairs.pairs_in(seconds, workers=workers))
+    yield Section(title, tuple(figures), (targets.ONE_THREAD,), [Row(name, "Gb/s", True, figures)])
 
 
 def _vsock_rig(options: Options) -> Iterator[Section]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from qemu.guest.bench import rig, rig_frames
+from qemu.guest.bench import rig, rig_frames, rig_pairs
 from qemu.guest.bench.figure import Measured
 
 SHORT = 0.1
@@ -46,6 +46,11 @@ def test_round_trips_have_a_median_a_tail_and_a_cost() -> None:
     trips = rig.round_trips(SHORT)
     assert 0 < trips.median <= trips.p99
     assert trips.cpu > 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_queue_pairs_are_emptied_by_one_thread_or_two(workers: int) -> None:
+    assert rig_pairs.pairs_in(SHORT, workers=workers) > 0.1
 
 
 def test_what_plays_the_guest_complains_in_words() -> None:
