@@ -71,8 +71,8 @@ FOREVER: Final = 1 << 62
 RECENT: Final = 20 * NS_PER_MS
 #: Seconds; epoll_wait counts milliseconds in a C int.
 LONGEST_SLEEP: Final = 86400.0
-#: Turns of a glance, at most: then the descriptors are to be looked at as well.
-GLANCES: Final = 1000
+#: So many glances, and turns with something to do in them, pass between two looks at the descriptors.
+LOOK_AROUND: Final = 8
 #: The main thread sleeps no longer than this at a time, seconds. Python looks for signals before it goes to sleep, and
 #: one that interrupts a sleep ends it; but one that comes just between the look and the sleep would wait for its end.
 SIGNAL_GAP: Final = 1.0
@@ -105,6 +105,7 @@ class _RealRunner(Token):
         self._patience = Patience()
         self._spin_began = 0  #: when (ns) the leader began to spin, and its CPU time then; 0: it does not
         self._spin_cpu = 0
+        self._glances = 0  # since the descriptors were last looked at
         self._looking: tuple[int, int] | None = None  # of a glance in vain: since when, and since when without traffic
         self._can_spin = (os.cpu_count() or 1) > 1
         self.background: _Background = _Background(self)
@@ -171,8 +172,14 @@ class _RealRunner(Token):
         deadline = FOREVER if timeout is None else now + timeout
         network.asleep_until = 0
         self._spin_began = 0
-        for _ in range(GLANCES):
-            if network.turn(now, _NO_EVENTS):
+        self._glances += 1
+        while True:
+            events = _NO_EVENTS
+            if self._glances >= LOOK_AROUND:  # a device that is cool must not wait until those that are hot have rested
+                self._glances = 0
+                events = network.events()
+            if network.turn(now, events):
+                self._glances += 1
                 self._end_spin(now)
                 quiet_since = now
                 try:

@@ -13,12 +13,13 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from stack import Network, Stack
+from stack.runner import LOOK_AROUND
 from stack.socket.base import AGAIN, Again
 from stack.socket.poll import IN, Pollee
 
@@ -296,3 +297,22 @@ def test_a_call_that_does_not_wait_leaves_sleepers_their_notifications(network: 
         thread.join()
     network.detach(outside)
     os.close(outside.fd)
+
+
+def test_a_device_that_kicks_is_seen_though_another_is_hot_all_the_time() -> None:
+    """A reader who never has to sleep looks at the descriptors now and then, for those who wait for another device."""
+    with closing(Network()) as network:
+        busy, quiet = Outside(network, mailboxes=1), Outside(network, mailboxes=1)
+        for device in (busy, quiet):
+            network.attach(device)
+        busy.put(0)
+        assert network.block_on(busy.pollees[0], IN, None, busy.take, (0,)) is True
+        assert busy.suppressed
+        assert not quiet.suppressed
+        quiet.put(0)
+        for _ in range(2 * LOOK_AROUND):
+            busy.put(0)
+            assert network.block_on(busy.pollees[0], IN, None, busy.take, (0,)) is True
+        assert quiet.mail == [1]
+    for device in (busy, quiet):
+        os.close(device.fd)
