@@ -228,3 +228,55 @@ def test_the_device_leaves_what_is_not_meant(tmp_path: Path) -> None:
             assert device.next_data() is None
             assert device.packets_in == 4
     device.close()
+
+
+def echo(listener: socket.socket) -> None:
+    sock, _ = listener.accept()
+    with sock:
+        while data := sock.recv(10_000):
+            sock.sendall(data)
+
+
+@pytest.mark.parametrize("rings", [(2, 144, 2), (1, 45, 1), (4, 1000, 4), (128, 4096, 128)])
+def test_both_rings_full_in_both_directions_never_lock_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rings: tuple[int, int, int]
+) -> None:
+    """VS-12: a guest that only sends until it cannot, then only reads; its echo comes back whole."""
+    monkeypatch.setattr(vsock_pump, "SOCKET_BUFFER", 1)
+    rx_size, rx_buffer, tx_size = rings
+    size = min(300_000, 1500 * rx_size * (rx_buffer - 44))
+    data = random.Random(1).randbytes(size)
+    with (
+        listening(tmp_path) as listener,
+        world(tmp_path, rx_size=rx_size, rx_buffer=rx_buffer, tx_size=tx_size, tx_pieces=()) as (guest, port, _),
+    ):
+        thread = threading.Thread(target=echo, args=(listener,))
+        thread.start()
+        stream = guest.open()
+        got = bytearray()
+
+        def said(op: int, payload: bytes = b"") -> bool:
+            reported = stream.reported
+            if guest.driver.send([guest.packet(stream, op, payload)]):
+                return True
+            stream.reported = reported  # the ring is full: nobody was told
+            return False
+
+        while len(got) < size:
+            while stream.sent < size and (room := min(stream.allowed - stream.sent, 5000)) > 0:
+                piece = data[stream.sent : stream.sent + room]
+                if not said(OP_RW, piece):
+                    break
+                stream.sent += len(piece)
+            for packet in guest.driver.recv(256, timeout=0.01):
+                stream.allowed = stream.sent - (stream.sent - packet.fwd_cnt & 0xFFFFFFFF) + packet.buf_alloc
+                if packet.op == OP_RW:
+                    got += packet.payload
+                    stream.received += len(packet.payload)
+            if stream.received > stream.reported:
+                said(OP_CREDIT_UPDATE)
+        assert got == data
+        guest.say([guest.packet(stream, OP_SHUTDOWN, flags=3)])
+        thread.join(10)
+        assert not thread.is_alive()
+        assert dict(port.drops) == {}
