@@ -20,7 +20,7 @@ _WIDE = 180
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="Short, one round: shows that the bench works, not what the figures are.")
-@click.option("--seconds", type=float, default=2.0, show_default=True, help="Length of one measurement.")
+@click.option("--seconds", type=float, default=1.2, show_default=True, help="Length of one measurement.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Measurements of each row and way.")
 @click.option(
     "--rows",

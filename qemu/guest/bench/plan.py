@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from qemu.guest.bench import (
@@ -30,8 +30,10 @@ from qemu.guest.qmp_client import QmpError
 #: Column of the rig's tables: the rate by CPU time of our process.
 PER_CPU: Final = "per CPU second"
 #: There are many of these rows; each is measured for no longer than this.
-VSOCK_SECONDS: Final = 0.5
-RIG_SECONDS: Final = 1.0
+VSOCK_SECONDS: Final = 0.3
+RIG_SECONDS: Final = 0.7
+#: Rows that compare us with ourselves: there are three columns of them.
+VARIATION_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 5.0
 
 
@@ -39,7 +41,7 @@ IDLE_SECONDS: Final = 5.0
 class Options:
     """What of it is measured, and for how long."""
 
-    seconds: float = 2.0
+    seconds: float = 1.2
     rounds: int = 3
     wanted: tuple[str, ...] = ()  #: words, one of which is in "section: row"; (): everything
     passt: str | None = None  #: the program, or what to look for on PATH
@@ -141,7 +143,8 @@ def _guest_1500(options: Options) -> Iterator[Section]:
             if others[name]:
                 columns = tuple(way.name for way in variants)
                 section = Section(name, columns, columns[:1])
-                section.rows += _measured(options, section, guest, others[name], variants, {})
+                shorter = replace(options, seconds=options.short(VARIATION_SECONDS))
+                section.rows += _measured(shorter, section, guest, others[name], variants, {})
                 yield section
         if with_vsock:
             options.say(_VSOCK)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from rich.console import Console
 
-from qemu.guest.bench import chart, conditions, peers, report, targets
+from qemu.guest.bench import chart, conditions, peers, plan, report, resources, rows, targets
 from qemu.guest.bench.figure import Figure, Row
 from qemu.guest.bench.peers import NAMES, OURS, PASST, SLIRP, TAP
 from qemu.guest.bench.plan import Options, Section
 from stack.patience import MAX_SPIN, Patience
 from stack.switching import SwitchInterval
+from stack.testing.kernel_host import NoKernelHostError
+
+if TYPE_CHECKING:
+    from qemu.guest import Guest
 
 
 def found() -> dict[str, Any]:
@@ -57,8 +62,6 @@ def test_a_target_without_its_peer_is_not_comparable() -> None:
 
 
 def test_every_target_names_a_row_that_exists() -> None:
-    from qemu.guest.bench import plan, resources, rows
-
     guest = {each.name + q.suffix for each in plan._EVERYTHING for q in each.quantities} | {resources.IDLE}
     rig = {name for name, *_ in plan._RATES} | {f"{plan._TRIP}, median"}
     there = {targets.MTU_1500: guest, targets.RIG: rig}
@@ -118,3 +121,18 @@ def test_conditions_put_everything_back() -> None:
     with conditions.busy_thread_interval_left_alone():
         pass
     assert (Patience.window, SwitchInterval.look) == (window, look)
+
+
+def test_without_a_namespace_or_a_passt_the_columns_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise NoKernelHostError("no network namespace may be made here: unshare(2) says Operation not permitted")
+
+    monkeypatch.setattr(peers, "KernelHost", refused)
+    monkeypatch.setattr(peers, "slirp", lambda guest, mtu: peers.Path(SLIRP, None, "", ""))
+    ways: list[rows.Way] = []
+    with ExitStack() as stack:
+        options = Options(passt="/nowhere/passt")
+        notes = plan._add_peers(stack, options, cast("Guest", None), ways, 1500)
+    assert [way.name for way in ways] == [SLIRP]
+    assert notes[PASST] == "not comparable: no /nowhere/passt"
+    assert notes[TAP].startswith("not comparable: no network namespace may be made here")
