@@ -41,7 +41,6 @@ def vm() -> Iterator[Guest]:
         cloud_init=CloudInit(user_data=USER_DATA),
         timeout_scale=SCALE,
         append=FAST,
-        kvm=False,
     ) as guest:
         yield guest
 
@@ -105,7 +104,7 @@ def test_power_off_shuts_it_down_in_order(vm: Guest) -> None:
 def test_root_chooses_and_what_was_seen_is_named() -> None:
     """`root=` by PARTUUID, which the agent reads from the partition table; up to the init, which is not waited for."""
     disk = debian_image(BOOKWORM) / "disk.qcow2"
-    common = GuestConfig(image=disk, net=False, vsock=False, timeout_scale=SCALE, kvm=False)
+    common = GuestConfig(image=disk, net=False, vsock=False, timeout_scale=SCALE)
     with Guest(common, append=(f"root=PARTUUID={ROOT_PARTUUID}", "rootflags=commit=30"), up_timeout=0) as vm:
         assert "commit=30" in vm.run("cat /proc/mounts", check=True).stdout
         assert vm.system_state == ""

@@ -54,7 +54,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         vsock_uds=uds,
         timeout_scale=SCALE,
         append=(*NETWORK, *FAST),
-        kvm=False,
     ) as vm:
         yield Machine(vm, disk, proxy_command(image), uds, before, shown)
     assert not list(uds.parent.glob("s*")), "the hybrid socket goes away with the guest"
