@@ -79,7 +79,7 @@ def _compare(axis: Axes, title: str, rows: list[dict[str, Any]]) -> None:
                 axis.text(
                     0.01,
                     at,
-                    f"{way}: not comparable",
+                    f"{way}: {_reason(row, way)}",
                     va="center",
                     fontsize=7,
                     color="#808080",
@@ -98,6 +98,12 @@ def _compare(axis: Axes, title: str, rows: list[dict[str, Any]]) -> None:
     axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
     handles = [Patch(color=_COLOURS[way], label=way) for way in NAMES]
     axis.legend(handles=handles, loc="upper right", ncols=1, frameon=True, framealpha=0.9, fontsize=8)
+
+
+def _reason(row: dict[str, Any], way: str) -> str:
+    """Why there is no bar, in the two words there is room for; the tables have the rest."""
+    note = row["notes"].get(way, "")
+    return "failed" if note and not note.startswith("not comparable") else "not comparable"
 
 
 def _judge(axis: Axes, title: str, judged: list[dict[str, Any]]) -> None:
