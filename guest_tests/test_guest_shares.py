@@ -116,11 +116,24 @@ def test_shares_come_and_go_while_the_guest_runs(tree: Path) -> None:
 def test_shares_outlive_a_reboot_a_snapshot_and_going_back(tree: Path) -> None:
     shares = (Share(tree, "/src", writable=True),)
     with Guest(template=True, net=False, vsock=False, shares=shares) as guest:
+        other = guest.share(tree, "/other")
+        copy = guest.share(tree, "/copy", how="packed")
         guest.reboot()
-        assert guest.run("cat /src/file").stdout == "of the host\n"
+        assert guest.run("cat /src/file /other/file /copy/file").stdout == "of the host\n" * 3
+        busy = guest.spawn("cd /other && sleep 1000", ready="ls -l /proc/*/cwd | grep -q /other")
+        with pytest.raises(GuestError, match=r"/other cannot be unmounted in the guest"):
+            guest.snapshot()
+        assert guest.run("cat /src/file /other/file").stdout == "of the host\n" * 2  # all stayed
+        busy.kill()
+        busy.wait(timeout=SECONDS)
         with guest.snapshot() as snapshot:
             guest.run("echo later > /src/file; echo later > /tmp/file", check=True)
+            late = guest.share(tree, "/late", how="packed")
+            guest.unshare(other)
             guest.restore(snapshot)
+        assert guest.shares == [*guest.shares[:1], copy]
+        assert late not in guest.shares
+        assert guest.run("cat /copy/file; ls -d /late /other/file").stdout == "of the host\n"
         # What the host has is not what the guest was.
         assert guest.run("cat /src/file; cat /tmp/file").stdout == "later\n"
 

@@ -78,15 +78,15 @@ class GuestMachine(GuestShares):
         with self._plugging:
             net, vsock = self._net_card is not None, self._vsock_card is not None
             try:
+                self._shares.unplug_all(self._ports())
                 self.unplug("net")
                 self.unplug("vsock")
-                self._shares.unplug_all(self._ports())
                 try:
                     state = save(launch)
                     kept = replace(saved, ram=copy_ram(launch.ram), initrd=os.dup(saved.initrd), state=state)
                 finally:
                     self.qmp.execute("cont")
-                snapshot = Snapshot(kept, net, vsock)
+                snapshot = Snapshot(kept, net, vsock, self._shares.made)
                 self._plug_again(net, vsock)
             except GuestError as error:
                 raise self.explained(error) from None
@@ -99,6 +99,7 @@ class GuestMachine(GuestShares):
         GuestDiedError or GuestTimeoutError if it does not come up; the guest is then at its end.
         """
         with self._plugging:
+            self._shares.go_back(snapshot.shares)
             self._running().close()
             self._address = ""
             self._continue(snapshot.saved, self.config.boot_timeout * self.config.timeout_scale)

@@ -60,6 +60,7 @@ class Snapshot:
     saved: Saved
     net: bool  #: it had its card
     vsock: bool  #: it had its vsock
+    shares: int = 0  #: how many directories had been shared with it so far
 
     def close(self) -> None:
         """Idempotent. No guest can be restored from it then; those that were go on."""

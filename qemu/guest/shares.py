@@ -87,10 +87,16 @@ class Shared:
     """A directory of the host that a guest sees: `source` at `target`, by `way` because of `reason`."""
 
     planned: Planned
-    tag: str  #: what the guest mounts
+    number: int
+    late: bool = False  #: it came while the guest ran
     daemon: virtiofsd.Daemon | None = None
     plugged: Plugged | None = None
     mounted: bool = False
+
+    @property
+    def tag(self) -> str:
+        """What the guest mounts."""
+        return f"guestwire{self.number}"
 
     @property
     def source(self) -> Path:
@@ -125,6 +131,7 @@ class Shares:
         self._kernel: Kernel | None = None
         self._numbers = 0
         self._loaded: set[Way] = set()  #: the ways whose modules the guest has
+        self._began_with: set[Way] = set()  #: those it has loaded by itself
 
     def adopt(self, planned: Sequence[Planned], kernel: Kernel) -> None:
         """These the guest is to have from its start, with that kernel."""
@@ -132,7 +139,8 @@ class Shares:
             self._guest.config.say(str(each))
         self._kernel = kernel
         self.all += [self._new(each) for each in planned]
-        self._loaded = {each.way for each in planned}
+        self._began_with = {each.way for each in planned}
+        self._loaded = set(self._began_with)
 
     def offer(self, directory: Path) -> tuple[tuple[VirtiofsCard, ...], tuple[NinePCard, ...]]:
         """The devices to start QEMU with; daemons wait for it in the private `directory`."""
@@ -151,21 +159,45 @@ class Shares:
             self._mount(shared)
 
     def plug_all(self, slots: Slots) -> None:
-        """In a guest that was restored."""
+        """In a guest that was restored: those it does not see."""
         for shared in self.all:
-            self._plug(shared, slots)
+            if not shared.mounted:
+                self._plug(shared, slots)
 
     def unplug_all(self, slots: Slots) -> None:
-        """Before the guest is saved: copies stay, they are in it."""
+        """Before the guest is saved: copies stay, they are in it. Raises GuestError if one is in use, and all stay."""
+        try:
+            for shared in self.all:
+                if shared.way != "packed":
+                    self._unplug(shared, slots)
+        except GuestError:
+            self.plug_all(slots)
+            raise
+
+    @property
+    def made(self) -> int:
+        """How many there have been so far: what a snapshot knows of."""
+        return self._numbers
+
+    def go_back(self, made: int) -> None:
+        """Before the guest becomes what it was when there had been so many: its QEMU ends, later copies are gone."""
+        self.all = [each for each in self.all if each.way != "packed" or each.number <= made]
+        self._loaded = set(self._began_with)
         for shared in self.all:
+            if shared.daemon is not None:
+                shared.daemon.let_go()
             if shared.way != "packed":
-                self._unplug(shared, slots)
+                shared.mounted, shared.plugged = False, None
 
     def rebooted(self) -> None:
-        """The guest's kernel has begun anew: nothing is mounted."""
+        """The guest's kernel has begun anew: nothing is mounted, and what was copied into its memory is gone."""
+        self._loaded = set(self._began_with)
         for shared in self.all:
             shared.mounted = False
-        self.mount_all()
+            self._load(shared.way)
+            if shared.late and shared.way == "packed":
+                self._copy(shared.planned.share)
+            self._mount(shared)
 
     def add(self, share: Share, slots: Slots | None) -> Shared:
         """One more while the guest runs. Raises SetupError, GuestError."""
@@ -182,12 +214,12 @@ class Shares:
         )
         config.say(str(planned))
         shared = self._new(planned)
+        shared.late = True
         if planned.way == "packed":
             self._copy(share)
             self._mount(shared)
         else:
             assert slots is not None
-            self._load(planned.way)
             self._plug(shared, slots)
         self.all.append(shared)
         return shared
@@ -213,7 +245,7 @@ class Shares:
 
     def _new(self, planned: Planned) -> Shared:
         self._numbers += 1
-        return Shared(planned, f"guestwire{self._numbers}")
+        return Shared(planned, self._numbers)
 
     def _serve(self, shared: Shared, directory: Path) -> VirtiofsCard:
         if shared.daemon is not None:
@@ -235,6 +267,7 @@ class Shares:
             )
 
     def _plug(self, shared: Shared, slots: Slots) -> None:
+        self._load(shared.way)
         if shared.way == "virtiofs":
             shared.plugged = slots.plug_virtiofs(self._serve(shared, self._guest.launch.directory))
         elif shared.way == "9p":
@@ -259,6 +292,7 @@ class Shares:
             # A copy that was asked for is the guest's own; otherwise it behaves as the directory itself would.
             if shared.planned.share.how != "packed":
                 self._ask(["@mount", "bind", shared.target, shared.target, "ro", ""], shared)
+            shared.mounted = True
             return
         data = _NINEP_DATA if shared.way == "9p" else ""
         # A device that was plugged in is there a moment later.
@@ -315,4 +349,6 @@ def _ordinary(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """Files, directories and links, as root's: the guest's root is to read them whoever they are of here."""
     if not (entry.isfile() or entry.isdir() or entry.issym() or entry.islnk()):
         return None
-    return entry.replace(uid=0, gid=0, uname="", gname="", deep=False)
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry

@@ -92,6 +92,8 @@ def _of_guest(name: str, guest: Guest, shown: str) -> Iterator[tuple[str, str]]:
     journal = journal_lines(guest)
     if journal:
         yield f"guest: {name}'s journal, last lines", "\n".join(journal[-TAIL_LINES:])
+    if guest.shares:
+        yield f"guest: what {name} sees of this machine", "\n".join(map(str, guest.shares))
     errors = guest.qemu_stderr
     if errors.strip():
         yield f"guest: {name}'s QEMU said", errors
