@@ -2,7 +2,9 @@
 
 Beside them, in the same run, the same bytes over a Unix stream socket between two processes, and over the kernel's own
 vsock loopback where it has one. Two ways of ours: `socket` ends at an AF_VSOCK socket of this process, so Python sees
-every byte; `gateway` is forwarded to a Unix socket of another process, so Python sees none (docs/decisions/0009).
+every byte; `gateway` is forwarded to a Unix socket of another process, so Python sees none (docs/decisions/0030).
+
+    python -m qemu.guest.bench.vsock [SECONDS [ROUNDS]]     bulk in messages of 64 KiB alone, and its ratios
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
+
+import click
 
 from qemu.guest.bench.farend import FarEnd, Transfer, echo, sink
 from qemu.guest.bench.figure import Row
@@ -209,3 +213,20 @@ def _real_guest(guest: Guest, mode: str, seconds: float, size: int, streams: int
     if mode == "crr":
         return float(results[0]["count"]) / float(results[0]["seconds"])
     return sum(float(result["bytes"]) / max(float(result["seconds"]), 1e-6) for result in results)
+
+
+def main(seconds: str = "2", rounds: str = "5") -> None:
+    """Gateway beside Unix pair, alternating."""
+    with _rig() as ways:
+        beside = {way: ways[way] for way in (GATEWAY, PAIR)}
+        for streams in STREAMS:
+            for mode, name in (("send", "guest to host"), ("recv", "host to guest")):
+                row = _row(beside, name, "Gb/s", mode, SIZES[-1], streams, float(seconds), int(rounds))
+                ours, peer = row.median(GATEWAY), row.median(PAIR)
+                click.echo(
+                    f"{name}, {streams:2} at a time: {ours:.1f} of {peer:.1f} Gb/s, {row.ratio(GATEWAY, PAIR):.2f}"
+                )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
