@@ -453,18 +453,15 @@ class UdpEndpoint:
 
     def deliver(self, datagram: Datagram) -> int:
         """Queue a datagram, or all a superframe stands for, as far as the memory limit allows; how many are lost."""
-        queue = self._queue
-        before = len(queue)
+        before = len(self._queue)
         if datagram.segment and not self.coalesce:
             datagram.cut, datagram.segment = datagram.segment, 0
-            lost = queue.put_run(datagram, self.receive_limit)
+            lost = self._queue.put_run(datagram, self.receive_limit)
         else:
-            lost = 0 if queue.put(datagram, self.receive_limit, coalesce=self.coalesce) else 1
+            lost = 0 if self._queue.put(datagram, self.receive_limit, coalesce=self.coalesce) else 1
         if lost:
             self.drops.count(DropReason.RECEIVE_BUFFER_FULL, lost)
-            if len(queue) == before:
-                return lost
-        if self.on_event is not None:
+        if self.on_event is not None and (not lost or len(self._queue) > before):
             self.on_event()
         return lost
 
