@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from guest_tests.traces import SECONDS
+from guest_tests.project import run_project
+from guest_tests.traces import SECONDS, guestwire
 from qemu.guest import Guest, GuestError, SetupError, Share, ShareDiedError, virtiofsd
 
 #: Every byte a name can have that some tool takes for something else, and one that is no text.
@@ -181,6 +182,29 @@ def test_without_virtiofsd_it_is_a_copy_and_that_is_said(tree: Path) -> None:
         assert guest.run("cat /late/sub/link").stdout == "changed\n"
         assert "Read-only" in guest.run("echo x > /late/file").stderr
         assert (tree / "file").read_text() == "changed\n"
+
+
+@pytest.mark.long
+@needs_virtiofsd
+def test_a_share_on_the_command_line_and_in_a_users_tests(tree: Path, tmp_path: Path) -> None:
+    words = ("--share", f"{tree}:/src:rw", "--no-net", "--no-vsock", "--", "sh", "-c", "cat /src/file > /src/copy")
+    done = guestwire("run", "-v", *words)
+    assert (done.returncode, (tree / "copy").read_text()) == (0, "of the host\n"), done.stderr
+    assert f"guestwire: /src is {tree} by virtiofs (writable): the directory itself" in done.stderr.decode()
+
+    source = """
+        def test_it(guest):
+            print(*guest.shares)
+            assert guest.read("/src/file") == "of the host\\n"
+            assert guest.run("rm /src/file").succeeded
+    """
+    run = run_project(tmp_path, source, f"--guest-share={tree}:/src")
+    assert f"  /src is {tree} by virtiofs" in run.output
+    assert "Read-only file system" in run.output
+    [said] = run.sections("guest: what guest1 sees of this machine")
+    assert said.startswith(f"/src is {tree} by virtiofs (read-only)")
+    assert f"--guest-share={tree}:/src" in run.output  # the command that runs it again
+    assert (tree / "file").exists()
 
 
 def test_a_missing_directory_is_named_before_anything_starts(tree: Path) -> None:

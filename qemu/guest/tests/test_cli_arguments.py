@@ -123,6 +123,18 @@ def test_help_is_honest_about_shares_and_lists_the_commands(capsys: pytest.Captu
     assert all(name in out for name in ("run", "serve", "doctor"))
 
 
+def test_doctor_names_what_aarch64_guests_need_besides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [finding] = [each for each in cli_doctor.examine("qemu") if each.what == "aarch64 guests"]
+    assert finding == Finding(
+        "aarch64 guests",
+        None,  # nobody misses it who has none
+        "no qemu-system-aarch64 and no aarch64-linux-gnu-gcc",
+        "apt-get install qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    )
+
+
 def test_doctor_says_what_is_missing_and_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
