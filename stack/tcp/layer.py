@@ -324,6 +324,9 @@ class TcpLayer:
         else:
             # RFC 5927 section 5.2: hard errors are soft ones in a synchronized state.
             connection.soft_error = error.errno
+            if connection.options.report_errors:
+                connection.error = error.errno
+                connection.notify()
 
     def _path_mtu(self, connection: Pcb, mtu: int) -> None:
         """RFC 1191 section 6.4: smaller segments from now on, and what was too big again, without congestion."""

@@ -64,6 +64,7 @@ class TcpOptions:
     saved_syn: bytes = b""  #: headers of the SYN (the link's,) IP's and TCP's, until the user has read them
     told: Any = None  #: of a Listener: what its socket had been told, for the sockets of its connections
     tos: int = 0  #: IP_TOS or IPV6_TCLASS
+    report_errors: bool = False  #: IP_RECVERR: what ICMP says of a connection is told at once, not only when it fails
     min_ttl: int = 0  #: IP_MINTTL or IPV6_MINHOPCOUNT: packets that came farther are dropped (RFC 5082)
     watching: bool = False  #: IPV6_RECVPKTINFO and its likes: remember each packet's facts, see `Pcb.came`
     mark: int = 0  #: SO_MARK, for rules that choose routes by it

@@ -11,9 +11,11 @@ import pytest
 from stack import Network
 from stack.iface.address import IFA_TEMPORARY, InterfaceAddress
 from stack.link import cable
+from stack.socket.poll import ERR, OUT
 from stack.tests.kernel_twin import LOOPBACK, World, code
 from stack.tests.test_opt_datagram import datagram, heard, tapped, two_ways
-from stack.tests.test_opt_effects import raw, world
+from stack.tests.test_opt_effects import raw, tcp, world
+from stack.wire.checksum import checksum
 
 __all__ = ["world"]
 
@@ -108,6 +110,41 @@ def test_opt_ip_router_alert_takes_packets_off_their_way() -> None:
             daemon.close()
             assert sender.sendto(b"closed", ("10.0.1.2", 5000)) == 6
             assert heard([target]) == [b"closed"]
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_opt_ip_recverr_of_tcp_tells_at_once(world: World, wanted: int) -> None:
+    """IP_RECVERR of a TCP socket: that its host is said to be unreachable is an error at once, of the next call only,
+    and the connection goes on; without it only SO_ERROR tells, to who asks.
+    """
+    listener, client, served = tcp(world, kernel.AF_INET)
+    with (
+        listener,
+        client,
+        served,
+        raw(world, kernel.AF_INET, 6) as sniffer,
+        raw(world, kernel.AF_INET, 1) as icmp,
+    ):
+        client.setsockopt(IP, 11, wanted)
+        client.send(b"y")
+        assert served.recv(9) == b"y"
+        source = client.getsockname()[1].to_bytes(2, "big")
+        while (packet := sniffer.recv(999))[20:22] != source or not packet.endswith(b"y"):
+            pass
+        following = int.from_bytes(packet[24:28], "big") + 1 & 0xFFFFFFFF  # of what it would send next
+        quoted = packet[:24] + following.to_bytes(4, "big")
+        message = bytearray(bytes((3, 1, 0, 0, 0, 0, 0, 0)) + quoted)
+        message[2:4] = checksum(message).to_bytes(2, "big")
+        icmp.sendto(bytes(message), (LOOPBACK, 0))
+        assert world.settle(client, ERR if wanted else OUT) == (OUT | ERR if wanted else OUT)
+        if wanted:
+            assert code(client.recv, 9) == errno.EHOSTUNREACH
+        else:
+            for expected in (errno.EHOSTUNREACH, 0):
+                assert client.getsockopt(SOL, kernel.SO_ERROR) == expected
+        assert world.bits(client) == OUT
+        client.send(b"on it goes")
+        assert served.recv(99) == b"on it goes"
 
 
 # -- over a wire ------------------------------------------------------------------------------------------------------

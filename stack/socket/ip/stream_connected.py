@@ -145,7 +145,12 @@ class StreamConnected(Phase):
         return self.connection.remote
 
     def take_error(self) -> int:
-        return self.connection.take_error()
+        """As Linux SO_ERROR also tells, once, what has not been fatal so far."""
+        connection = self.connection
+        error = connection.take_error()
+        if not error:
+            error, connection.soft_error = connection.soft_error, 0
+        return error
 
     def poll(self) -> int:
         connection = self.connection

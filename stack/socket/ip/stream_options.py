@@ -13,8 +13,8 @@ from stack.scheduler import NS_PER_MS, NS_PER_S, NS_PER_US
 from stack.socket.families import AF_INET
 from stack.socket.filter import attached, filter_level
 from stack.socket.ip.fastopen_options import FASTOPEN_ROWS, TCP_FASTOPEN, TCP_FASTOPEN_KEY, TCP_FASTOPEN_NO_COOKIE
-from stack.socket.ip.options import IP_MINTTL, IPPROTO_IP, IPPROTO_IPV6, ip_level, tos_of, ttl_of
-from stack.socket.ip.options6 import IPV6_MINHOPCOUNT, stream_rows6
+from stack.socket.ip.options import IP_MINTTL, IP_RECVERR, IPPROTO_IP, IPPROTO_IPV6, ip_level, tos_of, ttl_of
+from stack.socket.ip.options6 import IPV6_MINHOPCOUNT, IPV6_RECVERR, stream_rows6
 from stack.socket.ip.packet_options import WATCHING, packet_options4, packet_options6
 from stack.socket.ip.peername import peer_name_row
 from stack.socket.ip.repair_options import REPAIR_ROWS, repair_timestamp, set_clock
@@ -417,6 +417,8 @@ def fill(options: TcpOptions, socket: StreamSocket) -> TcpOptions:
     options.min_ttl = int(
         values.value(IPPROTO_IP, IP_MINTTL) if version == 4 else values.value(IPPROTO_IPV6, IPV6_MINHOPCOUNT)
     )
+    reporting = (IPPROTO_IP, IP_RECVERR) if version == 4 else (IPPROTO_IPV6, IPV6_RECVERR)
+    options.report_errors = bool(values.value(*reporting))
     options.watching = version == 6 and any(values.value(IPPROTO_IPV6, number) for number in WATCHING)
     options.keys = socket.keys
     options.filter = attached(values)
