@@ -6,7 +6,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
-enum { HEADER = 44, BUFFER_GPA = 0x6000 };
+enum { HEADER = 44, BUFFER_GPA = 0x6100 };
 
 /* A packet in the chain of descriptors `first`...: `cut` bytes in the first of them, the rest in the second. */
 static void packet(struct guest *guest, uint16_t first, uint8_t port, uint32_t length, uint32_t said, uint32_t cut) {
@@ -25,7 +25,45 @@ static void packet(struct guest *guest, uint16_t first, uint8_t port, uint32_t l
     offer(guest, first);
 }
 
+/* More packets than one system call takes: each of one piece, then each of two. All lie in the same place. */
+static void test_many(void) {
+    struct guest guest;
+    open_guest(&guest, 512);
+    start(&guest, INDIRECT_AND_EVENT, 0);
+    int pair[2], large = 1 << 20;
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    CHECK_INT(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &large, sizeof large), 0);
+    uint8_t header[HEADER], rest[100], got[4000];
+    struct gw_forward asked = {.header = header, .limit = 9000, .enough = 9000, .most = 100, .socket = pair[0], .rest = rest};
+    packet(&guest, 0, 7, 10, 10, 300);
+    for (uint16_t i = 1; i < 300; i++) {
+        desc(&guest, i, BUFFER_GPA, HEADER + 10, 0, 0);
+        offer(&guest, i);
+    }
+    CHECK_INT(gw_vring_peek(guest.ring, header), 1);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 256);
+    CHECK_INT(asked.sent, 2560);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 44);
+    CHECK_INT(read(pair[1], got, sizeof got), 3000);
+    for (uint16_t i = 0; i < 200; i++) {
+        desc(&guest, 2u * i, BUFFER_GPA, HEADER + 4, D_NEXT, 2u * i + 1u);
+        desc(&guest, 2u * i + 1u, BUFFER_GPA + HEADER + 4, 6, 0, 0);
+        offer(&guest, 2u * i);
+    }
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 128);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 72);
+    CHECK_INT(read(pair[1], got, sizeof got), 2000);
+    /* The same addresses, another operation: SHUTDOWN is no data. */
+    at(&guest, BUFFER_GPA)[30] = 4;
+    offer(&guest, 0);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), 0);
+    close(pair[0]);
+    close(pair[1]);
+    close_guest(&guest);
+}
+
 int main(void) {
+    test_many();
     struct guest guest;
     open_guest(&guest, 16);
     uint8_t header[HEADER], rest[2000], got[8000];
