@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .net import NetDevice
     from .steering import Steering
     from .virtqueue import Virtqueue
+    from .workers import Workers
 
 #: A job with as many chains is worth another thread: some 5 microseconds of work.
 _MUCH: Final = 32
@@ -34,6 +35,9 @@ _SCRATCH_SPARE: Final = 64
 _MOVED: Final[int] = lib.BRIDGE_MOVED
 _LEFT: Final[int] = lib.BRIDGE_LEFT
 _BROKE: Final[int] = lib.BRIDGE_BROKE
+_CROSSED: Final[int] = lib.BRIDGE_CROSSED
+#: Calls made by one thread after flows were found to cross: then the loss of trying again does not count.
+_PAUSE: Final = 63
 
 
 class Port:
@@ -89,6 +93,7 @@ class Forwarder:
         self._rings: list[Virtqueue] = []  # of the jobs, then of the outlets
         self._live: list[bool] = []  # as C was told
         self._gates: list[Gate] = []
+        self._together = 0  # calls to come that one thread makes alone
         self._keep: list[Any] = []  # what C points to
 
     def place(self, sources: Sequence[Virtqueue], *, steer: bool) -> None:
@@ -149,7 +154,9 @@ class Forwarder:
                 self._live = live
                 for user, usable in zip((*jobs, *self._outlets), live, strict=True):
                     user.usable = usable
-            answer = lib.gw_bridge(workers.pool, jobs[0], len(jobs), workers.wake, budget, now)
+            answer = lib.gw_bridge(self._pool(workers), jobs[0], len(jobs), workers.wake, budget, now)
+            if answer & _CROSSED:
+                self._together = _PAUSE
             if answer & _BROKE:
                 for user, ring in zip((*jobs, *self._outlets), self._rings, strict=True):
                     ring.check(user.result)
@@ -157,6 +164,13 @@ class Forwarder:
             for gate in gates:
                 gate.release()
         return self._told() if answer & _MOVED else [], bool(answer & _LEFT)
+
+    def _pool(self, workers: Workers) -> Any:
+        """Who helps: for a while nobody after threads were in each other's way."""
+        if self._together:
+            self._together -= 1
+            return ffi.NULL
+        return workers.pool
 
     def _told(self) -> list[tuple[object, int]]:
         told: list[tuple[object, int]] = []

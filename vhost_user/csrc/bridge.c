@@ -15,7 +15,8 @@
  * Nothing is visible before the end of the call: chains of both sides are walked and filled behind local counts, then the
  * receivers' used indexes are stored, then the sender's. A receiver whose ring is wrong loses its ring, the sender nothing;
  * the frame stays where it is. Several calls may run at once, for rings of one sender: each owns its source, and a receiving
- * ring is locked while one frame is put into it. A job holds at most one such lock.
+ * ring is locked while one frame is put into it. A job holds at most one such lock. When flows cross, from each sending
+ * ring to each receiving one, threads take the rings from each other for every frame; this is noticed, and told.
  *
  * Memory that may be truncated is guarded for the whole call, on both sides: whoever's page is gone is blamed and left
  * out, and what was done before is still published. */
@@ -39,6 +40,7 @@ enum {
     GSO_UDP_L4 = 5,
     GSO_ECN = 0x80,
     COPIED_WHOLE = 2048,  /* frames below are */
+    CROSSINGS = 8,        /* of a run that are no matter */
     HEADERS = 256,        /* what is copied of others: a tag, IPv4 or IPv6, and TCP, all with all options */
 };
 
@@ -208,6 +210,8 @@ static void lock(struct gw_bridge *job, struct gw_outlet *outlet) {
             if (look % 64 == 63)
                 (void)sched_yield();
     job->held = outlet;
+    job->crossed += outlet->user != 0 && outlet->user != job->number;
+    outlet->user = job->number;
 }
 
 static void unlock(struct gw_bridge *job) {
@@ -479,10 +483,12 @@ int gw_bridge(struct gw_pool *pool, struct gw_bridge *jobs, uint32_t count, int 
     for (uint32_t i = 0; i < jobs->outlet_count; i++) {
         struct gw_outlet *outlet = jobs->outlets[i];
         outlet->result = 0;
-        outlet->lock = outlet->waiting = outlet->taken = 0;
+        outlet->lock = outlet->user = outlet->waiting = outlet->taken = 0;
     }
     for (uint32_t i = 0; i < count; i++) {
-        jobs[i].alone = count == 1;
+        jobs[i].alone = count == 1 || pool == NULL;
+        jobs[i].number = i + 1;
+        jobs[i].crossed = 0;
         jobs[i].budget = budget;
         jobs[i].now = now;
         table[i] = (struct gw_job){run, &jobs[i]};
@@ -493,6 +499,8 @@ int gw_bridge(struct gw_pool *pool, struct gw_bridge *jobs, uint32_t count, int 
         answer |= jobs[i].frames > 0 ? BRIDGE_MOVED : 0;
         answer |= jobs[i].stop > GW_STOP_BUDGET ? BRIDGE_LEFT : 0;
         answer |= jobs[i].result < 0 ? BRIDGE_BROKE : 0;
+        /* A ring that another core used is some ten cache lines away: as much as a small frame costs. */
+        answer |= jobs[i].crossed > CROSSINGS && jobs[i].crossed > jobs[i].frames / 8 ? BRIDGE_CROSSED : 0;
     }
     for (uint32_t i = 0; i < jobs->outlet_count; i++)
         answer |= jobs->outlets[i]->result < 0 ? BRIDGE_BROKE : 0;

@@ -24,8 +24,10 @@ struct gw_outlet {
     uint32_t usable;  /* it is live, and its gate is held */
     int32_t result;   /* out: 0, or the gw_result that broke it */
     uint32_t lock;    /* of the jobs of one run */
+    uint32_t user;    /* the job that used it last in this run, from 1 */
     uint32_t waiting; /* chains known to be available, */
     uint32_t taken;   /* and how many of them are filled and not published */
+    uint64_t apart[12]; /* from the next one: each is one core's at a time */
 };
 
 /* A guest's card as others send to it. */
@@ -87,9 +89,10 @@ struct gw_bridge {
     uint16_t hit[BRIDGE_ROUTES];
     uint32_t count[BRIDGE_ROUTES];
     /* private */
-    uint32_t alone, finishing, unpublished, budget;
+    uint32_t alone, finishing, unpublished, budget, number, crossed;
     int64_t now;
     struct gw_outlet *held;
+    uint64_t apart[12]; /* from the next one */
 };
 
 /* Add a route, or change the one with that key. 0, or -1: the table is full. */
@@ -97,11 +100,12 @@ int gw_route_put(struct gw_routes *routes, const uint8_t *key, uint32_t id, uint
 void gw_route_remove(struct gw_routes *routes, const uint8_t *key);
 
 /* What is to be looked at after a call. */
-enum { BRIDGE_MOVED = 1, BRIDGE_LEFT = 2, BRIDGE_BROKE = 4 };
+enum { BRIDGE_MOVED = 1, BRIDGE_LEFT = 2, BRIDGE_BROKE = 4, BRIDGE_CROSSED = 8 };
 
 /* Forward up to `budget` frames from each of `count` rings, with everybody in the pool (or NULL). All have the same routes,
  * ports and outlets. Answers BRIDGE_MOVED: some job has frames; _LEFT: some job's `stop` is above GW_STOP_BUDGET; _BROKE:
- * a source or an outlet has a result below 0. */
+ * a source or an outlet has a result below 0; _CROSSED: jobs kept taking outlets from each other, so that one thread would
+ * have been faster. */
 int gw_bridge(struct gw_pool *pool, struct gw_bridge *jobs, uint32_t count, int wake, uint32_t budget, int64_t now);
 /* cdef end */
 

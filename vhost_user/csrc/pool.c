@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* Theory of operation
  * -------------------
- * A caller that has several rings to serve puts a job for each on the table, and everybody takes the next one that
- * nobody has taken, the caller too, until none is left. So a helper that sleeps, or whose core is busy with something
+ * A caller that has several rings to serve puts a job for each on the table, and everybody takes one that nobody has
+ * taken, the caller from the front, helpers from the back, until none is left: so a ring mostly stays with one core, whose
+ * caches know it. A helper that sleeps, or whose core is busy with something
  * better, costs nothing: the caller does all of it himself. Waking a helper takes longer than a burst; so after a run
  * helpers look for the next one for a short while before they sleep, and the caller says whether waking them is worth
  * a system call. While they look they yield: who needs the core gets it.
  *
- * What is on the table is one 64-bit word: the number of the run, how many jobs it has and how many are taken. Taking one
+ * What is on the table is one 64-bit word: the number of the run, how many jobs it has, how many are taken at each end. Taking one
  * is a compare-and-swap of that word, so a helper that was late can never take a job of a run it has not looked at. The
  * caller returns when all jobs are done; a job that was taken is done before that, so nothing of a run is touched after
  * it. Helpers take no signals but their own faults: Python's are the other threads'. */
@@ -26,10 +27,12 @@
 enum {
     SPIN_NS = 50000,   /* how long a helper looks before it sleeps: about what waking it takes */
     LOOKS = 64,        /* between two looks at the clock */
-    JOBS_MAX = 0xffff,
+    JOBS_MAX = 0xff,
+    FRONT = 1, /* one more taken there */
+    BACK = 1 << 8,
 };
 
-/* The table: run << 32 | jobs << 16 | taken. */
+/* The table: run << 32 | jobs << 16 | taken at the back << 8 | taken at the front. */
 struct gw_pool {
     _Atomic uint64_t table;
     _Atomic(const struct gw_job *) jobs;
@@ -57,27 +60,29 @@ static int64_t now_ns(void) {
     return now.tv_sec * 1000000000ll + now.tv_nsec;
 }
 
-/* Take and do one job of the run on the table; false: there is none. */
-static bool do_one(struct gw_pool *pool) {
+static inline uint32_t count_of(uint64_t table) { return table >> 16 & 0xff; }
+static inline uint32_t taken_of(uint64_t table) { return (table & 0xff) + (table >> 8 & 0xff); }
+
+/* Take and do one job of the run on the table, at this end; false: there is none. */
+static bool do_one(struct gw_pool *pool, uint64_t end) {
     uint64_t table = atomic_load_explicit(&pool->table, memory_order_acquire);
-    for (;;) {
-        uint32_t taken = table & 0xffff, count = table >> 16 & 0xffff;
-        if (taken == count)
-            return false;
+    while (taken_of(table) < count_of(table)) {
         const struct gw_job *jobs = atomic_load_explicit(&pool->jobs, memory_order_relaxed);
         /* Failing, it looks at the new word: perhaps another run's, with jobs of its own. */
-        if (atomic_compare_exchange_weak_explicit(&pool->table, &table, table + 1, memory_order_acq_rel,
+        if (atomic_compare_exchange_weak_explicit(&pool->table, &table, table + end, memory_order_acq_rel,
                                                   memory_order_acquire)) {
-            jobs[taken].run(jobs[taken].argument);
+            const struct gw_job *job = jobs + (end == FRONT ? table & 0xff : count_of(table) - 1 - (table >> 8 & 0xff));
+            job->run(job->argument);
             atomic_fetch_sub_explicit(&pool->left, 1, memory_order_release);
             return true;
         }
     }
+    return false;
 }
 
 static bool nothing_to_do(struct gw_pool *pool) {
     uint64_t table = atomic_load_explicit(&pool->table, memory_order_acquire);
-    return (table & 0xffff) == (table >> 16 & 0xffff) && !atomic_load_explicit(&pool->quit, memory_order_acquire);
+    return taken_of(table) == count_of(table) && !atomic_load_explicit(&pool->quit, memory_order_acquire);
 }
 
 static void sleep_until_called(struct gw_pool *pool) {
@@ -95,7 +100,7 @@ static void *help(void *opaque) {
     while (!atomic_load_explicit(&pool->quit, memory_order_acquire)) {
         bool worked = false;
         for (int look = 0; look < LOOKS && !worked; look++) {
-            worked = do_one(pool);
+            worked = do_one(pool, BACK);
             relax();
         }
         int64_t now = now_ns();
@@ -167,7 +172,7 @@ void gw_pool_run(struct gw_pool *pool, const struct gw_job *jobs, uint32_t count
     atomic_store(&pool->table, run << 32 | (uint64_t)count << 16);
     if (wake && atomic_load(&pool->asleep) > 0)
         call_all(pool);
-    while (do_one(pool))
+    while (do_one(pool, FRONT))
         continue;
     for (int look = 0; atomic_load_explicit(&pool->left, memory_order_acquire) > 0; look++) {
         relax();

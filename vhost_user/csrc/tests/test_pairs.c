@@ -125,6 +125,31 @@ static void test_every_job_is_done_once(long rounds) {
     gw_pool_run(NULL, NULL, 0, 1);
 }
 
+static _Atomic int started;
+
+/* Goes on when as many jobs as threads have begun: none of them alone ever would. */
+static void meet(void *argument) {
+    struct timespec began, now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &began);
+    atomic_fetch_add(&started, 1);
+    while (atomic_load(&started) < *(int *)argument) {
+        (void)clock_gettime(CLOCK_MONOTONIC, &now);
+        CHECK(now.tv_sec - began.tv_sec < 60);
+    }
+}
+
+static void test_jobs_run_at_the_same_time(void) {
+    int threads = 3;
+    struct gw_pool *pool = gw_pool_new((uint32_t)threads - 1);
+    struct gw_job jobs[3] = {{meet, &threads}, {meet, &threads}, {meet, &threads}};
+    for (int round = 0; round < 20; round++) {
+        atomic_store(&started, 0);
+        gw_pool_run(pool, jobs, 3, 1);
+        CHECK_INT(atomic_load(&started), 3);
+    }
+    gw_pool_free(pool);
+}
+
 /* -- two pairs to two pairs ----------------------------------------------------------------------------------------- */
 
 struct pairs {
@@ -358,6 +383,7 @@ int main(int argc, char **argv) {
     test_a_flow_is_the_same_both_ways();
     test_a_flow_goes_where_it_came_from();
     test_every_job_is_done_once(rounds);
+    test_jobs_run_at_the_same_time();
     test_both_rings_at_once(rounds);
     test_taking_from_two_rings();
     if (scribbles > 0) /* a race by intention: not for a race detector */
