@@ -238,7 +238,12 @@ _RATES: Final[tuple[tuple[str, str, bool, Callable[[float], Measured]], ...]] = 
     ("UDP socket to driver, 64-byte frames, sendmmsg", "/s", False, lambda s: rig_frames.udp_out(s, batch=True)),
     ("switch, 64-byte frames between two guests", "/s", False, rig_frames.switching),
     ("switch, 1514-byte frames between two guests", "/s", False, lambda s: rig_frames.switching(s, size=1514)),
-    ("two pairs to two pairs, 1514-byte frames, one thread", "/s", False, lambda s: rig_bridge.multiqueue(s, threads=1)),
+    (
+        "two pairs to two pairs, 1514-byte frames, one thread",
+        "/s",
+        False,
+        lambda s: rig_bridge.multiqueue(s, threads=1),
+    ),
     ("two pairs to two pairs, 1514-byte frames, two threads", "/s", False, rig_bridge.multiqueue),
 )
 _TRIP: Final = "round trip of a 1-byte segment"
