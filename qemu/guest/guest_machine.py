@@ -59,6 +59,7 @@ class GuestMachine(GuestShares):
                 self._address = ""
                 if self._wiring is not None and (self._slots is None or self._net_card is not None):
                     self._configure_network()
+                self._await_system()
         except GuestError as error:
             raise self.explained(error) from None
         finally:

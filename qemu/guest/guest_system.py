@@ -105,6 +105,10 @@ class GuestSystem(GuestNetwork):
 
     def _boot(self, timeout: float) -> None:
         super()._boot(timeout)
+        self._await_system()
+
+    def _await_system(self) -> None:
+        """After each start of the kernel's."""
         if self.config.disk is not None and self.config.up_timeout != 0:
             self.wait_up(timeout=self.config.up_timeout)
 
