@@ -14,7 +14,7 @@ from rich.console import Console
 from qemu.guest import GuestError
 from qemu.guest.bench import plan, report, rig
 
-QUICK_SECONDS = 0.3
+QUICK_SECONDS = 0.2
 _WIDE = 180
 
 
