@@ -182,6 +182,9 @@ static void test_bounds_of_a_call(void) {
     CHECK_INT(lan->job.stop, GW_STOP_BUDGET);
     CHECK_INT(lan->job.taken, 1);
     CHECK_INT(gw_bridge(NULL, &lan->job, 0, 0, 1, 500), BRIDGE_LEFT);
+    CHECK_INT(gw_bridge(NULL, &lan->job, STEER_PAIRS + 1, 0, 1, 500), BRIDGE_LEFT);
+    lan->job.outlet_count = BRIDGE_OUTLETS + 1;
+    CHECK_INT(forward(lan), BRIDGE_LEFT);
     close_lan(lan);
 }
 
@@ -236,6 +239,31 @@ static void test_a_sender_that_lies(void) {
     close_lan(lan);
 }
 
+/* A card with several pairs learns where its guest's flows come from; one with a single pair may send to several. */
+static void test_pairs_of_either_side_alone(void) {
+    struct lan *lan = open_lan();
+    struct gw_steer learned = {.slots = 1};
+    gw_steer_clear(&learned);
+    lan->job.steer = &learned;
+    lan->job.pair = 3;
+    uint8_t *sent = send_frame(lan, 0, 100);
+    post(lan, 0, 4096);
+    CHECK_INT(forward(lan), BRIDGE_MOVED);
+    CHECK_INT(learned.pair[gw_flow(sent + HEADER, 100) % STEER_FLOWS], 3);
+    struct gw_outlet two[2] = {{.usable = 0}, lan->outlet};
+    lan->port.outlets = two;
+    lan->port.count = lan->steer.slots = 2;
+    lan->steer.slot[5] = 1;
+    gw_steer_learn(&lan->steer, gw_flow(sent + HEADER, 100), 5);
+    lan->outlets[0] = &two[1];
+    lan->job.steer = NULL;
+    send_frame(lan, 0, 100);
+    post(lan, 1, 4096);
+    CHECK_INT(forward(lan), BRIDGE_MOVED);
+    CHECK_INT(used_idx(&lan->to), (uint16_t)(65533 + 2));
+    close_lan(lan);
+}
+
 static void test_what_is_written_is_logged(void) {
     struct lan *lan = open_lan();
     uint8_t bits[8] = {0};
@@ -248,6 +276,10 @@ static void test_what_is_written_is_logged(void) {
     CHECK_INT(forward(lan), BRIDGE_MOVED);
     CHECK_INT(bits[1], 1 << 2 | 1 << 3); /* pages 0xa000 and 0xb000 */
     CHECK_INT(bits[0], 0);
+    gw_vring_set_log(lan->to.ring, NULL); /* asked for, and nowhere to */
+    send_frame(lan, 0, 100);
+    post(lan, 2, 600);
+    CHECK_INT(forward(lan), BRIDGE_MOVED);
     close_lan(lan);
 }
 
@@ -346,6 +378,7 @@ int main(void) {
     test_bounds_of_a_call();
     test_a_receiver_that_lies();
     test_a_sender_that_lies();
+    test_pairs_of_either_side_alone();
     test_what_is_written_is_logged();
     for (int whose = 0; whose < 2; whose++)
         for (int large = 0; large < 2; large++)
