@@ -44,55 +44,6 @@ enum {
     HEADERS = 256,        /* what is copied of others: a tag, IPv4 or IPv6, and TCP, all with all options */
 };
 
-/* -- routes --------------------------------------------------------------------------------------------------------- */
-
-static uint32_t home(const uint8_t *key) {
-    uint64_t low;
-    uint32_t high;
-    memcpy(&low, key, sizeof low);
-    memcpy(&high, key + 8, sizeof high);
-    uint64_t hash = (low ^ (uint64_t)high << 17 ^ high) * 0x9e3779b97f4a7c15;
-    return (uint32_t)(hash >> 54) & (BRIDGE_SLOTS - 1);
-}
-
-/* The slot with this key, or the free one where it would be. At most half of them are in use. */
-static uint32_t find(const struct gw_routes *routes, const uint8_t *key) {
-    uint32_t at = home(key);
-    while (routes->slot[at].port != 0 && memcmp(routes->slot[at].key, key, BRIDGE_KEY) != 0)
-        at = (at + 1) & (BRIDGE_SLOTS - 1);
-    return at;
-}
-
-int gw_route_put(struct gw_routes *routes, const uint8_t *key, uint32_t id, uint32_t port, int64_t deadline) {
-    struct gw_route *route = &routes->slot[find(routes, key)];
-    if (route->port == 0) {
-        if (routes->count == BRIDGE_ROUTES)
-            return -1;
-        routes->count++;
-        memcpy(route->key, key, BRIDGE_KEY);
-    }
-    route->id = (uint16_t)id;
-    route->port = (uint16_t)port;
-    route->deadline = deadline;
-    return 0;
-}
-
-void gw_route_remove(struct gw_routes *routes, const uint8_t *key) {
-    uint32_t hole = find(routes, key);
-    if (routes->slot[hole].port == 0)
-        return;
-    routes->count--;
-    /* Those behind it that would no longer be found move up. */
-    for (uint32_t at = (hole + 1) & (BRIDGE_SLOTS - 1); routes->slot[at].port != 0; at = (at + 1) & (BRIDGE_SLOTS - 1)) {
-        uint32_t wanted = home(routes->slot[at].key);
-        if (((at - wanted) & (BRIDGE_SLOTS - 1)) >= ((at - hole) & (BRIDGE_SLOTS - 1))) {
-            routes->slot[hole] = routes->slot[at];
-            hole = at;
-        }
-    }
-    routes->slot[hole].port = 0;
-}
-
 /* -- moving bytes --------------------------------------------------------------------------------------------------- */
 
 /* A place in a chain. */
@@ -308,7 +259,7 @@ static int forward_one(struct gw_bridge *job, const struct gw_chain *chain) {
     if (length >= COPIED_WHOLE)
         frame.private = HEADERS;
     fetch(&frame.rest, bytes, frame.private);
-    const struct gw_route *route = &job->routes->slot[find(job->routes, bytes + VNET_HEADER)];
+    const struct gw_route *route = &job->routes->slot[gw_route_find(job->routes, bytes + VNET_HEADER)];
     if (route->port == 0 || route->deadline < job->now)
         return GW_STOP_ROUTE;
     struct gw_port *port = job->ports[route->port - 1];

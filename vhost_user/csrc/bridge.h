@@ -6,15 +6,13 @@
 #define GUESTWIRE_BRIDGE_H
 
 #include "pool.h"
+#include "route.h"
 #include "steer.h"
 #include "vnet.h"
 #include "vring.h"
 
 /* cdef begin */
 enum {
-    BRIDGE_KEY = 12,      /* destination and source address: where an Ethernet frame begins */
-    BRIDGE_SLOTS = 1024,  /* of the table of routes, a power of two */
-    BRIDGE_ROUTES = 512,  /* of which at most so many are in use */
     BRIDGE_OUTLETS = 128, /* rings one call can put frames into */
 };
 
@@ -40,19 +38,6 @@ struct gw_port {
     uint32_t merge;      /* it takes frames in several buffers */
     uint32_t gso;        /* superframes it takes: VNET_TSO4... */
     uint32_t mtu;
-};
-
-/* Frames that begin with `key` go to ports[port] until `deadline`. */
-struct gw_route {
-    uint8_t key[BRIDGE_KEY];
-    uint16_t id;   /* the caller's name for it, below BRIDGE_ROUTES */
-    uint16_t port; /* from 1; 0: the slot is free */
-    int64_t deadline;
-};
-
-struct gw_routes {
-    uint32_t count;
-    struct gw_route slot[BRIDGE_SLOTS];
 };
 
 /* Why a call ended. */
@@ -94,10 +79,6 @@ struct gw_bridge {
     struct gw_outlet *held;
     uint64_t apart[12]; /* from the next one */
 };
-
-/* Add a route, or change the one with that key. 0, or -1: the table is full. */
-int gw_route_put(struct gw_routes *routes, const uint8_t *key, uint32_t id, uint32_t port, int64_t deadline);
-void gw_route_remove(struct gw_routes *routes, const uint8_t *key);
 
 /* What is to be looked at after a call. */
 enum { BRIDGE_MOVED = 1, BRIDGE_LEFT = 2, BRIDGE_BROKE = 4, BRIDGE_CROSSED = 8 };

@@ -23,7 +23,7 @@ CSRC: Final = Path(__file__).resolve().parent.parent / "csrc"
 
 #: The rings' files, and what works on several rings at once: what is measured.
 RINGS: Final = ["vring.c", "push.c", "forward.c", "fault.c", "chain.c", "memory.c", "sigbus.c", "checksum.c"]
-PAIRS: Final = ["bridge.c", "take.c", "steer.c", "pool.c"]
+PAIRS: Final = ["bridge.c", "route.c", "take.c", "steer.c", "pool.c"]
 MEASURED: Final = [*RINGS, *PAIRS]
 #: What the tests of those need beside them.
 ALL: Final = [*MEASURED, "vnet.c", "gro.c"]
