@@ -8,7 +8,9 @@ readiness follows the socket's, level by level:
 * readable: there is a byte to read in the user's end, put there through ours;
 * not writable: the user's end has sent until its buffer was full, and we have not read it;
 * an error is both readable and writable, as `select` reports it;
-* urgent data (POLLPRI) is not shown: out-of-band data of a socketpair is always readable, too;
+* urgent data (POLLPRI) is an out-of-band byte behind the one to read. Such a byte is readable, too, so it is shown
+  only while the socket is: a lone one of TCP, which Linux shows as POLLPRI alone, would let readers block or spin.
+  Kernels whose Unix sockets have none (CONFIG_AF_UNIX_OOB) do not show any;
 * a hang-up cannot be taken back, so it is shown only in phases where it is final: our end is shut down, for sending
   (the user sees RDHUP) or altogether (HUP).
 
@@ -30,7 +32,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP
+from stack.socket.poll import ERR, HUP, IN, OUT, PRI, RDHUP
 
 if TYPE_CHECKING:
     from stack.socket.poll import Pollee
@@ -53,7 +55,7 @@ def inode_of(fd: int) -> int:
 class Mirror:
     """Observes `pollee` until closed. All methods under the Network's lock. The kernel's names are bound at import."""
 
-    __slots__ = ("_ends", "_final", "_hung", "_loose", "_ours", "_pollee", "_readable", "_writable", "inode")
+    __slots__ = ("_ends", "_final", "_hung", "_loose", "_ours", "_pollee", "_readable", "_urgent", "_writable", "inode")
 
     def __init__(self, pollee: Pollee, final: Callable[[], bool] = lambda: False) -> None:
         """`final` tells whether a hang-up is for good. Raises OSError (EMFILE)."""
@@ -66,6 +68,7 @@ class Mirror:
         self.inode = inode_of(user.fileno())  #: of every end
         self._readable = False
         self._writable = True
+        self._urgent = False
         self._hung = 0  # RDHUP, HUP shown
         self._pollee = pollee
         pollee.observe(self)
@@ -167,27 +170,37 @@ class Mirror:
     def update(self, bits: int) -> None:
         readable = bool(bits & _READABLE)
         writable = bool(bits & _WRITABLE)
-        if readable is not self._readable or writable is not self._writable:
-            self._change(readable, writable)
+        urgent = readable and bool(bits & PRI)
+        if readable is not self._readable or writable is not self._writable or urgent is not self._urgent:
+            self._change(readable, writable, urgent)
         elif readable and self._pollee.fresh and not self._hung:
             self._again()
         hangups = bits & (RDHUP | HUP)
         if hangups & ~self._hung and self._final():
             self._hang_up(hangups)
 
-    def _change(self, readable: bool, writable: bool) -> None:
+    def _change(self, readable: bool, writable: bool, urgent: bool) -> None:
         if readable and not self._readable:
             self._readable = True
             self._put()
+        if urgent and not self._urgent:
+            self._urgent = True
+            self._put(_kernel.MSG_OOB)
         if writable and not self._writable:
             self._writable = True
             self._drain(self._ours)
-        if readable is self._readable and writable is self._writable:
+        if readable is self._readable and writable is self._writable and urgent is self._urgent:
             return
         owned = self._live()
         end = self._some_end() if owned is None else owned
         if end is None:
             return  # nobody we know of is looking
+        if not urgent and self._urgent:
+            self._urgent = False
+            if readable:  # what is there may be the urgent byte alone, and no level is to go down
+                self._put()
+            with suppress(OSError):  # the kernel has none
+                end.recv(1, _kernel.MSG_OOB | _NOW)
         if not readable and self._readable:
             self._readable = False
             self._drain(end)
@@ -197,12 +210,15 @@ class Mirror:
         if owned is None:
             end.close()
 
-    def _put(self) -> None:
+    def _put(self, flags: int = 0) -> None:
         with suppress(OSError):  # the last end was closed, or so much was left unread that this byte is not missed
-            self._ours.send(b"\0", _NOW)
+            self._ours.send(b"\0", flags | _NOW)
 
     def _again(self) -> None:
         """An edge for those who wait for edges: another byte, and only then one away, so that no level goes down."""
+        if self._urgent:  # reading would pass over the urgent byte; a newer one takes its place
+            self._put(_kernel.MSG_OOB)
+            return
         end = self._live()
         if end is not None:
             self._put()

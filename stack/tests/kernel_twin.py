@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket as _kernel
 from typing import Any
 
 import pytest
@@ -12,6 +13,19 @@ from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP
 
 LOOPBACK = "127.0.0.1"
 ASKED = IN | OUT | RDHUP
+
+
+def _unix_urgent() -> bool:
+    one, other = _kernel.socketpair()
+    with one, other:
+        try:
+            return one.send(b"!", _kernel.MSG_OOB) == 1
+        except OSError:
+            return False
+
+
+#: The kernel's Unix streams have urgent data (CONFIG_AF_UNIX_OOB, Linux 5.15).
+UNIX_URGENT = _unix_urgent()
 
 
 class World:

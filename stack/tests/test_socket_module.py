@@ -22,7 +22,8 @@ import pytest
 from stack import Network, Stack
 from stack.link import cable
 from stack.socket.mirror import Mirror
-from stack.socket.poll import ERR, HUP, IN, OUT, Pollee
+from stack.socket.poll import ERR, HUP, IN, OUT, PRI, Pollee
+from stack.tests.kernel_twin import UNIX_URGENT
 
 
 @pytest.fixture
@@ -202,11 +203,14 @@ def test_unclosed_socket_warns_and_is_closed(stack: Stack) -> None:
         (IN | OUT, (True, True)),
         (ERR, (True, True)),
         (OUT | HUP, (False, True)),
+        (PRI, (False, False)),
+        (IN | PRI, (True, False)),
+        (IN | OUT | PRI, (True, True)),
     ],
 )
 def test_mirror_follows_every_level(bits: int, expected: tuple[bool, bool]) -> None:
     """From every state to every other, and asking twice changes nothing."""
-    states = [0, IN, OUT, IN | OUT, ERR, OUT | HUP]
+    states = [0, IN, OUT, IN | OUT, ERR, OUT | HUP, PRI, IN | PRI, IN | OUT | PRI]
     for other in states:
         now = [other]
         pollee = Pollee(partial(now.__getitem__, 0), [])
@@ -216,8 +220,9 @@ def test_mirror_follows_every_level(bits: int, expected: tuple[bool, bool]) -> N
             pollee.settle()
         for _ in range(2):
             end = mirror.first()
-            readable, writable, _ = select.select([end], [end], [], 0)
+            readable, writable, urgent = select.select([end], [end], [end], 0)
             assert (bool(readable), bool(writable)) == expected
+            assert bool(urgent) is (UNIX_URGENT and bits & (IN | PRI) == IN | PRI)
         mirror.close()
         mirror.close()
 

@@ -21,11 +21,11 @@ from stack.link.cable import cable
 from stack.scheduler import NS_PER_S
 from stack.socket.poll import ERR, HUP, IN, OUT, PRI, RDHUP
 from stack.testing.clock import ManualClock
-from stack.tests.kernel_twin import LOOPBACK, World, code
+from stack.tests.kernel_twin import LOOPBACK, UNIX_URGENT, World, code
 
 DIFFERENCES = {
-    "TCP-34": "urgent data (POLLPRI) does not show in a socket's descriptor, `sock.poll()` tells it: out-of-band data "
-    "of a kernel's socketpair would be readable, too",
+    "TCP-34": "an urgent byte with nothing before it to read (POLLPRI alone) does not show in a socket's descriptor, "
+    "`sock.poll()` tells it: out-of-band data of a kernel's socketpair would be readable, too",
 }
 
 SOL = kernel.SOL_SOCKET
@@ -361,18 +361,50 @@ def test_tcp_37_info_of_every_kind_of_socket(world: World) -> None:
 # -- urgent data ------------------------------------------------------------------------------------------------------
 
 
-def test_tcp_34_a_descriptor_of_ours_does_not_show_urgent_data(world: World) -> None:
+def shown(served: Any) -> int:
+    """What its descriptor shows poll(2), of what reading and urgent data are."""
+    poll = select.poll()
+    poll.register(served, select.POLLIN | select.POLLPRI)
+    return sum(bits for _, bits in poll.poll(0))
+
+
+def test_tcp_34_a_descriptor_does_not_show_a_lone_urgent_byte(world: World) -> None:
     """A lone urgent byte is POLLPRI, not POLLIN. Difference: our fileno() shows neither, `sock.poll()` does.
 
     Out-of-band data of the kernel's socketpair, which could stand for it, is always POLLIN as well.
     """
     client, served = sent_urgent(world, b"!")
     with client, served:
-        poll = select.poll()
-        poll.register(served, select.POLLIN | select.POLLPRI)
-        shown = sum(bits for _, bits in poll.poll(0))
-        assert shown == (PRI if world.network is None else 0)
+        assert shown(served) == (PRI if world.network is None else 0)
         assert urgent(world, served)
+
+
+@pytest.mark.skipif(not UNIX_URGENT, reason="the kernel's Unix sockets have no urgent data, and so no mirror of ours")
+def test_tcp_34_a_descriptor_shows_urgent_data(world: World) -> None:
+    """Behind bytes to read, urgent data is POLLPRI of the descriptor, for poll, select and epoll, until it is taken;
+    bytes stay readable, and more of them are an edge.
+    """
+    client, served = sent_urgent(world, b"ab!")
+    with client, served, select.epoll() as edges:
+        assert shown(served) == IN | PRI
+        assert select.select([served], [], [served], 0) == ([served], [], [served])
+        edges.register(served, select.EPOLLIN | select.EPOLLPRI | select.EPOLLET)
+        assert edges.poll(0) == [(served.fileno(), IN | PRI)]
+        assert edges.poll(0) == []
+        for more in (b"c", b"d"):
+            client.send(more)
+            assert edges.poll(5) == [(served.fileno(), IN | PRI)]
+        assert shown(served) == IN | PRI
+        assert served.recv(1, kernel.MSG_OOB) == b"!"
+        assert shown(served) == IN
+        assert served.recv(10) + served.recv(10) == b"abcd"
+        assert shown(served) == 0
+        client.send(b"e!", kernel.MSG_OOB)
+        assert edges.poll(5) == [(served.fileno(), IN | PRI)]
+        served.recv(1, kernel.MSG_OOB)
+        assert shown(served) == IN
+        assert served.recv(10) == b"e"
+        assert shown(served) == 0
 
 
 def test_tcp_34_one_byte_out_of_band(world: World) -> None:
