@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,14 @@ import pytest
 
 from guest_tests.project import run_project
 from guest_tests.traces import SECONDS, environment, guest_directories
-from qemu.guest import CommandTimeoutError, Guest, GuestConfig, GuestDiedError, OutputLimitError
+from qemu.guest import (
+    CommandTimeoutError,
+    Guest,
+    GuestConfig,
+    GuestDiedError,
+    KernelTroubleError,
+    OutputLimitError,
+)
 from qemu.guest.templates import template
 
 
@@ -93,6 +101,67 @@ def test_two_sessions_that_share_a_cache_make_one_template(tmp_path: Path) -> No
     assert all("up" in lines for lines in said)
     assert sum("booting a guest to make a template of" in lines for lines in said) == 1
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+#: On a file system of its own, of so many MiB, in a namespace where this user may mount one.
+_SMALL = 'mount -t tmpfs -o size={size}m small "$0" && exec "$@"'
+FULL = """
+import os, sys
+from pathlib import Path
+from qemu.guest import Guest, SetupError, templates
+place = Path(sys.argv[1])
+if sys.argv[2] == "cache":
+    templates.cache_root = lambda: place
+else:
+    os.environ["TMPDIR"] = str(place)
+try:
+    Guest(template=sys.argv[3] == "template", net=False, vsock=False, memory_mib=128).start()
+except SetupError as error:
+    print(error)
+print([path.name for path in place.iterdir() if path.is_dir()])
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("size", "full", "how", "said"),
+    [
+        (1, "tmp", "boot", "root of .* cannot be written to {}/.*: No space left on device; .*TMPDIR"),
+        (1, "tmp", "template", "root of .* cannot be written to {}/.*: No space left on device; .*TMPDIR"),
+        (20, "cache", "template", "template.* cannot be kept in {}: No space left on device; .*XDG_CACHE_HOME"),
+    ],
+)
+def test_a_disk_that_is_really_full_is_named_and_nothing_is_kept(
+    size: int, full: str, how: str, said: str, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="gw-", dir="/tmp") as place:
+        enter = ["unshare", "-Urm", "sh", "-c", _SMALL.format(size=size), place]
+        if subprocess.run([*enter, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("this machine lets its users mount nothing in namespaces of theirs")
+        done = subprocess.run(
+            [*enter, sys.executable, "-c", FULL, place, full, how],
+            capture_output=True, text=True, timeout=SECONDS, env=environment(), check=True,
+        )  # fmt: skip
+        *words, kept = done.stdout.splitlines()
+        assert re.match(said.format(place), " ".join(words).removeprefix("the guest's ")), done.stdout
+        assert kept == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("BUG: KASAN: use-after-free in words", "KASAN"),
+        ("WARNING: possible circular locking dependency detected", "lockdep"),
+        ("kernel BUG at words.c:7!", "BUG"),
+        ("Oops: 0002 [#1] PREEMPT SMP", "oops"),
+        ("Kernel panic - not syncing: words", "panic"),
+    ],
+)
+def test_a_complaint_of_each_kind_ends_what_is_waited_for_at_once(words: str, kind: str) -> None:
+    with Guest(template=True, net=False, vsock=False, watch=True) as guest:
+        with pytest.raises(KernelTroubleError, match=rf"the guest's kernel reported a {kind}:\n{re.escape(words)}"):
+            guest.run(f"echo '{words}' > /dev/kmsg; sleep 1000", timeout=900)
+        assert [(each.kind, each.fatal) for each in guest.findings] == [(kind, True)]
 
 
 def test_evidence_that_cannot_be_written_costs_no_report(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from guest_tests.traces import SECONDS
 from qemu.guest import Guest, GuestDiedError, GuestError, GuestTimeoutError, SetupError
+from qemu.guest.command import Command
 from qemu.guest.qmp_client import QmpError
 
 
@@ -137,6 +139,35 @@ def test_a_guest_goes_back_to_what_it_was() -> None:
             assert abs(float(vm.run("date +%s").stdout) - time.time()) < 30
         with pytest.raises(GuestError, match="this snapshot is closed"):
             vm.restore(snapshot)
+
+
+def test_connections_of_a_guest_that_is_saved_or_goes_back_end_or_go_on_as_is_said() -> None:
+    """A snapshot ends those of vsock, and TCP's go on; going back ends both, and no program waits for ever."""
+    with Guest(template=True) as vm:
+        vm.write("/www/index.html", "hello")
+        vm.spawn("httpd -f -p 80 -h /www", ready=vm.listening(80))
+
+        def connect_vsock(port: int) -> tuple[Any, Command]:
+            server = vm.spawn(["@pipe", "vsock", "listen", str(port)])
+            assert server.read_line(timeout=SECONDS) == '{"listening": true}'
+            return vm.vsock.connect(port, timeout=SECONDS), server
+
+        over_vsock, server = connect_vsock(7)
+        with over_vsock, vm.connect(80, timeout=SECONDS) as tcp:
+            snapshot = vm.snapshot()
+            with pytest.raises(ConnectionResetError):
+                over_vsock.recv(1)
+            server.wait(timeout=SECONDS)
+            assert "from the peer: Connection reset by peer" in server.communicate(timeout=SECONDS).stderr
+            tcp.sendall(b"GET /index.html HTTP/1.0\r\n\r\n")
+            assert b"hello" in tcp.makefile("rb").read()
+        over_vsock, _ = connect_vsock(8)
+        with snapshot, over_vsock, vm.connect(80, timeout=SECONDS) as tcp:
+            vm.restore(snapshot)
+            for connection in (over_vsock, tcp):
+                with pytest.raises(ConnectionResetError):
+                    connection.recv(1)
+            vm.connect(80, timeout=SECONDS).close()
 
 
 def test_a_guest_that_reboots_is_the_same_machine_started_anew() -> None:

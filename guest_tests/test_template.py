@@ -92,8 +92,14 @@ def test_the_template_is_made_once_and_again_when_it_is_damaged(own_cache: Path)
     assert template(config).key == first.key
     assert said == [boots]  # the next process starts from it
 
+    recipe = first.saved.recipe
+    for name in ("state", "initrd", "template.json"):  # whichever file a machine that lost power left short
+        whole = (first.entry / name).read_bytes()
+        (first.entry / name).write_bytes(whole[: len(whole) // 2])
+        assert templates._load(first.entry, recipe) is None  # without a boot for each
+        (first.entry / name).write_bytes(whole)
     with (first.entry / "ram").open("r+b") as ram:
-        ram.truncate(1 << 20)  # a machine that lost power
+        ram.truncate(1 << 20)
     forget_opened(own_cache)
     with Guest(config) as guest:
         assert guest.run("true").succeeded

@@ -8,6 +8,7 @@ that was full) is found by its `check`, and made again.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -18,11 +19,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from qemu.guest.errors import GuestTimeoutError
+from qemu.guest.errors import GuestTimeoutError, SetupError
 
 #: Longer than any entry takes to make: the slowest is a kernel's download, which gives up after ten minutes.
 _WAIT_SECONDS: Final = 900.0
 _LOOK_SECONDS: Final = 0.05
+#: What a disk or a quota without room says.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_root() -> Path:
@@ -44,7 +47,7 @@ def cached(
     """The cache entry `name`; if it is not there, `build(directory)` fills an empty directory that becomes it.
 
     An entry that `check` is false for is built again. A second process asking meanwhile waits for the first, up to
-    `wait` seconds: then GuestTimeoutError. If `build` raises, nothing is kept.
+    `wait` seconds: then GuestTimeoutError. If `build` raises, nothing is kept; a full disk is a SetupError.
     """
     root = cache_root() if root is None else root
     entry = root / name
@@ -60,8 +63,13 @@ def cached(
             partial.chmod(0o755)
             build(partial)
             partial.rename(entry)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise SetupError(
+                    f"{name} cannot be kept in {root}: {error.strerror}; make room there (about 100 MB), or "
+                    "name another place with XDG_CACHE_HOME"
+                ) from error
             raise
     return entry
 

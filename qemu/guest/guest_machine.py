@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,8 +70,9 @@ class GuestMachine(GuestShares):
         """What the guest is at this moment, to go back to with `restore`, or to start others from.
 
         Its card, vsock and shared directories are unplugged for it and plugged in again, for vhost-user devices cannot
-        be saved: connections end, and no program may have a file of a share open. Raises SetupError for a guest that
-        was not started with ``template=True``.
+        be saved: connections of its vsock end with ECONNRESET on both sides, those of TCP go on when it has its lease
+        again, and no program may have a file of a share open. Raises SetupError for a guest that was not started with
+        ``template=True``.
         """
         saved = self._saved
         launch = self._running()
@@ -96,15 +98,31 @@ class GuestMachine(GuestShares):
     def restore(self, snapshot: Snapshot) -> None:
         """Make the guest what it was when `snapshot` was taken, entropy and time of day aside.
 
-        Commands that run end with GuestDiedError; what ran when it was taken goes on, out of reach. Raises
-        GuestDiedError or GuestTimeoutError if it does not come up; the guest is then at its end.
+        Commands that run end with GuestDiedError; what ran when it was taken goes on, out of reach. Connections between
+        it and its gateway, TCP's and vsock's, end with ECONNRESET here. Raises GuestDiedError or GuestTimeoutError if
+        it does not come up; the guest is then at its end.
         """
         with self._plugging:
             self._shares.go_back(snapshot.shares)
+            self._end_connections()
             self._running().close()
             self._address = ""
             self._continue(snapshot.saved, self.config.boot_timeout * self.config.timeout_scale)
             self._plug_again(snapshot.net, snapshot.vsock)
+
+    def _end_connections(self) -> None:
+        """A guest that goes back knows nothing of what was said since: who waits for it would wait for ever."""
+        wiring = self._wiring
+        if wiring is None or wiring.network.closed:
+            return
+        with wiring.network.lock:
+            netns = wiring.stack.netns
+            entries = [entry for each in netns.interfaces.values() for entry in each.neighbours]
+            gone = {entry.address for entry in entries if entry.mac == wiring.mac}
+            for (remote, _, _), connection in list(netns.tcp.demux.connections.items()):
+                if remote in gone:
+                    connection.fail(errno.ECONNRESET)
+            wiring.network.finish()
 
     def _plug_again(self, net: bool, vsock: bool) -> None:
         self._shares.plug_all(self._ports())

@@ -103,11 +103,17 @@ def write_image(path: Path, kernel: Kernel, agent: Path, content: ImageContent, 
         raise SetupError(str(error)) from error
     except OSError as error:
         raise SetupError(f"cannot pack the guest's root: {error}") from error
-    with path.open("wb") as out:
-        if content.initrd is not None:
-            # The kernel unpacks archives one after another; each starts at a multiple of four (buffer-format.rst).
-            out.write(_padded(_read_initrd(content.initrd)))
-        out.write(data)
+    # The kernel unpacks archives one after another; each starts at a multiple of four (buffer-format.rst).
+    first = b"" if content.initrd is None else _padded(_read_initrd(content.initrd))
+    try:
+        with path.open("wb") as out:
+            out.write(first)
+            out.write(data)
+    except OSError as error:
+        raise SetupError(
+            f"the guest's root of {(len(first) + len(data)) / 1e6:.1f} MB cannot be written to {path}: {error.strerror};"
+            " make room there, or name another place with TMPDIR"
+        ) from error
 
 
 def is_archive(path: Path) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from qemu.guest import GuestTimeoutError
+from qemu.guest import GuestTimeoutError, SetupError
 from qemu.guest.cache import cached, discard, prune, used
 
 
@@ -40,6 +41,16 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         cached("thing", half, root=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".thing.lock"]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    def fill(entry: Path) -> None:
+        (entry / "data").write_text("wh")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(SetupError, match=r"thing cannot be kept in .*: No space left on device; .*XDG_CACHE_HOME"):
+        cached("thing", fill, root=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".thing.lock"]
 
 

@@ -112,6 +112,13 @@ def test_what_cannot_be_packed_is_named(
         write_image(tmp_path / "initrd", kernel, agent, content)
 
 
+def test_a_full_disk_is_named_with_the_place_and_the_remedy(kernel: Kernel, agent: Path) -> None:
+    with pytest.raises(
+        SetupError, match=r"root of .* MB cannot be written to /dev/full: No space left on device; .*TMPDIR"
+    ):
+        write_image(Path("/dev/full"), kernel, agent, ImageContent())
+
+
 def test_missing_busybox_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/no/such/directory")
     with pytest.raises(MissingError, match="apt-get install busybox-static"):
