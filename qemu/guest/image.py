@@ -111,8 +111,8 @@ def write_image(path: Path, kernel: Kernel, agent: Path, content: ImageContent, 
             out.write(data)
     except OSError as error:
         raise SetupError(
-            f"the guest's root of {(len(first) + len(data)) / 1e6:.1f} MB cannot be written to {path}: {error.strerror};"
-            " make room there, or name another place with TMPDIR"
+            f"the guest's root of {(len(first) + len(data)) / 1e6:.1f} MB cannot be written to {path}: "
+            f"{error.strerror}; make room there, or name another place with TMPDIR"
         ) from error
 
 
