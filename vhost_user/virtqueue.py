@@ -113,6 +113,7 @@ class Virtqueue(RingControl):
         self._small = memoryview(ffi.buffer(small))
         self._got = ffi.new("int64_t *")
         self._partial = 0  # what push_split answers beside the count
+        self._lone = ffi.new("uint32_t[]", [1, 0])  # what C is told of one frame of one part: its length comes last
         self._burst = ffi.new("struct gw_burst *", {"small": small, "small_size": _SMALL_BURST})
 
     # -- data: takes the gate for one burst ------------------------------------------------------------------------
@@ -155,6 +156,19 @@ class Virtqueue(RingControl):
         """
         mode = lib.GW_PUSH_ONE if header_fixup < 0 else lib.GW_PUSH_MERGE
         return self._push(frames, mode, max(header_fixup, 0), 0)
+
+    def push_one(self, frame: bytes, *, header_fixup: int = -1) -> int:
+        """As `push` of one frame that is one part, for a third of the price."""
+        lone, length = self._lone, len(frame)
+        mode, at = (lib.GW_PUSH_ONE, 0) if header_fixup < 0 else (lib.GW_PUSH_MERGE, header_fixup)
+        self._gate.acquire()
+        try:
+            if not self._live:
+                return 0
+            lone[1] = length
+            return self._check(lib.gw_vring_push(self._ring, mode, at, 0, lone, 1, 1, frame, length, ffi.NULL, 0))
+        finally:
+            self._gate.release()
 
     def push_split(
         self,

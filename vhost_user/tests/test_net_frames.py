@@ -178,3 +178,37 @@ def test_arguments_out_of_range_are_refused_by_name() -> None:
     assert device.mac == DEFAULT_MAC
     device.close()
     device.close()
+
+
+def test_a_frame_sent_alone_is_what_it_is_among_others() -> None:
+    """A lone frame has a short way of its own: same header, padding and drops as in a burst, whatever its facts."""
+    facts = [(0,) * 6, (1, 0, 0, 0, 34, 6), (2, 0, 0, 0, 0, 0), (1, 1, 54, 500, 34, 16)]
+    frames = [
+        ((whole[:cut], whole[cut:]) if cut < size else (whole,), *fact)
+        for size in (14, 41, 42, 54, 59, 60, 61, 1514, 1515, 2062, 2063, 3000)
+        for whole in (broadcast(size, size),)
+        for cut in (14, 54)
+        for fact in facts
+    ]
+    for features in (~0, ~NetFeature.MRG_RXBUF, ~NetFeature.GUEST_CSUM):
+        with net_rig(features=features) as (device, guest), net_rig(features=features) as (other, another):
+            alone, together = [], []
+            for frame in frames * 2:  # the second time every fact is known
+                assert device.transmit([frame]) == 1
+                alone += guest.recv()
+            for at in range(0, 2 * len(frames), 8):
+                assert other.transmit((frames * 2)[at : at + 8]) == 8
+                together += another.recv()
+            assert alone == together
+            assert device.drops == other.drops
+            assert device.frames_out == other.frames_out == len(alone)
+
+
+def test_a_lone_frame_waits_for_a_buffer_like_any_other() -> None:
+    with net_rig(rx_size=4) as (device, guest):
+        frames = [plain(broadcast(60, seed)) for seed in range(8)]
+        taken = [device.transmit([frame]) for frame in frames]
+        assert taken == [1, 1, 1, 1, 0, 0, 0, 0]
+        assert len(guest.recv()) == 4
+        assert [device.transmit([frame]) for frame in frames[4:]] == [1, 1, 1, 1]
+        assert [bytes(frame.data) for frame in guest.recv()] == [bytes(frame[0][0]) for frame in frames[4:]]
