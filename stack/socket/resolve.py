@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeAlias
 
 from stack.socket import services
-from stack.socket.families import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM
+from stack.socket.families import AF_INET, AF_INET6
+from stack.socket.transports import transports
 from stack.wire.ipv6 import is_link_local
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 AddressInfo: TypeAlias = tuple[Any, Any, int, str, tuple[Any, ...]]
 
-#: (type, protocol) in the order getaddrinfo(3) gives them.
-_TYPES: Final = ((SOCK_STREAM, 6), (SOCK_DGRAM, 17), (SOCK_RAW, 0))
 _LOOPBACK: Final = {AF_INET: "127.0.0.1", AF_INET6: "::1"}
 _ANY: Final = {AF_INET: "0.0.0.0", AF_INET6: "::"}  # noqa: S104 - what getaddrinfo answers
 
@@ -29,6 +28,7 @@ _ANY: Final = {AF_INET: "0.0.0.0", AF_INET6: "::"}  # noqa: S104 - what getaddri
 _MAPPED: Final = "::ffff:"
 _LINK_GROUPS: Final = (b"\xff\x01", b"\xff\x02")  # of the interface, of the link
 _FLOW_MAX: Final = 0xFFFFF  # 20 bits of a flow label
+_NAMEINFO_FLAGS: Final = 0xFF  # glibc's, with those about international names
 _U32: Final = 0xFFFFFFFF
 _U64: Final = 0xFFFFFFFFFFFFFFFF
 
@@ -40,6 +40,11 @@ def name_of(name: str | bytes) -> str:
     if isinstance(name, (bytes, bytearray)):
         return name.decode("ascii", "surrogateescape")
     raise TypeError(f"str, bytes or bytearray expected, not {type(name).__name__}")
+
+
+def encoded(name: str | bytes) -> str:
+    """As `name_of`, for functions that encode every text. Raises TypeError, UnicodeError (a label's length)."""
+    return name_of(name.encode("idna") if isinstance(name, str) else name)
 
 
 def unsigned(number: SupportsIndex) -> int:
@@ -100,34 +105,46 @@ def getaddrinfo(
         raise OSError("Int or String expected")
     if family not in (0, AF_INET, AF_INET6):
         raise _kernel.gaierror(_kernel.EAI_FAMILY, "ai_family not supported")
-    if node is None and port is None:
-        raise _unknown("")
-    number = _service(port, kind)
+    ways = transports(port, kind, protocol, flags, named=node is not None)
+    zone = 0
     if node is None:
         texts = _ANY if flags & _kernel.AI_PASSIVE else _LOOPBACK
         order = (AF_INET, AF_INET6) if flags & _kernel.AI_PASSIVE else (AF_INET6, AF_INET)
         found = [(f, texts[f]) for f in order if family in (0, f)]
     else:
-        name = name_of(node)
-        found = lookup(host, name, family, numeric=bool(flags & _kernel.AI_NUMERICHOST))
-    pairs = [(t, p) for t, p in _TYPES if kind in (0, t) and (protocol in (0, p) or t == SOCK_RAW)]
-    if not pairs:
-        raise _kernel.gaierror(_kernel.EAI_SOCKTYPE, "ai_socktype not supported")
-    if kind or protocol:
-        del pairs[1:]
-    zone = 0 if node is None or "%" not in name_of(node) else zone_of(host, name_of(node))
+        name = encoded(node).partition("\0")[0]  # as a C string
+        found = _asked(host, name, family, flags)
+        if "%" in name:
+            zone = zone_of(host, name)
     canonical = str(node) if flags & _kernel.AI_CANONNAME and node is not None else ""
     return [
         (
             _kernel.AddressFamily(f),
-            _kernel.SocketKind(t),
-            protocol if t == SOCK_RAW else p,
+            t,
+            p,
             canonical,
             (text, number) if f == AF_INET else (text, number, 0, zone),
         )
         for f, text in found
-        for t, p in pairs
+        for t, p, number in ways
     ]
+
+
+def _asked(host: Host, name: str, family: int, flags: int) -> list[tuple[int, str]]:
+    """As `lookup`, with IPv4 addresses mapped into IPv6 if they may be: for want of others, or all of them."""
+    numeric = bool(flags & _kernel.AI_NUMERICHOST)
+    if family != AF_INET6 or not flags & _kernel.AI_V4MAPPED:
+        return lookup(host, name, family, numeric=numeric)
+    found: list[tuple[int, str]] = []
+    with suppress(_kernel.gaierror):
+        found = lookup(host, name, AF_INET6, numeric=numeric)
+    if not found or (flags & _kernel.AI_ALL and not _literal(name)):
+        try:
+            found += [(AF_INET6, _MAPPED + text) for _, text in lookup(host, name, AF_INET, numeric=numeric)]
+        except _kernel.gaierror:
+            if not found:
+                raise
+    return found
 
 
 def getnameinfo(host: Host, address: Any, flags: int) -> tuple[str, str]:
@@ -148,6 +165,8 @@ def getnameinfo(host: Host, address: Any, flags: int) -> tuple[str, str]:
         raise _kernel.gaierror(_kernel.EAI_SERVICE, "Servname not supported for ai_socktype")
     if literal[0] == AF_INET and len(address) != 2:
         raise OSError("IPv4 sockaddr must be 2 tuple")
+    if flags & ~_NAMEINFO_FLAGS:
+        raise _kernel.gaierror(_kernel.EAI_BADFLAGS, "Bad value for ai_flags")
     name = None if flags & _kernel.NI_NUMERICHOST else reverse(host, text)
     if name is None:
         if flags & _kernel.NI_NAMEREQD:
@@ -198,20 +217,6 @@ def _named(host: Host, name: str) -> list[tuple[int, str]]:
     texts = host.names().get(name, ())
     literals = [literal for literal in map(_literal, texts) if literal]
     return sorted(literals, key=lambda each: each[0])
-
-
-def _service(port: str | bytes | int | None, kind: int) -> int:
-    if port is None:
-        return 0
-    if isinstance(port, int):
-        return port & 0xFFFF
-    text = port.decode("ascii") if isinstance(port, (bytes, bytearray)) else port
-    if text.isdecimal():
-        return int(text) & 0xFFFF
-    try:
-        return services.port_of(text, {SOCK_DGRAM: "udp", SOCK_STREAM: "tcp"}.get(kind))
-    except OSError:
-        raise _kernel.gaierror(_kernel.EAI_SERVICE, "Servname not supported for ai_socktype") from None
 
 
 def _unknown(name: str) -> _kernel.gaierror:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _C: Final[dict[str, Any]] = dict(vars(vars(_kernel)["_socket"]))
 _FLAG_BITS: Final = SOCK_NONBLOCK | SOCK_CLOEXEC
-_ANY4: Final = "0.0.0.0"  # noqa: S104 - what gethostbyname("") answers
+_BROADCAST: Final = "<broadcast>"
+#: Names that CPython itself knows.
+_SPECIAL: Final = {"": "0.0.0.0", _BROADCAST: "255.255.255.255"}  # noqa: S104 - an answer
 
 
 class Surface:
@@ -118,19 +120,27 @@ class Surface:
         return resolve.getaddrinfo(self.stack, host, port, c_int(family), c_int(type), c_int(proto), c_int(flags))
 
     def gethostbyname(self, hostname: str | bytes, /) -> str:
-        return self._addresses(hostname)[0]
+        return self._addresses(_host(hostname, "gethostbyname"))[0]
 
     def gethostbyname_ex(self, hostname: str | bytes, /) -> tuple[str, list[str], list[str]]:
-        addresses = self._addresses(hostname)
-        return resolve.name_of(hostname), [], addresses
+        name = _host(hostname, "gethostbyname_ex")
+        addresses = self._addresses(name)
+        if not name:
+            raise _kernel.herror(3, "Unknown server error")
+        if name == _BROADCAST:
+            raise _kernel.herror(1, "Unknown host")
+        return name, [], addresses
 
-    def _addresses(self, hostname: str | bytes) -> list[str]:
-        name = resolve.name_of(hostname)
-        return [text for _, text in resolve.lookup(self.stack, name, AF_INET)] if name else [_ANY4]
+    def _addresses(self, name: str) -> list[str]:
+        if name in _SPECIAL:
+            return [_SPECIAL[name]]
+        return [text for _, text in resolve.lookup(self.stack, name, AF_INET)]
 
     def gethostbyaddr(self, ip_address: str | bytes, /) -> tuple[str, list[str], list[str]]:
-        asked = resolve.name_of(ip_address)
-        text = resolve.lookup(self.stack, asked)[0][1]
+        asked = _host(ip_address, "gethostbyaddr")
+        if not asked:
+            raise OSError("wildcard resolved to multiple address")
+        text = _SPECIAL[asked] if asked == _BROADCAST else resolve.lookup(self.stack, asked)[0][1]
         name = resolve.reverse(self.stack, text)
         if asked.lower() in self.stack.names():  # a node without a card has the address of localhost, and its name
             name = asked
@@ -166,6 +176,8 @@ class Surface:
 
     def if_nametoindex(self, if_name: str | bytes, /) -> int:
         name = os.fsdecode(if_name)
+        if "\0" in name:
+            raise ValueError("embedded null byte")
         for index, known in self.if_nameindex():
             if known == name:
                 return index
@@ -177,6 +189,15 @@ class Surface:
             if known == index:
                 return name
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+
+
+def _host(name: str | bytes, function: str) -> str:
+    """An argument of the gethostby family. Raises TypeError, UnicodeError."""
+    text = resolve.encoded(name)
+    if "\0" in text:
+        shown = type(name).__name__
+        raise TypeError(f"{function}() argument 1 must be encoded string without null bytes, not {shown}")
+    return text
 
 
 class _Half(StackSocket):

@@ -210,6 +210,11 @@ def test_services_without_etc_services(stack: Stack) -> None:
     assert (module.getservbyport(53), module.getservbyport(123, "udp")) == ("domain", "ntp")
     assert (module.getprotobyname("tcp"), module.getprotobyname("ipv6-icmp")) == (6, 58)
     assert module.getaddrinfo("127.0.0.1", "smtp", type=module.SOCK_STREAM)[0][4] == ("127.0.0.1", 25)
+    ways = [(each[1], each[4][1]) for each in module.getaddrinfo("127.0.0.1", "domain")]
+    assert ways == [(module.SOCK_STREAM, 53), (module.SOCK_DGRAM, 53)], "no raw socket has services"
+    assert [each[1] for each in module.getaddrinfo("127.0.0.1", b"ssh")] == [module.SOCK_STREAM]
+    with pytest.raises(module.gaierror, match="not supported"):
+        module.getaddrinfo("127.0.0.1", "ssh", type=module.SOCK_DGRAM)
     for call, *arguments in (
         (module.getservbyname, "no-such-service"),
         (module.getservbyname, "ssh", "udp"),
@@ -240,6 +245,48 @@ QUESTIONS: list[tuple[str, tuple[Any, ...]]] = [
     ("getaddrinfo", ("no-number", 80, 0, 0, 0, int(kernel.AI_NUMERICHOST))),
     ("getaddrinfo", (5, 80)),
     ("getaddrinfo", ("127.0.0.1", 1.5)),
+    ("getaddrinfo", ("127.0.0.1", -1, 2, 1)),
+    ("getaddrinfo", ("127.0.0.1", 70000, 2, 1)),
+    ("getaddrinfo", ("127.0.0.1", 1 << 70)),
+    ("getaddrinfo", ("127.0.0.1", "", 2, 1)),
+    ("getaddrinfo", ("127.0.0.1", " +80", 2, 1)),
+    ("getaddrinfo", ("127.0.0.1", "80\0x", 2, 1)),
+    ("getaddrinfo", ("127.0.0.1", "\udc80", 2, 1)),
+    ("getaddrinfo", ("127.0.0.1", "no-such-service", 2)),
+    ("getaddrinfo", ("127.0.0.1", "no-such-service", 2, 3)),
+    ("getaddrinfo", ("127.0.0.1", "80", 0, 0, 0, int(kernel.AI_NUMERICSERV))),
+    ("getaddrinfo", ("127.0.0.1", "http", 0, 0, 0, int(kernel.AI_NUMERICSERV))),
+    ("getaddrinfo", ("127.0.0.1", 80, 0, 3)),
+    ("getaddrinfo", ("127.0.0.1", None, 0, 3, 99)),
+    ("getaddrinfo", ("127.0.0.1", 80, 0, 5)),
+    ("getaddrinfo", ("127.0.0.1", 80, 0, 0, 99)),
+    ("getaddrinfo", ("127.0.0.1", 80, 0, 0, 132)),
+    ("getaddrinfo", ("127.0.0.1", 80, 0, 1 << 40)),
+    ("getaddrinfo", ("127.0.0.1", 80, 10, 1, 0, int(kernel.AI_V4MAPPED))),
+    ("getaddrinfo", ("127.0.0.1", 80, 10, 1, 0, int(kernel.AI_V4MAPPED | kernel.AI_ALL))),
+    ("getaddrinfo", ("::1", 80, 10, 1, 0, int(kernel.AI_V4MAPPED | kernel.AI_ALL))),
+    ("getaddrinfo", ("::1", 80, 2, 1, 0, int(kernel.AI_V4MAPPED))),
+    ("getaddrinfo", ("::ffff:1.2.3.4", 80, 2, 1)),
+    ("getaddrinfo", (None, 80, 2, 1, 0, int(kernel.AI_CANONNAME))),
+    ("getaddrinfo", ("127.0.0.1", 80, 2, 1, 0, int(kernel.AI_CANONNAME))),
+    ("getaddrinfo", ("127.0.0.1", 80, 2, 1, 0, 1 << 20)),
+    ("getaddrinfo", ("1.2", 80, 2, 1)),
+    ("getaddrinfo", ("127.0.0.1\0x", 80, 2, 1)),
+    ("getaddrinfo", ("label" * 20 + ".example", 80)),
+    ("getaddrinfo", ("two..dots", 80)),
+    ("getaddrinfo", ("fe80::1%99", 80, 10, 1)),
+    ("getaddrinfo", ("fe80::1%lo", 80, 10, 1)),
+    ("getaddrinfo", ("fe80::1%nobody0", 80, 10, 1)),
+    ("getnameinfo", (("127.0.0.1", 80), 1 << 20)),
+    ("getnameinfo", (("127.0.0.1", 80), 1 << 40)),
+    ("getnameinfo", (("127.0.0.1", 70000), 3)),
+    ("getnameinfo", (("127.0.0.1", -1), 3)),
+    ("getnameinfo", (("127.0.0.1",), 3)),
+    ("getnameinfo", (("::1", 80, 0, 0, 0), 3)),
+    ("getnameinfo", (("127.0.0.1", 80, 0), 3)),
+    ("getnameinfo", (["127.0.0.1", 80], 3)),
+    ("getnameinfo", ((b"127.0.0.1", 80), 3)),
+    ("getnameinfo", (("fe80::1%lo", 80, 0, 1), 3)),
     ("getnameinfo", (("127.0.0.1", 80), int(kernel.NI_NUMERICHOST | kernel.NI_NUMERICSERV))),
     ("getnameinfo", (("::1", 80, 0, 0), int(kernel.NI_NUMERICHOST | kernel.NI_NUMERICSERV))),
     ("getnameinfo", ("text", 0)),
@@ -250,19 +297,51 @@ QUESTIONS: list[tuple[str, tuple[Any, ...]]] = [
     ("gethostbyname", ("127.0.0.1",)),
     ("gethostbyname", ("",)),
     ("gethostbyname", (5,)),
+    ("gethostbyname", (None,)),
+    ("gethostbyname", ("1.2.3",)),
+    ("gethostbyname", ("::1",)),
+    ("gethostbyname", ("<broadcast>",)),
+    ("gethostbyname", ("nul\0",)),
+    ("gethostbyname", (b"nul\0",)),
+    ("gethostbyname", ("label" * 20,)),
+    ("gethostbyname", ("255.255.255.255",)),
     ("gethostbyname_ex", ("127.0.0.1",)),
+    ("gethostbyname_ex", ("nul\0",)),
+    ("gethostbyaddr", ("",)),
+    ("gethostbyaddr", (5,)),
+    ("gethostbyaddr", ("nul\0",)),
+    ("getservbyname", (5,)),
+    ("getservbyname", ("http", 5)),
+    ("getservbyname", ("http", "no-such-protocol")),
+    ("getservbyname", ("no-such-service",)),
+    ("getservbyname", ("nul\0",)),
+    ("getservbyport", (-1,)),
+    ("getservbyport", (1.5,)),
+    ("getservbyport", ("x",)),
+    ("getservbyport", (80, "no-such-protocol")),
+    ("getprotobyname", (5,)),
+    ("getprotobyname", ("no-such-protocol",)),
+    ("getprotobyname", ("nul\0",)),
     ("if_nametoindex", ("lo",)),
     ("if_nametoindex", ("nobody0",)),
     ("if_nametoindex", (b"lo",)),
     ("if_nametoindex", (5,)),
+    ("if_nametoindex", ("",)),
+    ("if_nametoindex", ("nul\0",)),
+    ("if_nametoindex", ("long" * 9,)),
     ("if_indextoname", (9999,)),
     ("if_indextoname", (-1,)),
     ("if_indextoname", (1 << 40,)),
     ("if_indextoname", ("lo",)),
+    ("if_indextoname", (1.5,)),
+    ("if_indextoname", (1 << 64,)),
+    ("if_indextoname", (0,)),
     ("setdefaulttimeout", (-1,)),
     ("setdefaulttimeout", ("x",)),
     ("setdefaulttimeout", (float("nan"),)),
     ("sethostname", (5,)),
+    ("sethostname", ("x" * 65,)),
+    ("sethostname", (None,)),
     ("dup", (-1,)),
     ("dup", ("x",)),
     ("close", (987654,)),
@@ -297,6 +376,29 @@ def test_names_and_interfaces_are_the_stacks(stack: Stack) -> None:
         module.gethostbyname("nobody-knows-this-name")
     with pytest.raises(kernel.herror):
         module.gethostbyaddr("192.0.2.1")
+    for call, name in (
+        (module.gethostbyname_ex, ""),
+        (module.gethostbyname_ex, BROADCAST),
+        (module.gethostbyaddr, BROADCAST),
+    ):
+        with pytest.raises(kernel.herror):
+            call(name)
+    with pytest.raises(OSError, match="not known"):
+        module.getnameinfo(("192.0.2.1", 80), kernel.NI_NAMEREQD)
+    stack.hosts["four"] = ["192.0.2.4"]
+    stack.hosts["both"] = ["192.0.2.6", "2001:db8::6"]
+    mapped, everything = kernel.AI_V4MAPPED, kernel.AI_V4MAPPED | kernel.AI_ALL
+
+    def six(name: str, flags: int) -> list[str]:
+        return [each[4][0] for each in module.getaddrinfo(name, 80, kernel.AF_INET6, kernel.SOCK_STREAM, 0, flags)]
+
+    assert six("four", mapped) == ["::ffff:192.0.2.4"]
+    assert six("both", mapped) == ["2001:db8::6"]
+    assert six("both", everything) == ["2001:db8::6", "::ffff:192.0.2.6"]
+    with pytest.raises(kernel.gaierror, match="not supported"):
+        six("four", 0)
+    assert module.gethostbyname_ex("both") == ("both", [], ["192.0.2.6"])
+    assert module.gethostbyaddr("2001:db8::6") == ("both", [], ["2001:db8::6"])
 
 
 def test_modules_of_two_stacks_are_apart(stack: Stack) -> None:
@@ -317,3 +419,4 @@ def test_modules_of_two_stacks_are_apart(stack: Stack) -> None:
 
 
 INET, DGRAM = 2, 2
+BROADCAST = "<broadcast>"
