@@ -46,6 +46,7 @@ TESTS: Final = [
     Program("test_sigbus", RINGS),
     Program("test_races", RINGS, ("50000", "50000")),
     Program("fuzz_vring", RINGS, ("200000",), ("-DSTANDALONE",)),
+    Program("fuzz_forward", RINGS, ("50000",), ("-DSTANDALONE",)),
     Program("test_bridge", ALL),
     Program("test_bridge_kinds", ALL),
     Program("test_pairs", ALL, ("5000", "5000")),
@@ -57,6 +58,7 @@ RACES: Final = Program("test_pairs", ALL, ("2000", "0"))
 
 HARNESSES: Final = [
     Program("fuzz_vring", RINGS, ("-max_len=2048",)),
+    Program("fuzz_forward", RINGS, ("-max_len=4096",)),
     Program("fuzz_bridge", ALL, ("-max_len=4096",)),
     Program("fuzz_headers", ["vnet.c", "gro.c", "vvsock.c", "checksum.c"], ("-max_len=4096",)),
     Program("fuzz_gro", ["gro.c", "vnet.c", "checksum.c"], ("-max_len=4096",)),
