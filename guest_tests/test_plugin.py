@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,7 @@ PROJECT = """
         pass
 
     def test_handler_is_wrong(guest, net):
+        guest.run("echo words on the console > /dev/kmsg")
         net.serve("api.test", lambda request: 1 / 0)
         assert "500" in guest.run("wget -O - http://api.test/").stderr
 """
@@ -69,9 +72,7 @@ def test_what_should_pass_passes_and_nothing_else(run: Run) -> None:
 
 def test_the_header_says_what_the_guests_run_on_and_why(run: Run) -> None:
     [line] = [line for line in run.output.splitlines() if line.startswith("guests: ")]
-    assert "QEMU " in line
-    assert any(f"{accelerator}: " in line for accelerator in ("tcg", "kvm"))
-    assert "kernel " in line
+    assert re.fullmatch(r"guests: QEMU \d+\.\d+\S*, (tcg|kvm): \S.*; kernel \d+\.\d+\S*", line), line
 
 
 def test_a_failed_command_shows_its_output_and_not_our_code(run: Run) -> None:
@@ -104,6 +105,7 @@ def test_a_marker_or_a_handler_that_is_wrong_is_named(run: Run) -> None:
 
 
 def test_the_report_has_events_sockets_rings_and_the_command_to_run_it_again(run: Run) -> None:
+    assert any("words on the console" in text for text in run.sections("guest: guest1's console, last lines"))
     assert any('"event": "SHUTDOWN"' in text for text in run.sections("guest: guest1's last QMP events"))
     assert "LISTEN" in run.sections("guest: sockets of the gateway")[0]
     assert "ring 0: live" in run.sections("guest: guest1's rings")[0]
@@ -183,18 +185,29 @@ def test_github_shows_the_failures(run: Run) -> None:
     assert "test_passes" not in summary
 
 
-@pytest.mark.parametrize("workers", [2])
-def test_any_number_of_workers_share_a_template(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_any_number_of_workers_share_a_template_and_no_port_is_used(tmp_path: Path, workers: int) -> None:
     source = """
+        import os
+        from pathlib import Path
         import pytest
+
+        def sockets(pid):
+            names = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()]
+            return {name[8:-1] for name in names if name.startswith("socket:[")}
 
         @pytest.mark.parametrize("number", range(4))
         def test_it(guest, net, number):
-            assert guest.run(f"ping -c 1 -W 5 {guest.gateway}").succeeded
+            with net.serve("api.test:80", "words"):
+                assert guest.run("wget -q -O - http://api.test/", check=True).stdout == "words"
+                lines = [Path(f"/proc/net/{kind}").read_text().splitlines() for kind in ("tcp", "tcp6", "udp", "udp6")]
+                inodes = {line.split()[9] for each in lines for line in each[1:]}
+                assert sockets(guest.pid) and not inodes & (sockets("self") | sockets(guest.pid))
             assert guest.address == "10.0.2.15"
     """
-    run = run_project(tmp_path, source, "-n", str(workers))
+    run = run_project(tmp_path, source, "-n", str(workers), "--guest-report=page.html")
     assert "4 passed" in run.output, run.output
+    assert "4 tests with guests" in (tmp_path / "page.html").read_text()  # what the workers did is on one page
 
 
 def test_asynchronous_tests_have_guests(tmp_path: Path) -> None:
@@ -209,6 +222,52 @@ def test_asynchronous_tests_have_guests(tmp_path: Path) -> None:
     """
     run = run_project(tmp_path, source, "-o", "asyncio_default_fixture_loop_scope=function")
     assert "1 passed" in run.output, run.output
+
+
+def test_the_command_line_goes_before_variables_before_the_projects_file(tmp_path: Path) -> None:
+    """Each option, as pytest itself reads it, from ``pyproject.toml`` too."""
+    (tmp_path / "pyproject.toml").write_text(
+        """
+        [tool.pytest.ini_options]
+        guest_accel = "tcg"
+        guest_arch = "x86_64"
+        guest_artifacts = "from-file"
+        guest_image = "root"
+        guest_keep = true
+        guest_kernel = "kernel"
+        guest_modules = "."
+        guest_pcap = "never"
+        guest_report = "page.html"
+        guest_seed = 7
+        guest_share = [".:/a", ".:/b:rw"]
+        guest_timeout_scale = 2.5
+        """
+    )
+    for name in ("kernel", "root", "other"):
+        (tmp_path / name).touch()
+    source = """
+        def test_it(guest_settings):
+            own = {name: getattr(guest_settings, name) for name in guest_settings.__slots__}
+            own["share"] = [each.target for each in own["share"]]
+            print({name: getattr(value, "name", value) for name, value in own.items() if name != "given"})
+    """
+    expected = {
+        "arch": "x86_64", "kernel": "kernel", "modules": tmp_path.name, "image": "root", "share": ["/a", "/b"],
+        "accel": "tcg", "timeout_scale": 2.5, "artifacts": "from-file", "pcap": "never", "report": "page.html",
+        "seed": 7, "keep": True,
+    }  # fmt: skip
+
+    def shown(*arguments: str, **environment: str) -> object:
+        output = run_project(tmp_path, source, "-s", *arguments, environment=environment).output
+        [line] = [line for line in output.splitlines() if "{'arch'" in line]
+        return ast.literal_eval(line[line.index("{") :].rpartition("}")[0] + "}")
+
+    assert shown() == expected
+    variables = {"GUESTWIRE_KERNEL": "other", "GUESTWIRE_KEEP": "no", "GUESTWIRE_SHARE": ".:/c", "GUESTWIRE_SEED": "8"}
+    over = {"kernel": "other", "keep": False, "share": ["/c"], "seed": 8}
+    assert shown(**variables) == expected | over
+    said = shown("--guest-keep", "--guest-seed=9", "--guest-share=.:/d", "--guest-kernel=kernel", **variables)
+    assert said == expected | {"seed": 9, "share": ["/d"]}
 
 
 def test_a_project_without_guests_sees_nothing_of_the_plugin(tmp_path: Path) -> None:

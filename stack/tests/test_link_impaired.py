@@ -88,6 +88,53 @@ def test_each_direction_has_its_own_loss(world: World) -> None:
     assert into.loss == 50
 
 
+#: Each kind of impairment, and the counter that tells how often it struck.
+KINDS = {
+    "loss": (Impairment(loss=0.3, seed=1), "loss"),
+    "burst loss": (Impairment(burst_loss=0.1, burst_length=5, seed=1), "burst_loss"),
+    "duplication": (Impairment(duplicate=0.3, seed=1), "duplicate"),
+    "reordering": (Impairment(reorder=0.3, seed=1), "reorder"),
+    "corruption": (Impairment(corrupt=0.3, seed=1), "corrupt"),
+    "rate": (Impairment(rate_bps=1_000_000, queue_bytes=2000), "queue_bytes"),
+    "mtu": (Impairment(mtu=100), "mtu"),
+    "partition": (PARTITION, "loss"),
+}
+
+
+@pytest.mark.parametrize("outward", [True, False], ids=["out", "in"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_strikes_its_direction_alone_and_the_same_frames_each_time(kind: str, outward: bool) -> None:
+    bad, counter = KINDS[kind]
+    runs = []
+    for _ in range(2):
+        world = World()
+        try:
+            world.impair(*((bad, None) if outward else (None, bad)))
+            there, back = world.exchange(100)
+            struck, spared = world.line.stats if outward else reversed(world.line.stats)
+            assert getattr(struck, counter) > 0
+            assert (there if outward else back) != 100 or kind == "reordering"
+            assert (back if outward else there) == 100
+            assert getattr(spared, counter) == 0
+            runs.append((there, back, getattr(struck, counter)))
+        finally:
+            world.ours.close()
+            world.theirs.close()
+            world.network.close()
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("outward", [True, False], ids=["out", "in"])
+def test_jitter_is_added_to_the_delay_of_its_direction_alone(world: World, outward: bool) -> None:
+    bad = Impairment(delay_ns=50 * NS_PER_MS, jitter_ns=100 * NS_PER_MS, seed=1)
+    world.impair(*((bad, None) if outward else (None, bad)))
+    arrived = [world.exchange(count, wait * NS_PER_MS) for count, wait in ((20, 49), (0, 40), (0, 70))]
+    late, prompt = zip(*(each if outward else each[::-1] for each in arrived), strict=True)
+    assert prompt == (20, 0, 0)
+    assert late[0] == 0
+    assert sum(late) == 20
+
+
 def test_delay_and_mending_lose_nothing_on_the_way(world: World) -> None:
     world.impair(Impairment(delay_ns=500 * NS_PER_MS), Impairment(delay_ns=300 * NS_PER_MS))
     assert world.exchange(5, 400 * NS_PER_MS) == (0, 5)

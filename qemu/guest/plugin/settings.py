@@ -188,7 +188,8 @@ def add_options(parser: pytest.Parser) -> None:
             )
         else:
             group.addoption(f"--guest-{option.name}", dest=option.dest, metavar=option.metavar, help=where)
-        parser.addini(option.ini, option.help, default=None)
+        kind: Literal["linelist", "string"] = "linelist" if option.parse is _shares else "string"
+        parser.addini(option.ini, option.help, type=kind, default=None)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -226,5 +227,6 @@ def _text(config: pytest.Config, option: Option) -> tuple[str | None, str, Path]
         return os.environ[option.variable], option.variable, Path(config.invocation_params.dir)
     ini = config.getini(option.ini)
     if ini:
-        return str(ini), f"{config.inipath or 'ini'}: {option.ini}", Path(config.rootpath)
+        text = "\n".join(map(str, ini)) if isinstance(ini, list) else str(ini)
+        return text, f"{config.inipath or 'ini'}: {option.ini}", Path(config.rootpath)
     return None, "", Path()
