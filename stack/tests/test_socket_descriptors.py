@@ -156,14 +156,14 @@ def test_objects_that_share_an_open_socket(stack: Stack) -> None:
 
 def test_a_lost_socket_warns_with_its_source(stack: Stack) -> None:
     """ResourceWarning names the socket and carries it as `source`; the connection ends all the same."""
+    gc.collect()  # what other tests left is theirs
     client, served = pair(stack)
     client.fileno()
     before = count()
     shown = repr(client)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        del client
-        gc.collect()
+        del client  # nothing else refers to it
     (warning,) = caught
     assert warning.category is ResourceWarning
     assert str(warning.message) == f"unclosed {shown}"
