@@ -9,6 +9,7 @@ from collections import deque
 from stack.scheduler import Scheduler
 from stack.testing.vsock import GUEST_CID, ScriptedGuest
 from stack.vsock import VsockEngine, VsockState
+from stack.vsock.guest import SINK_CALLS
 from stack.wire.vsock import CID_HOST, TYPE_STREAM, Op
 
 GUEST_PORT, SINK = 1234, 99
@@ -160,3 +161,13 @@ def test_a_sink_ends_with_its_connection() -> None:
             getattr(world.connection, end)()
         assert not world.port.sinks, end
         assert world.connection.state is not VsockState.CONNECTED
+
+
+def test_a_guest_that_never_stops_sending_single_bytes_does_not_hold_up_the_others() -> None:
+    """A turn has so many system calls, however many packets come while it lasts."""
+    world = World()
+    world.guest.ring.extend((1, 1 << 18, 0) for _ in range(10 * SINK_CALLS))
+    assert world.port.service(64) == SINK_CALLS
+    assert len(world.guest.limits) == SINK_CALLS
+    world.turn()
+    assert world.connection.credit.received == 10 * SINK_CALLS

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 CONNECTION_LIMIT: Final = 1024
 REPLY_LIMIT: Final = 1024  # RSTs waiting for room; what a correct guest provokes is one or two
 ROUND_BYTES: Final = 512 << 10  # data of one transmit call: within the cache
+#: System calls of one turn for what goes straight to sockets: a guest that sends single bytes, and goes on while we look,
+#: is not to keep the other guests waiting.
+SINK_CALLS: Final = 128
 #: Bursts that may be kept for the sake of little: four megabytes. A socket of the host takes 200 KiB at a time, so one
 #: that keeps up is a burst or two behind, and copying for it cost as much again as moving its bytes (measured).
 YOUNG: Final = 8
@@ -156,7 +159,9 @@ class GuestPort:
         """What lies first in the guest's ring, as long as it is for sockets that take it: packets."""
         transport, connections, sinks = self.transport, self.connections, self.sinks
         packets, enough = 0, ROUND_BYTES
-        while enough > 0 and (route := next_data()) is not None:
+        for _ in range(SINK_CALLS):
+            if enough <= 0 or (route := next_data()) is None:
+                break
             _, dst_cid, src_port, dst_port, kind = route
             connection = connections.get((dst_port, src_port)) if dst_cid == CID_HOST else None
             if connection is None or connection not in sinks or connection.kind != kind:
