@@ -100,7 +100,8 @@ class IpOutput:
                 ident = 0  # RFC 6864 4.1: an atomic datagram's means nothing
                 flags = ipv4.FLAG_DF
             else:
-                ident = self._next_ident(src, dst, proto)
+                pieces = -(-(length - header_length) // gso_size) if gso_type else 1
+                ident = self._next_ident(src, dst, proto, pieces)
                 flags = 0
             addresses = route.address_sum
             if src != route.src or dst != route.dst:
@@ -197,12 +198,16 @@ class IpOutput:
             neighbour.resolve()
         return neighbour
 
-    def _next_ident(self, src: bytes, dst: bytes, proto: int) -> int:
-        """Identification of a datagram that may be cut: unique per (src, dst, protocol) as long as 16 bits allow."""
+    def _next_ident(self, src: bytes, dst: bytes, proto: int, count: int = 1) -> int:
+        """Identification of a datagram that may be cut: unique per (src, dst, protocol) as long as 16 bits allow.
+
+        The first of `count` that follow each other, for what a device makes so many datagrams of.
+        """
         idents = self._idents
         bucket = hash((self._secret, src, dst, proto)) & 0xFF
-        ident = idents[bucket] = (idents[bucket] + 1) & 0xFFFF
-        return ident
+        first = idents[bucket] + 1 & 0xFFFF
+        idents[bucket] = first + count - 1 & 0xFFFF
+        return first
 
     def _copy_to_us(self, route: Route, frame: TxFrame, length: int) -> None:
         """Broadcasts reach our own sockets too (IF-13), multicasts if we are in the group: through `lo`."""

@@ -248,6 +248,7 @@ class Connection(Pcb):
             self._delay(options.tx_delay)
         receiver.make_room(options.rcvlowat)
         self.predict()
+        self.template = None
         if options.device != self.key[2] >> 32:
             self.layer.tie(self)
         if self.connected:

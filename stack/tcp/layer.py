@@ -23,6 +23,7 @@ from stack.ip.packet import PacketKind
 from stack.scheduler import NS_PER_S
 from stack.tcp.connection import Connection
 from stack.tcp.demux import Demux, Key
+from stack.tcp.discovery import believes_icmp, resends
 from stack.tcp.ecn import CE, ECN_MASK
 from stack.tcp.fastopen import CLIENT, KEY_LENGTH, FastOpenClient
 from stack.tcp.filtering import Filtering
@@ -330,16 +331,17 @@ class TcpLayer:
 
     def _path_mtu(self, connection: Pcb, mtu: int) -> None:
         """RFC 1191 section 6.4: smaller segments from now on, and what was too big again, without congestion."""
-        if mtu >= connection.path_mtu:
+        options, remote = connection.options, connection.remote[0]
+        if mtu >= connection.path_mtu or not believes_icmp(options, remote):
             return
         try:
-            self.ip.update_path_mtu(connection.remote[0], mtu)
+            self.ip.update_path_mtu(remote, mtu)
             self.reroute(connection)
         except NetError as failure:
             connection.soft_error = failure.errno
             return
         sender = connection.sender
-        if sender.snd_una > sender.iss:
+        if sender.snd_una > sender.iss and resends(options, remote):
             sender.recovery.resend_everything()
             connection.schedule()
 

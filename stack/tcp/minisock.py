@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stack.tcp.mib import Mib
     from stack.tcp.segment import Segment
 
+UNCUT: Final = 48  # bytes of segment: with the IPv4 header 68, which every link passes (RFC 791 section 3.2)
 ANSWER_INTERVAL: Final = 500 * NS_PER_MS  # ns between answers to bare out-of-window segments; tcp_invalid_ratelimit
 
 
@@ -78,8 +79,12 @@ def send_single(
     *,
     ttl: int = DEFAULT_TTL,
     tos: int = 0,
+    whole: bool = True,
 ) -> bool:
-    """One segment without data, for which there is no connection; sequence numbers wrap here. False: no way there."""
+    """One segment without data, for which there is no connection; sequence numbers wrap here. False: no way there.
+
+    `whole`: with DF; without, what passes uncut everywhere still has it, as Linux's SYN|ACKs.
+    """
     remote, local, ports = key
     tail = b"" if options is None else options.emit()
     total = PLAIN_LENGTH + len(tail)
@@ -103,6 +108,7 @@ def send_single(
             total,
             ttl=ttl,
             tos=tos,
+            dont_fragment=whole or total <= UNCUT,
             csum_start_offset=CHECKSUM_OFFSET,
             header_length=total,
         )

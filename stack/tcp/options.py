@@ -68,6 +68,8 @@ class TcpOptions:
     min_ttl: int = 0  #: IP_MINTTL or IPV6_MINHOPCOUNT: packets that came farther are dropped (RFC 5082)
     watching: bool = False  #: IPV6_RECVPKTINFO and its likes: remember each packet's facts, see `Pcb.came`
     mark: int = 0  #: SO_MARK, for rules that choose routes by it
+    discover: int = 1  #: IP_MTU_DISCOVER, see `stack.tcp.discovery`
+    discover6: int = 1  #: IPV6_MTU_DISCOVER
 
     @property
     def fixed_sndbuf(self) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import NetError
 from stack.link.device import NEEDS_CSUM
 from stack.scheduler import NS_PER_MS
+from stack.tcp.discovery import dont_fragment
 from stack.tcp.ecn import ECN_MASK, syn_flags
 from stack.tcp.seqnum import MASK
 from stack.tcp.transitions import TcpState
@@ -115,6 +116,7 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
                     total,
                     ttl=ttl,
                     tos=tos,
+                    dont_fragment=dont_fragment(connection.options, connection.remote[0]),
                     csum_start_offset=CHECKSUM_OFFSET,
                     gso_type=gso_type,
                     gso_size=gso_size,
@@ -203,8 +205,10 @@ def _new_template(connection: Pcb, route: Route, ttl: int, tos: int) -> HeaderTe
     """What the headers in front of the connection's segments will have in common, None if that is not known yet."""
     connection.template = None
     if (
-        connection.ecn is None and connection.ip is connection.layer.ip
-    ):  # else TOS changes all the time, or there is more
+        connection.ecn is None  # else TOS changes all the time
+        and connection.ip is connection.layer.ip  # else there is more
+        and dont_fragment(connection.options, connection.remote[0])  # else every packet is numbered
+    ):
         connection.template = connection.layer.ip.template(
             route,
             connection.local[0],
@@ -324,6 +328,7 @@ def _emit_with_options(
             total,
             ttl=connection.options.ttl,
             tos=connection.options.tos,
+            dont_fragment=dont_fragment(connection.options, connection.remote[0]),
             csum_start_offset=CHECKSUM_OFFSET,
             header_length=header_length,
         )

@@ -13,6 +13,7 @@ from stack.errors import DropReason, NetError
 from stack.ip.packet import IpPacket
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.tcp.connection import Connection
+from stack.tcp.discovery import dont_fragment
 from stack.tcp.ecn import agreed
 from stack.tcp.mib import Mib
 from stack.tcp.minisock import Minisock, send_single
@@ -146,7 +147,17 @@ class Request(Minisock):
     def _send(self, seq: int, flags: int, window: int, options: HeaderOptions | None) -> bool:
         given = self.listener.options
         return send_single(
-            self.layer, self.key, self.oif, seq, self.irs + 1, flags, window, options, ttl=given.ttl, tos=given.tos
+            self.layer,
+            self.key,
+            self.oif,
+            seq,
+            self.irs + 1,
+            flags,
+            window,
+            options,
+            ttl=given.ttl,
+            tos=given.tos,
+            whole=not flags & SYN or dont_fragment(given, self.key[0]),
         )
 
     # --- in ------------------------------------------------------------------------------------------------------

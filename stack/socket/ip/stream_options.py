@@ -13,8 +13,17 @@ from stack.scheduler import NS_PER_MS, NS_PER_S, NS_PER_US
 from stack.socket.families import AF_INET
 from stack.socket.filter import attached, filter_level
 from stack.socket.ip.fastopen_options import FASTOPEN_ROWS, TCP_FASTOPEN, TCP_FASTOPEN_KEY, TCP_FASTOPEN_NO_COOKIE
-from stack.socket.ip.options import IP_MINTTL, IP_RECVERR, IPPROTO_IP, IPPROTO_IPV6, ip_level, tos_of, ttl_of
-from stack.socket.ip.options6 import IPV6_MINHOPCOUNT, IPV6_RECVERR, stream_rows6
+from stack.socket.ip.options import (
+    IP_MINTTL,
+    IP_MTU_DISCOVER,
+    IP_RECVERR,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
+    ip_level,
+    tos_of,
+    ttl_of,
+)
+from stack.socket.ip.options6 import IPV6_MINHOPCOUNT, IPV6_MTU_DISCOVER, IPV6_RECVERR, stream_rows6
 from stack.socket.ip.packet_options import WATCHING, packet_options4, packet_options6
 from stack.socket.ip.peername import peer_name_row
 from stack.socket.ip.repair_options import REPAIR_ROWS, repair_timestamp, set_clock
@@ -360,6 +369,8 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (IPPROTO_TCP, TCP_CONGESTION, "congestion", lambda name: name.decode("latin-1")),
     # The stored value is doubled for book-keeping (options_socket), payload gets the half.
     (SOL_SOCKET, SO_MARK, "mark", int),
+    (IPPROTO_IP, IP_MTU_DISCOVER, "discover", int),
+    (IPPROTO_IPV6, IPV6_MTU_DISCOVER, "discover6", int),
     (SOL_SOCKET, SO_BINDTOIFINDEX, "device", int),
     (SOL_SOCKET, SO_RCVBUF, "rcvbuf", lambda doubled: doubled // 2),
     (SOL_SOCKET, SO_SNDBUF, "sndbuf", lambda doubled: doubled // 2),
