@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from guest_tests.traces import SECONDS
 from qemu.guest import Guest
 
 GATEWAY = "fd00::2"
@@ -92,3 +94,23 @@ def test_tcp_to_the_guest(guest6: Guest, address: str) -> None:
         connection.shutdown(sockets.SHUT_WR)
         out = listener.communicate(timeout=20).stdout
     assert hashlib.sha256(data).hexdigest() in out
+
+
+def test_router_advertisements_that_are_wrong_on_demand() -> None:
+    """A router that says it is none any more is no default route; when it says so no longer, it is again."""
+    with Guest(template=True, address6=f"{GATEWAY}/64", vsock=False) as guest:
+        guest.wait_until("ip -6 route | grep -q ^default", timeout=SECONDS)
+        assert guest.services is not None
+        assert guest.services.advertiser is not None
+        faults = guest.services.advertiser.faults
+        ask = "ip link set eth0 down; ip link set eth0 up"  # who comes up asks for routers (RFC 4861 6.3.7)
+        with guest.network.lock:
+            fault = faults.inject(alter=lambda to, said: dataclasses.replace(said, lifetime=0))
+        guest.run(ask, check=True)
+        guest.wait_until("ip -6 addr show dev eth0 scope global | grep -q fd00::", timeout=SECONDS)
+        assert fault.happened
+        assert "default" not in guest.run("ip -6 route", check=True).stdout
+        with guest.network.lock:
+            faults.clear()
+        guest.run(ask, check=True)
+        guest.wait_until("ip -6 route | grep -q ^default", timeout=SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from qemu.guest import Guest
 from qemu.guest.lan import Lan
 from stack.link.dissect import dns, frame, tcp, vsock
+from stack.link.impaired import PARTITION
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,20 @@ def test_what_the_guest_did_is_seen(lan: Lan, guest: Guest) -> None:
     assert any(b"GET / HTTP" in packet.payload for packet in lan.ring.filter(tcp.dstport == 80))
     assert lan.ring.filter(dns.name == "api.test")
     assert [packet.comment for packet in lan.ring.filter() if packet.comment] == ["now the guest asks"]
+
+
+def test_what_was_dropped_is_written_down_with_the_reason(lan: Lan, guest: Guest, tmp_path: Path) -> None:
+    """By the gateway, which is no router, and by a line that is bad, also when it is mended again."""
+    with guest.impaired(PARTITION, None):
+        assert not guest.run(f"ping -c 2 -W 1 {guest.gateway}").succeeded
+    guest.run(f"ip route add 192.0.2.0/24 via {guest.gateway}; ping -c 1 -W 1 192.0.2.1")
+    path = tmp_path / "net.pcapng"
+    lan.write_pcap(path, comment="a test")
+    words = ["capinfos", "-k", "-M", str(path)]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "a test" in shown
+    assert re.search(r"dropped at the line to guest1: loss \d", shown), shown
+    assert re.search(r"dropped at ip of the gateway: .*not-for-us \d", shown), shown
 
 
 def test_vsock_is_recorded_beside_the_card(lan: Lan, guest: Guest, tmp_path: Path) -> None:

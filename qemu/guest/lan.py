@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stack.iface.interface import Interface
     from stack.link import LinkDevice, Switch
     from stack.link.capture_ring import CaptureRing
+    from stack.link.impaired import ImpairedDevice
     from stack.vsock.transport import VsockTransport
 
 DEFAULT_ADDRESS: Final = "10.0.2.2/24"
@@ -40,6 +41,8 @@ _EXEC_SECONDS: Final = 60.0
 #: Host numbers of a /24: leases come from the first range, the addresses of `serve` and `exec` from the second.
 _FIRST_LEASE, _LAST_LEASE = 15, 199
 _FIRST_SERVICE, _LAST_SERVICE = 200, 254
+#: What a bad line drops, of `stack.link.impairment.PathStats`.
+_LOST: Final = ("mtu", "loss", "burst_loss", "queue_bytes", "overrun", "malformed")
 
 
 class Lan:
@@ -210,8 +213,13 @@ class Lan:
     @staticmethod
     def _dropped(parts: _Parts) -> Iterator[str]:
         """A line for each place where frames were dropped: how many, and why."""
-        places = {f"{port.name}'s port": port.drops for port in parts.switch.ports}
-        places |= {f"{name} of the gateway": each.drops for name, each in parts.stack.netns.interfaces.items()}
+        places: dict[str, Mapping[Any, object]] = {f"{port.name}'s port": port.drops for port in parts.switch.ports}
+        layers = parts.stack.netns.stats()
+        places |= {f"{name} of the gateway": drops for name, drops in layers.items() if name != "limits"}
+        for name, line in parts.lines.items():
+            for way, stats in zip((f"to {name}", f"from {name}"), line.stats, strict=True):
+                lost = {reason: getattr(stats, reason) for reason in _LOST}
+                places[f"the line {way}"] = {reason: count for reason, count in lost.items() if count}
         for place, drops in places.items():
             if drops:
                 yield f"dropped at {place}: {', '.join(f'{reason} {count}' for reason, count in drops.items())}"
@@ -281,7 +289,11 @@ class Lan:
 
     def plug(self, device: LinkDevice, name: str) -> Callable[[], None]:
         """Put a guest's card on the switch, recorded as `name`; the result takes it off again."""
+        from stack.link.impaired import ImpairedDevice
+
         parts = self._open()
+        if isinstance(device, ImpairedDevice):
+            parts.lines[name] = device
         link = device if parts.ring is None else parts.ring.tap(device, name)
         with parts.network.lock:
             port = parts.switch.attach(link, name)
@@ -383,7 +395,7 @@ class Lan:
 class _Parts:
     """What a LAN that is used consists of."""
 
-    __slots__ = ("interface", "network", "ring", "services", "stack", "switch")
+    __slots__ = ("interface", "lines", "network", "ring", "services", "stack", "switch")
 
     def __init__(
         self,
@@ -400,3 +412,4 @@ class _Parts:
         self.interface = interface
         self.services = services
         self.ring = ring
+        self.lines: dict[str, ImpairedDevice] = {}  #: cables of guests, by their names

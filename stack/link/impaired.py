@@ -43,6 +43,7 @@ class ImpairedDevice:
         self._scheduler = scheduler
         self._out: ImpairedPath | None = None
         self._in: ImpairedPath | None = None
+        self._stats = PathStats(), PathStats()
         self._inbox = FrameQueue(QUEUE_BYTES)
         self._outbox: deque[TxFrame] = deque()
         self._outbox_bytes = 0
@@ -71,6 +72,7 @@ class ImpairedDevice:
         if self._out is None or self._in is None:
             self._out = ImpairedPath(self._scheduler, to_device or PERFECT, self._deliver_out)
             self._in = ImpairedPath(self._scheduler, from_device or PERFECT, self._deliver_in)
+            self._stats = self._out.stats, self._in.stats
             self.receive = self._receive_impaired
             self.transmit = self._transmit_impaired
             self._changed()
@@ -87,10 +89,8 @@ class ImpairedDevice:
 
     @property
     def stats(self) -> tuple[PathStats, PathStats]:
-        """What became of frames since the line was last impaired: (to the device, from it)."""
-        if self._out is None or self._in is None:
-            return PathStats(), PathStats()
-        return self._out.stats, self._in.stats
+        """What became of frames since the line was last impaired, also when it is mended: (to the device, from it)."""
+        return self._stats
 
     # -- LinkDevice ---------------------------------------------------------------------------------------------------
 

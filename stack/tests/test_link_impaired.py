@@ -143,6 +143,7 @@ def test_delay_and_mending_lose_nothing_on_the_way(world: World) -> None:
     world.network.advance(NS_PER_S)
     assert world.arrived(world.theirs) == 5
     assert world.exchange(5) == (5, 5)
+    assert [way.offered for way in world.line.stats] == [5, 5]  # of the time it was impaired
     assert not world.line.impaired
 
 
