@@ -32,7 +32,17 @@ from qemu.guest.argv import (
 from qemu.guest.cli_options import FILE, OUTPUT, SOCKET, cidr, memory
 from qemu.guest.config import DEFAULT_MEMORY_MIB, DEFAULT_QEMU, GuestConfig
 from qemu.guest.errors import SetupError
-from qemu.guest.vms import DEFAULT_CID, DEFAULT_GROUP, ServedVsock, check_distinct, groups, parse_vm, read_config
+from qemu.guest.vms import (
+    DEFAULT_CID,
+    DEFAULT_GROUP,
+    ServedVsock,
+    check_distinct,
+    check_ways,
+    groups,
+    parse_vm,
+    ports,
+    read_config,
+)
 from qemu.guest.vsock import GuestVsock
 from qemu.guest.vsock_plug import DEFAULT_BUFFER, DEFAULT_QUEUE_SIZE, VsockConfig, VsockPlug
 
@@ -45,11 +55,15 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _GROUPS_HELP: Final = "Guests with a group in common reach each other over vsock."
 _VM_HELP: Final = (
     "One more guest's vsock, as vhost-device-vsock takes it: guest-cid=, socket=, uds-path=, tx-buffer-size=, "
-    "queue-size=, groups=A+B."
+    "queue-size=, groups=A+B, and instead of uds-path forward-cid= and forward-listen=PORT+PORT."
 )
 _FORWARD_HELP: Final = (
     "What the first vsock's guest connects to this port goes to a server: tcp:HOST:PORT, unix:PATH, vsock:CID:PORT."
 )
+_FORWARD_CID_HELP: Final = (
+    "Instead of --uds-path: what the guest connects to CID 2 goes to that port of this CID of the host's own kernel."
+)
+_FORWARD_LISTEN_HELP: Final = "These ports of the host's own kernel are the guest's; with --forward-cid."
 _EXPOSE_HELP: Final = "Listen on this address of the host for that port of the first vsock's guest."
 
 
@@ -67,6 +81,8 @@ _EXPOSE_HELP: Final = "Listen on this address of the host for that port of the f
     metavar="PATH",
     help="Hybrid Unix socket of the vsock: programs connect here, the guest to PATH_<port>.",
 )
+@click.option("--forward-cid", type=click.IntRange(0, 0xFFFFFFFF), metavar="CID", help=_FORWARD_CID_HELP)
+@click.option("--forward-listen", metavar="PORT+PORT", help=_FORWARD_LISTEN_HELP)
 @click.option("--groups", "group_names", metavar="A+B", default=DEFAULT_GROUP, show_default=True, help=_GROUPS_HELP)
 @click.option("--tx-buffer-size", type=click.IntRange(min=1), default=DEFAULT_BUFFER, show_default=True)
 @click.option("--queue-size", type=int, default=DEFAULT_QUEUE_SIZE, show_default=True, help="Largest ring taken.")
@@ -93,6 +109,8 @@ def serve(
     print_capabilities: bool,
     cid: int,
     uds_path: Path | None,
+    forward_cid: int | None,
+    forward_listen: str | None,
     group_names: str,
     tx_buffer_size: int,
     queue_size: int,
@@ -125,8 +143,19 @@ def serve(
         vsock_path = vsock_path or socket_path
     vms = [parse_vm(text) for text in vm_texts] + (read_config(config_path) if config_path is not None else [])
     vsock_fd = fd if kind == "vsock" else None
+    try:
+        listen = ports(forward_listen) if forward_listen is not None else ()
+    except ValueError as error:
+        raise click.UsageError(f"--forward-listen {forward_listen}: vsock ports joined by + are wanted") from error
+    check_ways(uds_path, forward_cid, listen, "options")
     own = VsockConfig(
-        cid=cid, uds_path=uds_path, buffer=tx_buffer_size, queue_size=queue_size, groups=groups(group_names)
+        cid=cid,
+        uds_path=uds_path,
+        forward_cid=forward_cid,
+        forward_listen=listen,
+        buffer=tx_buffer_size,
+        queue_size=queue_size,
+        groups=groups(group_names),
     )
     if vsock_path is not None or vsock_fd is not None:
         vms.insert(0, ServedVsock(vsock_path, own, vsock_fd))

@@ -10,6 +10,10 @@
         tx_buffer_size: 65536
         queue_size: 1024
         groups: a+b
+      - guest_cid: 4
+        socket: /tmp/vhost4.sock
+        forward_cid: 1                what it connects to CID 2 goes to the same port of CID 1 of the host's kernel
+        forward_listen: 9001+9002     and these ports of the host's kernel are the guest's
 
 Keys may be written with "-" or "_". Guests that name no group are in one called "default", as there.
 """
@@ -26,6 +30,7 @@ from qemu.guest.vsock_plug import DEFAULT_BUFFER, DEFAULT_QUEUE_SIZE, VsockConfi
 
 DEFAULT_CID: Final = 3
 DEFAULT_GROUP: Final = "default"
+_MAX_U32: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,19 @@ def check_distinct(vms: list[ServedVsock]) -> None:
             seen.add((what, str(value)))
 
 
+def check_ways(uds_path: Path | None, forward_cid: int | None, listen: tuple[int, ...], where: str) -> None:
+    """One way for all ports that are nobody's. Raises SetupError."""
+    if uds_path is not None and forward_cid is not None:
+        raise SetupError(f"{where}: uds-path and forward-cid exclude each other")
+    if listen and forward_cid is None:
+        raise SetupError(f"{where}: forward-listen goes with forward-cid")
+
+
+def ports(text: str) -> tuple[int, ...]:
+    """vsock ports joined by "+". Raises ValueError."""
+    return tuple(_u32(word) for word in text.split("+"))
+
+
 def groups(text: str) -> tuple[str, ...]:
     """Groups joined by "+"."""
     return tuple(name for name in text.split("+") if name) or (DEFAULT_GROUP,)
@@ -94,15 +112,18 @@ def _served(values: Mapping[str, Any], where: str) -> ServedVsock:
         raise SetupError(f"{where}: {min(unknown)} is not known: {', '.join(_READERS)} are")
     if "socket" not in values:
         raise SetupError(f"{where}: says no socket")
-    read = {}
+    read: dict[str, Any] = {}
     for key, value in values.items():
         try:
             read[key] = _READERS[key](value)
         except (TypeError, ValueError) as error:
             raise SetupError(f"{where}: {key} cannot be {value!r}") from error
+    check_ways(read.get("uds-path"), read.get("forward-cid"), read.get("forward-listen", ()), where)
     config = VsockConfig(
         cid=read.get("guest-cid", DEFAULT_CID),
         uds_path=read.get("uds-path"),
+        forward_cid=read.get("forward-cid"),
+        forward_listen=read.get("forward-listen", ()),
         buffer=read.get("tx-buffer-size", DEFAULT_BUFFER),
         queue_size=read.get("queue-size", DEFAULT_QUEUE_SIZE),
         groups=read.get("groups", (DEFAULT_GROUP,)),
@@ -114,6 +135,19 @@ def _number(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
     return int(value)
+
+
+def _u32(value: Any) -> int:
+    number = _number(value)
+    if not 0 <= number <= _MAX_U32:
+        raise ValueError(value)
+    return number
+
+
+def _ports(value: Any) -> tuple[int, ...]:
+    if isinstance(value, str):
+        return ports(value)
+    return tuple(_u32(each) for each in (value if isinstance(value, list) else [value]))
 
 
 def _path(value: Any) -> Path:
@@ -134,6 +168,8 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "guest-cid": _number,
     "socket": _path,
     "uds-path": _path,
+    "forward-cid": _u32,
+    "forward-listen": _ports,
     "tx-buffer-size": _number,
     "queue-size": _number,
     "groups": _groups,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class VsockConfig:
 
     cid: int | None = None  #: None: the first free one from 3
     uds_path: Path | None = None  #: the hybrid Unix socket, and the prefix of those the guest reaches
+    forward_cid: int | None = None  #: or the CID of the host's own kernel whose ports the guest reaches
+    forward_listen: tuple[int, ...] = ()  #: ports of the host's own kernel, any CID, that are the guest's
     buffer: int = DEFAULT_BUFFER  #: bytes the guest may send ahead on one stream through the gateway
     queue_size: int = DEFAULT_QUEUE_SIZE  #: descriptors of the largest ring taken
     groups: tuple[str, ...] = ()  #: guests with one in common reach each other
@@ -65,8 +68,10 @@ class VsockPlug:
             self.device: VsockDevice = device
             undo.callback(device.close)
             undo.callback(self._leave)
-            if config.uds_path is not None:
+            if config.uds_path is not None or config.forward_cid is not None:
                 self.ask(lambda gateway: gateway)
+            for port in config.forward_listen:
+                self._listen(port)
             self._undo = undo.pop_all()
 
     def ask(self, question: Callable[[VsockGateway], T]) -> T:
@@ -82,7 +87,9 @@ class VsockPlug:
                 path = str(config.uds_path) if config.uds_path is not None else None
                 try:
                     port = self._stack.vsock.guests[self.device.guest_cid]
-                    self._gateway = VsockGateway(port, uds_path=path, buffer=config.buffer)
+                    self._gateway = VsockGateway(
+                        port, uds_path=path, forward_cid=config.forward_cid, buffer=config.buffer
+                    )
                 except OSError as error:
                     raise SetupError(f"cannot listen on {path}: {error.strerror}") from error
                 except ValueError as error:
@@ -92,6 +99,15 @@ class VsockPlug:
                 return question(self._gateway)
             finally:
                 network.finish()
+
+    def _listen(self, port: int) -> None:
+        from stack.services.host_address import vsock_address
+
+        where = vsock_address(socket.VMADDR_CID_ANY, port)
+        try:
+            self.ask(lambda gateway: gateway.expose(where, port))
+        except OSError as error:
+            raise SetupError(f"forward-listen: cannot listen on {where}: {error.strerror}") from error
 
     def close(self) -> None:
         """Connections end with ECONNRESET, socket files of ours are removed. Idempotent."""

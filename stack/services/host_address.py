@@ -66,6 +66,11 @@ def unix_address(path: str | os.PathLike[str]) -> HostAddress:
     return HostAddress(socket.AF_UNIX, text, f"unix:{text}")
 
 
+def vsock_address(cid: int, port: int) -> HostAddress:
+    """AF_VSOCK of the host's own kernel, where it has one; neither number is checked."""
+    return HostAddress(socket.AF_VSOCK, (cid, port), f"vsock:{cid}:{port}")
+
+
 def host_address(text: str) -> HostAddress:
     """Read one of the forms above; names are looked up, which may wait. Raises ValueError saying what is wrong."""
     kind, _, rest = text.partition(":")
@@ -75,7 +80,7 @@ def host_address(text: str) -> HostAddress:
         return unix_address(rest)
     if kind == "vsock":
         cid, _, port = rest.partition(":")
-        return HostAddress(socket.AF_VSOCK, (_number(cid, _MAX_U32, text), _number(port, _MAX_U32, text)), text)
+        return vsock_address(_number(cid, _MAX_U32, text), _number(port, _MAX_U32, text))
     if kind == "tcp":
         host, _, port = rest.rpartition(":")
         number = _number(port, _MAX_PORT, text)

@@ -6,8 +6,9 @@ Theory of operation
 listener made with `expose`, whose every connection goes to one port.
 
 **Guest to host** (CID 2). A port that a socket of the stack listens on is the stack's. One that is forwarded goes to
-the server it was forwarded to. Any other goes to the Unix socket ``<uds_path>_<port>``, as Firecracker named it. The
-guest is answered once the server has taken the connection, and reset where there is none.
+the server it was forwarded to. Any other goes to the Unix socket ``<uds_path>_<port>``, as Firecracker named it, or to
+the same port of one CID of the host's own kernel (`forward_cid`), as vhost-device-vsock has it. The guest is answered
+once the server has taken the connection, and reset where there is none.
 
 Everything is bounded: so many streams, handshakes included, each with a receive buffer that the engine's memory limit
 counts. Host programs beyond that wait in their listener's queue; guests are refused.
@@ -21,7 +22,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import Drops
-from stack.services.host_address import HostAddress, unix_address
+from stack.services.host_address import HostAddress, unix_address, vsock_address
 from stack.services.host_connect import HostConnect
 from stack.services.host_listen import HostListener
 from stack.services.host_sockets import HostSockets
@@ -44,9 +45,9 @@ _LOG: Final = logging.getLogger(__name__)
 class VsockGateway:
     """Serves the guest behind `port` until `close`. Attach `sources` to the Network. Lock held by the caller.
 
-    `uds_path`: where host programs connect, and the prefix of their listeners for the guest; None: neither. `buffer`:
-    bytes the guest may send ahead on one stream. Raises OSError for a path that cannot be listened on, ValueError for
-    one no socket can have.
+    `uds_path`: where host programs connect, and the prefix of their listeners for the guest; None: neither.
+    `forward_cid`: whose AF_VSOCK ports stand for those that are nobody's. `buffer`: bytes the guest may send ahead on
+    one stream. Raises OSError for a path that cannot be listened on, ValueError for one no socket can have.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class VsockGateway:
         port: GuestPort,
         *,
         uds_path: str | None = None,
+        forward_cid: int | None = None,
         buffer: int = BUFFER,
         stream_limit: int = STREAM_LIMIT,
     ) -> None:
         self.port = port
         self.hosts = HostSockets()
         self.uds_path = uds_path
+        self.forward_cid = forward_cid
         self._buffer = buffer
         self.stream_limit = stream_limit
         self.forwards: dict[int, HostAddress] = {}  #: by the host port the guest connects to
@@ -192,6 +195,8 @@ class VsockGateway:
                 target = unix_address(f"{self.uds_path}_{port}")
             except ValueError:  # too long with the port behind it
                 return None
+        if target is None and self.forward_cid is not None:
+            target = vsock_address(self.forward_cid, port)
         return target
 
     # -- streams ------------------------------------------------------------------------------------------------------

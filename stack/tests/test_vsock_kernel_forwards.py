@@ -110,6 +110,32 @@ def test_a_port_of_the_kernels_is_a_port_of_the_guest(kernel: Kernel, rig: Gatew
     assert said(client) == b"guest here"
 
 
+def test_every_port_that_is_nobodys_is_the_same_port_of_one_cid(kernel: Kernel, tmp_path: Path) -> None:
+    """vhost-device-vsock's forward-cid: the guest's (2, 9000) is (1, 9000) of the host's kernel, unless it is forwarded
+    elsewhere; where nobody listens the guest is refused."""
+    place = tmp_path / "gateway"
+    place.mkdir()
+    with gateway_rig(place, forward_cid=1) as rig, socket.socket(socket.AF_UNIX) as server:
+        rig.gateway.uds_path = None
+        server.bind(kernel.path((1, 9000)))
+        server.listen()
+        server.setblocking(False)
+        stream = rig.guest.connect(9000, 1)
+        rig.settle()
+        host = rig.accept(server)
+        stream.write(b"question")
+        host.sendall(b"answer")
+        rig.settle()
+        assert said(host) == b"question"
+        assert stream.received == b"answer"
+        rig.gateway.forward(9001, host_address("vsock:16:7"))
+        for port in (9001, 9002):
+            refused = rig.guest.connect(port, port)
+            rig.settle()
+            assert refused.state != "connected"
+        assert kernel.calls == [("connect", (1, 9000)), ("connect", (16, 7)), ("connect", (1, 9002))]
+
+
 @pytest.mark.parametrize("error", [errno.ENODEV, errno.ECONNRESET, errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EPERM])
 def test_what_the_kernel_refuses_is_refused_to_the_guest_at_once_and_counted(
     kernel: Kernel, tmp_path: Path, error: int

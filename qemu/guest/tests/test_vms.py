@@ -81,6 +81,40 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         read_config(tmp_path / "binary")
 
 
+@pytest.mark.parametrize("joint", ["-", "_"])
+def test_the_hosts_own_vsock_instead_of_a_unix_socket(joint: str, tmp_path: Path) -> None:
+    """vhost-device-vsock's other backend: forward-cid and forward-listen, in a --vm and in a file."""
+    served = parse_vm(f"guest{joint}cid=5,socket=/s,forward{joint}cid=1,forward{joint}listen=9001+9002")
+    assert (served.config.uds_path, served.config.forward_cid) == (None, 1)
+    assert served.config.forward_listen == (9001, 9002)
+    assert parse_vm("socket=/s,forward-cid=1").config.forward_listen == ()
+    path = tmp_path / "c.yaml"
+    for written in ("9001+9002", "[9001, 9002]"):
+        path.write_text(f"vms: [{{guest_cid: 5, socket: /s, forward{joint}cid: 1, forward{joint}listen: {written}}}]")
+        assert read_config(path) == [served]
+    path.write_text("vms: [{socket: /s, forward_cid: 1, forward_listen: 9001}]")
+    assert read_config(path)[0].config.forward_listen == (9001,)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("uds-path=/u,forward-cid=1", "uds-path and forward-cid exclude each other"),
+        ("uds-path=/u,forward-listen=1", "forward-listen goes with forward-cid"),
+        ("forward-listen=1", "forward-listen goes with forward-cid"),
+        ("forward-cid=one", "forward-cid cannot be 'one'"),
+        ("forward-cid=4294967296", "forward-cid cannot be"),
+        ("forward-cid=1,forward-listen=9001,9002", "'9002' is not KEY=VALUE"),
+        ("forward-cid=1,forward-listen=9001+", r"forward-listen cannot be '9001\+'"),
+        ("forward-cid=1,forward-listen=-1", "forward-listen cannot be"),
+        ("forward-cid=1,forward_cid=2", "forward_cid is given twice"),
+    ],
+)
+def test_the_two_ways_to_the_host_exclude_each_other(words: str, message: str) -> None:
+    with pytest.raises(SetupError, match=message):
+        parse_vm(f"socket=/s,{words}")
+
+
 def test_guests_share_neither_cid_nor_sockets() -> None:
     with pytest.raises(SetupError, match="guest-cid 3"):
         check_distinct([parse_vm("socket=/a"), parse_vm("socket=/b")])

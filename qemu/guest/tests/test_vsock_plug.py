@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from qemu.guest.errors import SetupError
 from qemu.guest.vms import ServedVsock, parse_vm
 from qemu.guest.vsock_plug import VsockPlug
 from stack import Network
+from stack.services.host_address import HostAddress
 from vhost_user import Server
 from vhost_user.driver import VsockDriver
 from vhost_user.driver.errors import DriverError
@@ -61,6 +64,37 @@ def test_queue_size_is_the_largest_ring_taken(tmp_path: Path, size: int, works: 
         else:
             undo.enter_context(pytest.raises(DriverError, match=r"SET_VRING_NUM|closed the connection"))
             VsockDriver(str(guest.socket), rx_size=size).close()
+
+
+def test_forward_listen_makes_ports_of_the_hosts_kernel_the_guests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each port, on every CID of the host; Unix sockets stand in for a kernel's AF_VSOCK, which few hosts have."""
+
+    def listen(address: HostAddress, backlog: int = 128) -> socket.socket:
+        assert (address.family, address.address[0]) == (socket.AF_VSOCK, socket.VMADDR_CID_ANY)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock.bind(f"{tmp_path}/{address.address[1]}")
+        sock.listen(backlog)
+        return sock
+
+    monkeypatch.setattr(HostAddress, "listen", listen)
+    with served(f"socket={tmp_path}/s,forward-cid=1,forward-listen=9001+9002") as (guest,):
+        for port in (9001, 9002):
+            with VsockDriver(str(guest.socket)) as driver, socket.socket(socket.AF_UNIX) as client:
+                client.connect(f"{tmp_path}/{port}")
+                request = answer(driver)
+                assert (request.op, request.dst_cid, request.dst_port) == (OP_REQUEST, 3, port)
+
+
+def test_a_host_without_vsock_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listen(address: HostAddress, backlog: int = 128) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(HostAddress, "listen", listen)
+    message = "forward-listen: cannot listen on vsock:4294967295:9001: Address family not supported"
+    with pytest.raises(SetupError, match=message), served(f"socket={tmp_path}/s,forward-cid=1,forward-listen=9001"):
+        pass
 
 
 @pytest.mark.parametrize(("groups", "reached"), [("b+c", True), ("c", False)])
