@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 CONNECTION_LIMIT: Final = 1024
 REPLY_LIMIT: Final = 1024  # RSTs waiting for room; what a correct guest provokes is one or two
 ROUND_BYTES: Final = 512 << 10  # data of one transmit call: within the cache
-#: System calls of one turn for what goes straight to sockets: a guest that sends single bytes, and goes on while we look,
-#: is not to keep the other guests waiting.
+#: System calls of one turn for what goes straight to sockets: a guest that sends single bytes, and goes on while we
+#: look, is not to keep the other guests waiting.
 SINK_CALLS: Final = 128
 #: Bursts that may be kept for the sake of little: four megabytes. A socket of the host takes 200 KiB at a time, so one
 #: that keeps up is a burst or two behind, and copying for it cost as much again as moving its bytes (measured).
