@@ -34,7 +34,8 @@ thread switch each. So while others lead and traffic is recent it is on *patrol*
 looks whether anybody led meanwhile. If nobody did it takes over: it cools the sources the last leader left suppressed
 and goes on *watch*, asleep in the Network's descriptors as a leader would be. Without recent traffic it is *off
 duty*, asleep until told. A leaving leader tells it only if it is not on patrol; so steady request-and-response
-traffic wakes it about a thousand times a second, however many messages there are, and a quiet Network never.
+traffic wakes it about a thousand times a second, however many messages there are, and a quiet Network never. Of work
+without an end it rests every millisecond while others make calls: they would hardly get the interpreter's lock.
 
 **Interrupts.** The lock is only taken by `with`, sleeping happens outside of it, and whoever leaves, by whatever
 exception, gives back in `finally` what it held: its place among the observers, its place in the line, the token.
@@ -464,9 +465,12 @@ class _Background:
             self.on_patrol = True  # somebody led a moment ago and will again
             return PATROL / NS_PER_S, False
         while True:
-            worked = network.turn(runner.clock(), network.events())
+            worked = network.turn(at := runner.clock(), network.events())
             if network.turnstile.locked():
                 return 0.0, False
+            if worked and at - now > PATROL and runner.accompanied(at):
+                self.on_patrol = True
+                return PATROL / NS_PER_S, False
             if not worked and not network.arm():
                 break
         if SWITCHING.due(now):

@@ -16,6 +16,8 @@ from stack.waiter import Waiter
 PATROL: Final = 1 * NS_PER_MS
 #: A thread that stays away from its socket for longer (ns) is not waited for with the token.
 ABSENCE: Final = PATROL // 2
+#: A thread that has made a socket call within this time (ns) may want to make another one.
+COMPANY: Final = 100 * NS_PER_MS
 
 
 class LastFollower(Protocol):
@@ -44,6 +46,8 @@ class Token:
         self.line: dict[Waiter, None] = {}  #: everybody who waits, oldest first
         self.last_traffic = 0  #: when (ns) a thread last got what it waited for
         self._absent: Pollee | None = None  # the token lies there for the thread that was last here
+        self._calls = 0  # how many there were at the background thread's last look, and when it last saw them grow
+        self._called = -COMPANY
 
     def ring(self) -> None:
         """End the leader's sleep."""
@@ -74,6 +78,15 @@ class Token:
     def free(self) -> bool:
         """Nobody has the token, and there is something to poll."""
         return self.leader is None and (self.network.polls_descriptors or not self.background.running)
+
+    def accompanied(self, now: int) -> bool:
+        """For the background thread, which has had work all the time: may another thread want to run? Only calls show
+        it: one that waits for the interpreter's lock uses no time and stands in no line.
+        """
+        calls = self.network.stats.calls
+        if calls != self._calls:
+            self._calls, self._called = calls, now
+        return now - self._called < COMPANY
 
     def take(self, waiter: Waiter) -> None:
         self.leader = waiter
