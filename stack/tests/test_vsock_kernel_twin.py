@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import random
 import select
 import socket
@@ -18,6 +19,7 @@ import pytest
 
 from stack import Network
 from stack.testing.clock import ManualClock
+from stack.tests.unix_world import KERNEL
 
 AF_VSOCK, STREAM, SEQPACKET = socket.AF_VSOCK, socket.SOCK_STREAM, socket.SOCK_SEQPACKET
 ANY = 0xFFFFFFFF
@@ -86,6 +88,13 @@ def put(made: Any, level: int, option: int, value: bytes) -> None:
         raise OSError(ctypes.get_errno(), "setsockopt")
 
 
+def ioctl(made: Any, request: int) -> bytes:
+    answer: bytes = (
+        fcntl.ioctl(made, request, bytes(4)) if isinstance(made, socket.socket) else made.ioctl(request, bytes(4))
+    )
+    return answer
+
+
 def u64(made: Any, option: int) -> int:
     value: int = struct.unpack("Q", get(made, AF_VSOCK, option, 8))[0]
     return value
@@ -99,6 +108,18 @@ def bits(made: Any) -> int:
     else:
         got = int(made._sock.poll())
     return got & (select.POLLIN | select.POLLOUT | select.POLLERR | select.POLLHUP | select.POLLRDHUP)
+
+
+@pytest.mark.skipif(KERNEL < (6, 17), reason="these requests are Linux 6.11's and 6.17's")
+def test_ioctl_unconnected(make: Maker) -> None:
+    """SIOCINQ and SIOCOUTQ are EOPNOTSUPP without a transport, listening too; SIOCATMARK is ENOTTY."""
+    fresh, listening = make(), make()
+    listening.bind((ANY, ANY))
+    listening.listen()
+    for made in (fresh, listening):
+        for request, expected in ((0x541B, errno.EOPNOTSUPP), (0x5411, errno.EOPNOTSUPP), (0x8905, errno.ENOTTY)):
+            with refused(expected):
+                ioctl(made, request)
 
 
 def test_unconnected(make: Maker) -> None:

@@ -20,6 +20,7 @@ from stack.wire.vsock import Op
 
 AF_VSOCK, SOCK_STREAM = socket.AF_VSOCK, socket.SOCK_STREAM
 ANY = 0xFFFFFFFF
+SIOCINQ, SIOCOUTQ = 0x541B, 0x5411
 BUFFER_SIZE, BUFFER_MIN, BUFFER_MAX, TIMEOUT_OLD, TIMEOUT_NEW = 0, 1, 2, 6, 8
 
 
@@ -302,6 +303,33 @@ def test_a_full_peer_blocks_the_sender(world: World) -> None:
     world.settle()
     assert bits(made) & select.POLLOUT
     assert made.send(bytes(5000)) == 1000
+
+
+def test_ioctl_inq_and_outq_of_vsock(world: World) -> None:
+    """SIOCINQ is what can be read, SIOCOUTQ what has not reached the guest's memory; EOPNOTSUPP unconnected."""
+
+    def ask(made: Any, request: int) -> int:
+        return int(struct.unpack("i", made.ioctl(request, bytes(4)))[0])
+
+    made, stream = world.accepted()
+    assert (ask(made, SIOCINQ), ask(made, SIOCOUTQ)) == (0, 0)
+    stream.write(b"12345")
+    world.settle()
+    assert ask(made, SIOCINQ) == 5
+    made.recv(2)
+    assert ask(made, SIOCINQ) == 3
+    world.guest.room = 1
+    assert [made.send(bytes(size)) for size in (700, 500, 30)] == [700, 500, 30]
+    world.settle()
+    assert ask(made, SIOCOUTQ) == 530
+    world.guest.room = None
+    world.guest.changed()
+    world.settle()
+    assert ask(made, SIOCOUTQ) == 0
+    for other in (world.socket(), world.listening(5001)):
+        for request in (SIOCINQ, SIOCOUTQ):
+            with refused(errno.EOPNOTSUPP):
+                ask(other, request)
 
 
 def test_the_guests_end(world: World) -> None:

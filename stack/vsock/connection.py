@@ -74,6 +74,11 @@ class VsockConnection(ConnectionStatus):
         """Something written has not reached the guest's memory yet (SO_LINGER waits for that)."""
         return bool(self._outgoing) or self._port.holds(self)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much of what was written has not reached the guest's memory yet."""
+        return len(self._outgoing) + self._port.held_bytes(self)
+
     def tell_when_sent(self) -> None:
         """Call `on_event` once nothing is `unsent`."""
         self._port.tell_when_sent(self)

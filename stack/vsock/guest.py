@@ -289,6 +289,11 @@ class GuestPort:
         """A packet of `connection` waits for room in the transport."""
         return bool(self._burst) and _route(connection) in {packet[:4] for packet in self._burst}
 
+    def held_bytes(self, connection: VsockConnection) -> int:
+        """Of those packets, bytes of payload."""
+        route = _route(connection)
+        return sum(len(packet[-1]) for packet in self._burst if packet[:4] == route)
+
     def _enter(self, connection: VsockConnection) -> None:
         (cid, port), (_, guest_port) = connection.local, connection.remote
         if cid in self._host_cids:

@@ -100,9 +100,16 @@ class VsockSocket(Socket):
 
     def input_queue(self) -> int:
         """SIOCINQ. Raises NetError(EOPNOTSUPP) while there is no transport."""
+        return self._carried().readable
+
+    def output_queue(self) -> int:
+        """SIOCOUTQ: bytes that have not reached the guest's memory. Raises NetError(EOPNOTSUPP) as `input_queue`."""
+        return self._carried().unsent_bytes
+
+    def _carried(self) -> VsockConnection:
         if not isinstance(self.phase, VsockConnected):
             raise NetError(errno.EOPNOTSUPP)
-        return int(self.phase.connection.readable)
+        return self.phase.connection
 
     def recv_all(self, size: int, flags: int, timeout: Timeout) -> bytes:
         """MSG_WAITALL: a message is all there is."""
