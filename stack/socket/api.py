@@ -25,7 +25,7 @@ from stack.socket.base import CLOSED, Socket, os_error
 from stack.socket.batch import Outgoing, receive_many, send_many
 from stack.socket.families import AF_INET, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, create
 from stack.socket.ioctl import ioctl
-from stack.socket.message import Ancillary, Message, Received
+from stack.socket.message import MSG_ERRQUEUE, MSG_TRUNC, Ancillary, Message, Received
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -282,6 +282,8 @@ class StackSocket:
                 raise ValueError("negative buffersize in recv")
             if not bufsize:
                 return b""  # CPython does not ask the kernel either
+        if flags and c_int(flags) & MSG_TRUNC and self._sock.type != SOCK_STREAM:
+            return self.recvfrom(bufsize, flags)[0]
         return self._sock.recv(
             bufsize,
             flags if type(flags) is int and 0 <= flags <= INT_MAX else c_int(flags),
@@ -292,6 +294,8 @@ class StackSocket:
         view = target(buffer, nbytes, "recv_into", "buffer too small for requested bytes")
         if not view:
             return 0
+        if flags and c_int(flags) & MSG_TRUNC and self._sock.type != SOCK_STREAM:
+            return self.recvfrom_into(view, 0, flags)[0]
         return self._sock.recv_into(
             view,
             flags if type(flags) is int and 0 <= flags <= INT_MAX else c_int(flags),
@@ -303,13 +307,14 @@ class StackSocket:
         if size < 0:
             raise ValueError("negative buffersize in recvfrom")
         message = self._sock.receive(size, c_int(flags), self._patience())
-        return message.data, self._address(message)
+        # CPython makes the bytes as long as the call says; what lies behind the buffer's end is anything there.
+        return message.data.ljust(_told(message, flags), b"\0"), self._address(message)
 
     def recvfrom_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
         view = target(buffer, nbytes, "recvfrom_into", "nbytes is greater than the length of the buffer")
         message = self._sock.receive(len(view), c_int(flags), self._patience())
         view[: len(message.data)] = message.data
-        return len(message.data), self._address(message)
+        return _told(message, flags), self._address(message)
 
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> tuple[bytes, list[Ancillary], int, Any]:
         size = c_size(bufsize)
@@ -332,7 +337,7 @@ class StackSocket:
             part = rest[: len(view)]
             view[: len(part)] = part
             rest = rest[len(part) :]
-        return len(message.data), message.ancillary, message.flags, self._address(message)
+        return _told(message, flags), message.ancillary, message.flags, self._address(message)
 
     def recvmmsg(
         self, vlen: int, bufsize: int, ancbufsize: int = 0, flags: int = 0, timeout: float | None = None, /
@@ -462,6 +467,12 @@ def _outgoing(message: Any) -> Outgoing:
     parts: list[Any] = [*message]
     buffers, ancdata, address = parts + [(), None][len(parts) - 1 :]
     return bytes(_gathered(buffers)), _ancillary(ancdata), address
+
+
+def _told(message: Message, flags: int) -> int:
+    """What the kernel's call returns: bytes received; a record's true length if MSG_TRUNC asks for it (row CORE-16)."""
+    taken = len(message.data)
+    return max(taken, message.length) if flags & MSG_TRUNC and not message.flags & MSG_ERRQUEUE else taken
 
 
 def _room(ancbufsize: int, caller: str) -> int:

@@ -242,8 +242,9 @@ def test_unx_06_listen(world: UnixWorld, kind: int) -> None:
 
 
 def test_unx_06_backlog_is_capped(ours: UnixWorld) -> None:
-    """The backlog is at most net.core.somaxconn."""
+    """The backlog is at most net.core.somaxconn, 4096 unless changed."""
     assert ours.stack is not None
+    assert ours.stack.unix.somaxconn == 4096
     ours.stack.unix.somaxconn = 1
     listener = ours.listening(backlog=100)
     outcomes = [outcome(ours.make().connect, listener.getsockname()) for _ in range(3)]

@@ -42,7 +42,11 @@ class KernelFile:
         return KernelFile(os.dup(self._fd))
 
     def install(self, *, inheritable: bool) -> int:
+        """The lowest number free: the one it has waited under, or one below that somebody has given back meanwhile."""
         fd, self._fd = self._fd, -1
+        with suppress(OSError):  # without another number this one is kept
+            fd, spare = sorted((fd, os.dup(fd)))
+            os.close(spare)
         os.set_inheritable(fd, inheritable)
         return fd
 
