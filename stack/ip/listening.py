@@ -44,14 +44,17 @@ class Listening:
         self._add(group, iface, EVERYBODY)
 
     def leave(self, group: bytes, ifindex: int = 0) -> None:
-        """Raises NetError: EINVAL, ENODEV, EADDRNOTAVAIL (not joined)."""
+        """Raises NetError: EINVAL, EADDRNOTAVAIL (not joined, or no such interface)."""
         if not ifindex and is_group(group):
             found = next((key for key in self._memberships if key[0] == group), None)
             if found is not None:
                 self._memberships.pop(found).leave()
                 return
-        key = (group, self._interface(group, ifindex).index)
-        membership = self._memberships.pop(key, None)
+        try:
+            index = self._interface(group, ifindex).index
+        except NetError as failure:
+            raise NetError(errno.EADDRNOTAVAIL if failure.errno == errno.ENODEV else failure.errno) from None
+        membership = self._memberships.pop((group, index), None)
         if membership is None:
             raise NetError(errno.EADDRNOTAVAIL)
         membership.leave()
@@ -96,14 +99,15 @@ class Listening:
         membership.set(SourceFilter(exclude=True, sources=membership.filter.sources - {source}))
 
     def set_filter(self, group: bytes, ifindex: int, *, exclude: bool, sources: Iterable[bytes]) -> None:
-        """Replace the whole filter; INCLUDE nobody leaves. Raises NetError: EINVAL (not joined), ENOBUFS."""
-        membership = self._joined(group, ifindex)
+        """Replace the whole filter; INCLUDE nobody leaves.
+
+        Raises NetError: EINVAL (not joined), EADDRNOTAVAIL (to be left and not joined), ENOBUFS.
+        """
         wanted = SourceFilter(exclude, frozenset(sources))
         if not exclude and not wanted.sources:
-            del self._memberships[group, membership.iface.index]
-            membership.leave()
+            self.leave(group, self._interface(group, ifindex).index)
         else:
-            membership.set(wanted)
+            self._joined(group, ifindex).set(wanted)
 
     def filter_of(self, group: bytes, ifindex: int = 0) -> SourceFilter:
         """Raises NetError(EADDRNOTAVAIL) for a group that was not joined."""

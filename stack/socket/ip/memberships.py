@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.errors import NetError
@@ -97,13 +98,21 @@ def _rows(level: int, acts: dict[int, tuple[str, _Act]]) -> list[Option]:
 
 
 def stream_rows() -> list[Option]:
-    """A TCP socket is in no group, as measured."""
+    """The rows of IPPROTO_IP for TCP: as measured, only the oldest way to join is refused."""
+    return [_refused(row, 0) if row.number in (IP_ADD_MEMBERSHIP, IP_DROP_MEMBERSHIP) else row for row in rows4()]
 
+
+def stream_rows6() -> list[Option]:
+    """The rows of IPPROTO_IPV6 for TCP, likewise."""
+    least = _MREQ6.size
+    return [_refused(row, least) if row.number in (IPV6_JOIN_GROUP, IPV6_LEAVE_GROUP) else row for row in rows6()]
+
+
+def _refused(row: Option, least: int) -> Option:
     def act(socket: Socket, data: bytes) -> None:
-        raise NetError(errno.EPROTO)
+        raise NetError(errno.EINVAL if len(data) < least else errno.EPROTO)
 
-    names = {IP_ADD_MEMBERSHIP: "IP_ADD_MEMBERSHIP", IP_DROP_MEMBERSHIP: "IP_DROP_MEMBERSHIP"}
-    return [Option(IPPROTO_IP, number, name, Kind.OPAQUE, readable=False, act=act) for number, name in names.items()]
+    return replace(row, act=act)
 
 
 def _show_filter(socket: Socket, room: int) -> bytes:
@@ -213,37 +222,32 @@ def _member6(do: Callable[[Listening, bytes, int], None]) -> _Act:
 # -- for both ---------------------------------------------------------------------------------------------------------
 
 
-def _address(data: bytes, family: int) -> bytes:
-    """The address in a struct sockaddr_storage. Raises NetError: EINVAL, EADDRNOTAVAIL (of another family)."""
+def _address(data: bytes, family: int, refusal: int = errno.EADDRNOTAVAIL) -> bytes:
+    """The address in a struct sockaddr_storage. Raises NetError(`refusal`): of another family."""
     if struct.unpack_from("@H", data)[0] != family:
-        raise NetError(errno.EINVAL)
+        raise NetError(refusal)
     return data[4:8] if family == AF_INET else data[8:24]
 
 
 def _member(family: int, do: Callable[[Listening, bytes, int], None]) -> _Act:
+    refusal = errno.EINVAL if family == AF_INET else errno.EADDRNOTAVAIL
+
     def act(socket: Any, data: bytes) -> None:
         if len(data) < _GROUP:
             raise NetError(errno.EINVAL)
-        do(socket.listening, _address(data[8:], family), struct.unpack_from("@I", data)[0])
+        do(socket.listening, _address(data[8:], family, refusal), struct.unpack_from("@I", data)[0])
 
     return act
 
 
 def _source(family: int, do: Callable[[Listening, bytes, bytes, int], None]) -> _Act:
     def act(socket: Any, data: bytes) -> None:
-        if len(data) != _GROUP_SOURCE:
+        if len(data) < _GROUP_SOURCE or (len(data) > _GROUP_SOURCE and family == AF_INET):
             raise NetError(errno.EINVAL)
-        group, source = _group_and_source(data, family)
+        group, source = _address(data[8:], family), _address(data[8 + _STORAGE :], family)
         do(socket.listening, group, source, struct.unpack_from("@I", data)[0])
 
     return act
-
-
-def _group_and_source(data: bytes, family: int) -> tuple[bytes, bytes]:
-    try:
-        return _address(data[8:], family), _address(data[8 + _STORAGE :], family)
-    except NetError:
-        raise NetError(errno.EADDRNOTAVAIL) from None
 
 
 def _filter(family: int) -> _Act:
@@ -258,7 +262,9 @@ def _filter(family: int) -> _Act:
             raise NetError(errno.ENOBUFS)
         if len(data) < _FILTER + _STORAGE * count:
             raise NetError(errno.EINVAL)
-        sources = [_address(data[_FILTER + _STORAGE * each :], family) for each in range(count)]
-        _set_filter(socket, _address(data[8:], family), index, mode, sources)
+        refusal = errno.EADDRNOTAVAIL if family == AF_INET else errno.EINVAL
+        group = _address(data[8:], family, refusal)
+        sources = [_address(data[_FILTER + _STORAGE * each :], family, refusal) for each in range(count)]
+        _set_filter(socket, group, index, mode, sources)
 
     return act

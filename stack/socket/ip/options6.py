@@ -107,7 +107,10 @@ _OF_STREAMS: Final = (
 
 def stream_rows6() -> list[Option]:
     """The rows of TCP sockets of AF_INET6."""
-    return [*basic_rows6(tos_keeps_ecn=True), *(row for row in datagram_rows6() if row.number in _OF_STREAMS)]
+    from stack.socket.ip import memberships  # they need what is here
+
+    rows = (row for row in datagram_rows6() if row.number in _OF_STREAMS)
+    return [*basic_rows6(tos_keeps_ecn=True), *rows, *memberships.stream_rows6()]
 
 
 def datagram_rows6() -> list[Option]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from stack.errors import NetError
+from stack.ip.listening import Listening
 from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, CLOSED, Again, Socket, Timeout
 from stack.socket.cmsg import refuse_unknown
@@ -68,6 +69,7 @@ class StreamSocket(Socket):
         self.repair = Repair()  #: TCP_REPAIR
         self.keys: Keys | None = None  #: TCP_MD5SIG
         self.chose_address = False  #: bind was given an address, not "any"
+        self.groups: Listening | None = None  #: see `listening`
         self.phase = StreamInit(self)
 
     def address_in(self, address: object) -> ScopedAddress:
@@ -76,6 +78,13 @@ class StreamSocket(Socket):
 
     def address_out(self, address: IpAddress) -> object:
         return address_out(self.family, address, bound_interface(self) if needs_link(address[0]) else 0)
+
+    @property
+    def listening(self) -> Listening:
+        """The multicast groups joined, which only routers learn of; they are left with the socket."""
+        if self.groups is None:
+            self.groups = Listening(self.host.netns.ip)
+        return self.groups
 
     @property
     def fastopen_connect(self) -> bool:
@@ -137,6 +146,11 @@ class StreamSocket(Socket):
         super().close(end)
         if connection is not None and self.phase is CLOSED and on and seconds > 0:
             self._linger(connection, min(seconds, LINGER_MAX) * NS_PER_S)
+
+    def _let_go(self, end: End | None) -> None:
+        super()._let_go(end)
+        if self.phase is CLOSED and self.groups is not None:
+            self.groups.close()
 
     def _linger(self, connection: Connection, timeout: int) -> None:
         def done() -> bool:
