@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MPL-2.0 */
 /* forward.c: vsock payload from guest memory straight into a socket. */
+#define _GNU_SOURCE
 #include "guest.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 enum { HEADER = 44, BUFFER_GPA = 0x6100 };
@@ -62,8 +64,68 @@ static void test_many(void) {
     close_guest(&guest);
 }
 
+/* Memory whose file was truncated. Payload that is gone is EFAULT, and the packet stays; what is read by us is a broken
+ * ring; no byte that lies in front of it is sent twice or lost without a word. */
+static void test_truncated(void) {
+    enum { PAGE = 4096, FILE_GPA = 0x100000, PACKET = 200000 };
+    struct guest guest;
+    open_guest(&guest, 16);
+    int fd = memfd_create("guest", 0), pair[2];
+    CHECK(fd >= 0 && ftruncate(fd, PACKET) == 0);
+    uint8_t *file = gw_map(fd, PACKET, 0);
+    CHECK(file != NULL);
+    guest.memory.region[3] = (struct gw_region){FILE_GPA, PACKET, UVA + FILE_GPA, file};
+    guest.memory.count = 4;
+    guest.memory.unsealed = 1;
+    start(&guest, INDIRECT_AND_EVENT, 0);
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    static uint8_t header[HEADER], rest[PACKET], got[PACKET];
+    struct gw_forward asked = {.header = header, .limit = PACKET, .enough = PACKET, .most = PACKET, .socket = pair[0],
+                               .rest = rest};
+
+    /* The payload is gone from its beginning on. */
+    packet(&guest, 0, 7, 100, 1100, 300);
+    desc(&guest, 0, BUFFER_GPA, HEADER + 100, D_NEXT, 1);
+    desc(&guest, 1, FILE_GPA + 3 * PAGE, 1000, 0, 0);
+    CHECK(ftruncate(fd, PAGE) == 0);
+    CHECK_INT(gw_vring_peek(guest.ring, header), 1);
+    int taken = gw_vring_forward(guest.ring, &asked);
+    CHECK(taken == 0 && asked.sent == -EFAULT);
+    CHECK_INT(gw_vring_room(guest.ring), 1);
+    CHECK_INT(recv(pair[1], got, sizeof got, MSG_DONTWAIT), -1);
+    CHECK_INT(pop_all(&guest, 10, PACKET, PACKET), GW_BROKEN_TRUNCATED);
+    CHECK_INT(gw_vring_start(guest.ring, 1), 0);
+
+    /* The header is. */
+    desc(&guest, 2, FILE_GPA + 3 * PAGE, HEADER, D_NEXT, 3);
+    desc(&guest, 3, BUFFER_GPA, 100, 0, 0);
+    offer(&guest, 2);
+    CHECK_INT(gw_vring_peek(guest.ring, header), GW_BROKEN_TRUNCATED);
+    CHECK_INT(gw_vring_forward(guest.ring, &asked), GW_BROKEN_TRUNCATED);
+    CHECK_INT(asked.rest_size, 0);
+    CHECK_INT(used_idx(&guest), 0);
+
+    /* The socket took a part that is there, and the rest is not. */
+    CHECK_INT(gw_vring_start(guest.ring, 2), 0);
+    packet(&guest, 4, 9, 100, PACKET - PAGE, 300);
+    desc(&guest, 4, BUFFER_GPA + 0x800 * 4, HEADER, D_NEXT, 5);
+    desc(&guest, 5, FILE_GPA, PACKET - PAGE, 0, 0);
+    CHECK(ftruncate(fd, PACKET / 2) == 0);
+    CHECK_INT(gw_vring_peek(guest.ring, header), 1);
+    taken = gw_vring_forward(guest.ring, &asked);
+    CHECK(taken == GW_BROKEN_TRUNCATED || (taken == 0 && asked.sent == -EFAULT));
+    CHECK_INT(used_idx(&guest), 0);
+    guest.memory.count = 3;
+    gw_unmap(file, PACKET);
+    close(fd);
+    close(pair[0]);
+    close(pair[1]);
+    close_guest(&guest);
+}
+
 int main(void) {
     test_many();
+    test_truncated();
     struct guest guest;
     open_guest(&guest, 16);
     uint8_t header[HEADER], rest[2000], got[8000];
