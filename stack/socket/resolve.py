@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import socket as _kernel
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeAlias
 
@@ -31,6 +32,7 @@ _FLOW_MAX: Final = 0xFFFFF  # 20 bits of a flow label
 _NAMEINFO_FLAGS: Final = 0xFF  # glibc's, with those about international names
 _U32: Final = 0xFFFFFFFF
 _U64: Final = 0xFFFFFFFFFFFFFFFF
+_UNSIGNED_MAX: Final = _U64 if sys.version_info < (3, 13) else _U32
 
 
 def name_of(name: str | bytes) -> str:
@@ -48,9 +50,9 @@ def encoded(name: str | bytes) -> str:
 
 
 def unsigned(number: SupportsIndex) -> int:
-    """A C unsigned int, cut from an unsigned long. Raises TypeError, OverflowError."""
+    """A C unsigned int, before CPython 3.13 cut from an unsigned long. Raises TypeError, OverflowError."""
     value = operator.index(number)
-    if not 0 <= value <= _U64:
+    if not 0 <= value <= _UNSIGNED_MAX:
         raise OverflowError("can't convert negative value to unsigned int")
     return value & _U32
 

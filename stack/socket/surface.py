@@ -7,6 +7,7 @@ and `family == socket.AF_INET` mean the same everywhere. What makes or resolves 
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import socket as _kernel
 from types import ModuleType
@@ -189,6 +190,23 @@ class Surface:
             if known == index:
                 return name
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+
+
+def _sign() -> None:
+    """Later interpreters know signatures of what is written in C: those of ours are to be the same."""
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    for ours, theirs, first in ((Surface, _C, [this]), (StackSocket, vars(_C["SocketType"]), [])):
+        for name, function in vars(ours).items():
+            if name.startswith("__") or name not in theirs:
+                continue
+            try:
+                known = inspect.signature(theirs[name])
+            except (TypeError, ValueError):  # no function, or the interpreter knows none
+                continue
+            function.__signature__ = known.replace(parameters=[*first, *known.parameters.values()])
+
+
+_sign()
 
 
 def _host(name: str | bytes, function: str) -> str:
