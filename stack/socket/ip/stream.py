@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from stack.errors import NetError
+from stack.ip.errorqueue import ErrorQueue
 from stack.ip.listening import Listening
 from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, CLOSED, Again, Socket, Timeout
@@ -23,10 +24,11 @@ from stack.socket.ip.scope import ScopedAddress, needs_link
 from stack.socket.ip.stream_fastopen import StreamDeferred, send_deferred, send_with_syn
 from stack.socket.ip.stream_init import StreamInit
 from stack.socket.ip.stream_options import STREAM6_OPTIONS, STREAM_OPTIONS, fill, timeouts
+from stack.socket.ip.transmitted import zero_copied
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_OOB, Message
 from stack.socket.options import SOL_SOCKET, OptionTable, OptionValues
 from stack.socket.options_device import SO_BINDTOIFINDEX, bound_interface
-from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
+from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT, SO_ZEROCOPY
 from stack.socket.poll import ERR, HUP, IN, RDHUP, Pollee
 from stack.tcp import TcpState
 from stack.tcp.options import TcpOptions
@@ -70,6 +72,8 @@ class StreamSocket(Socket):
         self.keys: Keys | None = None  #: TCP_MD5SIG
         self.chose_address = False  #: bind was given an address, not "any"
         self.groups: Listening | None = None  #: see `listening`
+        self.errors: ErrorQueue | None = None  #: what MSG_ERRQUEUE reads, once there was something
+        self._zero_copies = 0  # sends by MSG_ZEROCOPY so far
         self.phase = StreamInit(self)
 
     def address_in(self, address: object) -> ScopedAddress:
@@ -160,6 +164,19 @@ class StreamSocket(Socket):
         with suppress(NetError):  # a Network that closes meanwhile ends the wait too
             self.waiting.call(setattr, (connection, "on_event", pollee.notify))
             self.waiting.block_on(pollee, IN, timeout, lambda: None if done() else AGAIN, ())
+
+    def sent_without_copying(self, connection: Connection) -> None:
+        """MSG_ZEROCOPY with SO_ZEROCOPY: we copy all the same, so the memory is free, which the notice says."""
+        if not self.options.value(SOL_SOCKET, SO_ZEROCOPY):
+            return
+        if self.errors is None:
+            self.errors = ErrorQueue()
+        number, self._zero_copies = self._zero_copies, (self._zero_copies + 1) & 0xFFFFFFFF
+        notice = zero_copied(self.errors, number)
+        if notice is not None:
+            notice.stamp = connection.scheduler.now
+            self.errors.put(notice, connection.rcvbuf)
+        self.pollee.notify()
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, Again, Phase
+from stack.socket.ip.failed import take_failure
 from stack.socket.ip.stream_options import peek_offset, reuse, set_peek_offset
-from stack.socket.message import MSG_MORE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
+from stack.socket.message import MSG_ERRQUEUE, MSG_MORE, MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_ZEROCOPY, Message
 from stack.socket.options import SOL_SOCKET
-from stack.socket.options_socket import SO_LINGER
+from stack.socket.options_socket import SO_LINGER, SO_SELECT_ERR_QUEUE
 from stack.socket.poll import ERR, HUP, IN, OUT, PRI, RDHUP, RDNORM, WRNORM
 from stack.tcp import TcpState
 
@@ -65,15 +66,17 @@ class StreamConnected(Phase):
         connection = self.connection
         if connection.error:
             raise NetError(connection.take_error())
-        if flags & (MSG_MORE | MSG_OOB):
+        if flags & (MSG_MORE | MSG_OOB | MSG_ZEROCOPY):
             taken = connection.write(data, more=flags & MSG_MORE != 0, urgent=flags & MSG_OOB != 0)
+            if taken and flags & MSG_ZEROCOPY:
+                self.socket.sent_without_copying(connection)
         else:
             taken = connection.write(data)  # raises EPIPE once nothing can be sent
         return taken if taken or not data else AGAIN
 
     def recv(self, size: int, flags: int) -> bytes | Again:
         connection = self.connection
-        if flags & (MSG_OOB | MSG_PEEK | MSG_TRUNC):
+        if flags & (MSG_OOB | MSG_PEEK | MSG_TRUNC | MSG_ERRQUEUE):
             return self._special(size, flags)
         if connection.receiver.queue.length:
             data = connection.read(size)
@@ -90,6 +93,8 @@ class StreamConnected(Phase):
         return AGAIN if self._nothing() is AGAIN else 0
 
     def receive(self, size: int, flags: int) -> Message | Again:
+        if flags & MSG_ERRQUEUE:
+            return self._failure(size, flags)
         connection = self.connection
         data = self.recv(size, flags)
         if data is AGAIN:
@@ -104,8 +109,15 @@ class StreamConnected(Phase):
             message.ancillary.append((IPPROTO_TCP, TCP_CM_INQ, left.to_bytes(4, sys.byteorder)))
         return message
 
+    def _failure(self, size: int, flags: int) -> Message | Again:
+        errors = self.socket.errors
+        return AGAIN if errors is None else take_failure(self.socket, errors, size, flags)
+
     def _special(self, size: int, flags: int) -> bytes | Again:
         connection = self.connection
+        if flags & MSG_ERRQUEUE:
+            message = self._failure(size, flags)
+            return AGAIN if message is AGAIN else message.data
         if flags & MSG_OOB:
             return connection.urgent_byte(keep=flags & MSG_PEEK != 0)
         if not connection.readable:
@@ -178,6 +190,10 @@ class StreamConnected(Phase):
                 bits |= OUT | WRNORM
         if connection.error:
             bits |= ERR
+        if self.socket.errors:
+            bits |= ERR
+            if self.socket.options.value(SOL_SOCKET, SO_SELECT_ERR_QUEUE):
+                bits |= PRI
         return bits
 
     def option_changed(self, level: int, name: int) -> None:

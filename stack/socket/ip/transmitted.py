@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from stack.ip.errorqueue import ORIGIN_TIMESTAMPING, ORIGIN_ZEROCOPY, QueuedError
+from stack.ip.errorqueue import ORIGIN_TIMESTAMPING, ORIGIN_ZEROCOPY, ErrorQueue, QueuedError
 from stack.socket.options import SOL_SOCKET
 from stack.socket.options_device import OPT_ID, OPT_TSONLY, TX_SCHED, TX_SOFTWARE, stamp_flags
 from stack.socket.options_socket import SO_ZEROCOPY
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 _SENT: Final = 0  # SCM_TSTAMP_SND
 _SCHEDULED: Final = 1  # SCM_TSTAMP_SCHED
 _COPIED: Final = 1  # SO_EE_CODE_ZEROCOPY_COPIED
+
+
+def zero_copied(errors: ErrorQueue, number: int) -> QueuedError | None:
+    """The notice that the memory of the send of that number is free: a new entry, None if the last one says it now."""
+    last = errors.last
+    if last is not None and last.origin == ORIGIN_ZEROCOPY and last.extra == number - 1:
+        last.extra = number
+        return None
+    return QueuedError(0, ORIGIN_ZEROCOPY, code=_COPIED, info=number, extra=number)
 
 
 class Transmitted:
@@ -62,11 +71,9 @@ class Transmitted:
         if zero_copy and self._socket.options.value(SOL_SOCKET, SO_ZEROCOPY):
             number = self._notices
             self._notices = (number + 1) & 0xFFFFFFFF
-            last = self._endpoint.errors.last
-            if last is not None and last.origin == ORIGIN_ZEROCOPY and last.extra == number - 1:
-                last.extra = number
-            else:
-                self._put(QueuedError(0, ORIGIN_ZEROCOPY, code=_COPIED, info=number, extra=number))
+            fresh = zero_copied(self._endpoint.errors, number)
+            if fresh is not None:
+                self._put(fresh)
 
     def _put(self, entry: QueuedError) -> None:
         entry.stamp = self._socket.host.netns.ip.scheduler.now
