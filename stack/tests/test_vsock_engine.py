@@ -79,7 +79,7 @@ def state(connection: VsockConnection) -> VsockState:
 # -- opening ------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_to_a_listener_is_answered_with_response_and_our_buffer() -> None:
+def test_vs_05_12_a_request_to_a_listener_is_answered_with_response_and_our_buffer() -> None:
     world = World()
     listener = world.engine.listen(HOST_PORT)
     events: list[int] = []
@@ -97,7 +97,7 @@ def test_a_request_to_a_listener_is_answered_with_response_and_our_buffer() -> N
 
 
 @pytest.mark.parametrize("op", [op for op in Op if op not in (Op.RST, Op.REQUEST)])
-def test_a_packet_of_no_connection_is_answered_with_rst(op: Op) -> None:
+def test_vs_11_a_packet_of_no_connection_is_answered_with_rst(op: Op) -> None:
     """Addresses swapped, the same type, no credit (5.10.6.4, VS-11)."""
     world = World()
     world.guest.feed(op, HOST_PORT, GUEST_PORT, payload=b"x" if op == Op.RW else b"")
@@ -105,17 +105,17 @@ def test_a_packet_of_no_connection_is_answered_with_rst(op: Op) -> None:
     assert world.guest.take() == [(CID_HOST, GUEST_CID, HOST_PORT, GUEST_PORT, TYPE_STREAM, Op.RST, 0, 0, 0, b"")]
 
 
-def test_a_request_without_listener_is_refused() -> None:
+def test_vs_11_a_request_without_listener_is_refused() -> None:
     assert World().feed(Op.REQUEST) == ["RST"]
 
 
-def test_unknown_operations_are_refused() -> None:
+def test_vs_10_11_unknown_operations_are_refused() -> None:
     world = World()
     assert world.feed(8) == ["RST"]
     assert world.feed(0xFFFF) == ["RST"]
 
 
-def test_rst_is_never_answered_with_rst() -> None:
+def test_vs_11_rst_is_never_answered_with_rst() -> None:
     """Two engines that did would go on for ever (Cloud Hypervisor 8692)."""
     world = World()
     assert world.feed(Op.RST) == []
@@ -127,7 +127,7 @@ def test_rst_is_never_answered_with_rst() -> None:
     assert world.feed(Op.RST) == []
 
 
-def test_types_we_do_not_speak_are_refused_in_their_own_type() -> None:
+def test_vs_11_types_we_do_not_speak_are_refused_in_their_own_type() -> None:
     """A SEQPACKET request meets the stream listener of the same port, but not its stream."""
     world = World()
     world.engine.listen(HOST_PORT)
@@ -138,7 +138,7 @@ def test_types_we_do_not_speak_are_refused_in_their_own_type() -> None:
     assert world.port.drops["type"] == 1
 
 
-def test_other_destinations_are_refused_and_other_sources_ignored() -> None:
+def test_vs_11_other_destinations_are_refused_and_other_sources_ignored() -> None:
     """Reference section 4.4: a guest must not wait for a time-out, nor speak for others."""
     world = World()
     world.engine.listen(HOST_PORT)
@@ -149,7 +149,7 @@ def test_other_destinations_are_refused_and_other_sources_ignored() -> None:
     assert world.port.drops["source-cid"] == 1
 
 
-def test_connect_sends_a_request_with_credit_and_is_done_by_response() -> None:
+def test_vs_01_13_connect_sends_a_request_with_credit_and_is_done_by_response() -> None:
     world = World()
     connection = world.engine.connect(GUEST_CID, GUEST_PORT)
     events: list[int] = []
@@ -180,7 +180,7 @@ def test_connect_sends_a_request_with_credit_and_is_done_by_response() -> None:
         (Op.INVALID, errno.EPROTO, ["RST"]),
     ],
 )
-def test_what_a_request_may_meet(op: Op, error: int, answer: list[str]) -> None:
+def test_vs_13_what_a_request_may_meet(op: Op, error: int, answer: list[str]) -> None:
     """VS-13: RST means refused; anything but RESPONSE is a breach."""
     world = World()
     connection = world.engine.connect(GUEST_CID, GUEST_PORT, bound=world.engine.bind(HOST_PORT))
@@ -190,7 +190,7 @@ def test_what_a_request_may_meet(op: Op, error: int, answer: list[str]) -> None:
     assert world.wait(CONNECT_TIMEOUT) == []
 
 
-def test_a_request_nobody_answers_times_out() -> None:
+def test_vs_04_a_request_nobody_answers_times_out() -> None:
     """VS-04: two seconds unless told otherwise, and its late answer meets RST."""
     world = World()
     connection = world.engine.connect(GUEST_CID, GUEST_PORT, bound=world.engine.bind(HOST_PORT))
@@ -281,7 +281,7 @@ def test_an_empty_data_packet_means_nothing() -> None:
     assert (connection.readable, connection.eof, connection.connected) == (0, False, True)
 
 
-def test_payload_on_a_control_packet_is_ignored() -> None:
+def test_vs_11_payload_on_a_control_packet_is_ignored() -> None:
     world = World()
     connection = world.connected()
     assert world.feed(Op.CREDIT_UPDATE, payload=b"stray") == []
@@ -292,7 +292,7 @@ def test_payload_on_a_control_packet_is_ignored() -> None:
 # -- credit -------------------------------------------------------------------------------------------------------
 
 
-def test_no_more_is_sent_than_the_peer_granted() -> None:
+def test_vs_12_no_more_is_sent_than_the_peer_granted() -> None:
     world = World()
     connection = world.connected(alloc=1000)
     assert connection.writable == 1000
@@ -305,7 +305,7 @@ def test_no_more_is_sent_than_the_peer_granted() -> None:
     assert connection.write(bytes(500)) == 400
 
 
-def test_without_credit_the_peer_is_asked_once_until_it_answers() -> None:
+def test_vs_12_without_credit_the_peer_is_asked_once_until_it_answers() -> None:
     world = World()
     connection = world.connected(alloc=10)
     connection.write(bytes(10))
@@ -358,7 +358,7 @@ def test_an_older_count_that_was_overtaken_is_harmless() -> None:
     assert connection.writable == 600
 
 
-def test_a_peer_that_sends_more_than_we_granted_is_reset_and_what_it_sent_before_stays() -> None:
+def test_vs_11_12_a_peer_that_sends_more_than_we_granted_is_reset_and_what_it_sent_before_stays() -> None:
     """Never dropped in silence: that would corrupt the stream (reference section 4.4)."""
     world = World()
     connection, _ = world.accepted(buffer=1000)
@@ -379,7 +379,7 @@ def test_what_was_granted_stays_granted_when_the_buffer_shrinks() -> None:
     assert connection.connected
 
 
-def test_a_credit_update_leaves_when_less_than_64_kib_are_unreported() -> None:
+def test_vs_12_a_credit_update_leaves_when_less_than_64_kib_are_unreported() -> None:
     """As Linux (virtio_transport_stream_do_dequeue): not for every read, but before the peer stalls."""
     world = World()
     connection, _ = world.accepted(buffer=256 << 10)
@@ -413,7 +413,7 @@ def test_a_reader_that_waits_for_more_than_is_granted_has_the_peer_told() -> Non
     assert world.flush() == ["CREDIT_UPDATE"]
 
 
-def test_a_credit_request_is_answered() -> None:
+def test_vs_12_a_credit_request_is_answered() -> None:
     world = World()
     world.connected()
     assert world.feed(Op.CREDIT_REQUEST) == ["CREDIT_UPDATE"]
@@ -431,7 +431,7 @@ def test_data_carries_the_credit_no_update_leaves_beside_it() -> None:
 # -- the end ------------------------------------------------------------------------------------------------------
 
 
-def test_half_close_by_the_guest() -> None:
+def test_vs_13_half_close_by_the_guest() -> None:
     """VS-13: its SEND bit is our end of stream; we may go on sending."""
     world = World()
     connection = world.connected()
@@ -465,7 +465,7 @@ def test_half_close_by_the_host_comes_after_what_was_written() -> None:
     assert connection.eof
 
 
-def test_a_peer_that_will_not_receive_makes_writing_epipe() -> None:
+def test_vs_13_a_peer_that_will_not_receive_makes_writing_epipe() -> None:
     world = World()
     connection = world.connected()
     world.feed(Op.SHUTDOWN, flags=1)
@@ -477,7 +477,7 @@ def test_a_peer_that_will_not_receive_makes_writing_epipe() -> None:
     assert not connection.eof
 
 
-def test_a_guests_close_is_answered_with_rst_once_nothing_is_unread() -> None:
+def test_vs_13_a_guests_close_is_answered_with_rst_once_nothing_is_unread() -> None:
     """Linux waits up to 8 s for it; a later connection may use the same port at once."""
     world = World()
     connection, _ = world.accepted()
@@ -515,7 +515,7 @@ def test_a_late_answer_does_not_reset_the_next_connection_of_the_same_ports() ->
     assert successor.connected
 
 
-def test_rst_ends_a_stream_without_error_and_keeps_what_was_received() -> None:
+def test_vs_13_rst_ends_a_stream_without_error_and_keeps_what_was_received() -> None:
     """VS-13, as Linux: the peer's shutdown of both directions, no error."""
     world = World()
     connection = world.connected()
@@ -529,8 +529,8 @@ def test_rst_ends_a_stream_without_error_and_keeps_what_was_received() -> None:
     assert over.value.errno == errno.EPIPE
 
 
-def test_close_says_shutdown_and_waits_for_rst() -> None:
-    """VS-08."""
+def test_vs_08_close_says_shutdown_and_waits_for_rst() -> None:
+    """close() sends what is left, then SHUTDOWN with both flags, and is over at RST."""
     world = World()
     connection = world.connected()
     connection.write(b"bye")
@@ -544,7 +544,7 @@ def test_close_says_shutdown_and_waits_for_rst() -> None:
     assert world.wait(CLOSE_TIMEOUT) == []
 
 
-def test_close_ends_with_our_rst_after_eight_seconds() -> None:
+def test_vs_08_close_ends_with_our_rst_after_eight_seconds() -> None:
     world = World()
     connection = world.connected()
     connection.close()
@@ -576,7 +576,7 @@ def test_close_with_linger_zero_resets() -> None:
 
 
 @pytest.mark.parametrize("op", [Op.REQUEST, Op.RESPONSE, Op.INVALID, 8, 99])
-def test_what_has_no_place_in_a_connected_stream_resets_it(op: int) -> None:
+def test_vs_11_what_has_no_place_in_a_connected_stream_resets_it(op: int) -> None:
     """VS-11: a duplicate REQUEST, a second RESPONSE, unknown operations."""
     world = World()
     connection = world.connected()
@@ -599,7 +599,7 @@ def test_a_request_for_a_port_we_are_still_closing_is_refused_and_frees_it() -> 
 # -- floods and bounds --------------------------------------------------------------------------------------------
 
 
-def test_a_full_accept_queue_refuses() -> None:
+def test_vs_05_a_full_accept_queue_refuses() -> None:
     """VS-05; backlog + 1 wait, as on Linux."""
     world = World()
     listener = world.engine.listen(HOST_PORT, 2)
@@ -725,8 +725,8 @@ def test_a_bulk_stream_does_not_starve_the_others() -> None:
 # -- the guest comes and goes -------------------------------------------------------------------------------------
 
 
-def test_a_driver_reset_ends_connections_and_keeps_listeners() -> None:
-    """VS-14."""
+def test_vs_14_a_driver_reset_ends_connections_and_keeps_listeners() -> None:
+    """A driver that starts anew: every connection is ECONNRESET, listeners stay."""
     world = World()
     connection, listener = world.accepted()
     pending = world.engine.connect(GUEST_CID, 9)
@@ -818,7 +818,7 @@ def test_the_port_is_a_source() -> None:
 # -- ports --------------------------------------------------------------------------------------------------------
 
 
-def test_ports_are_taken_once_and_free_after_the_last_holder() -> None:
+def test_vs_03_if_06_ports_are_taken_once_and_free_after_the_last_holder() -> None:
     """VS-03, IF-06."""
     engine = World().engine
     bound = engine.bind(HOST_PORT)

@@ -122,8 +122,8 @@ def test_ioctl_unconnected(make: Maker) -> None:
                 ioctl(made, request)
 
 
-def test_unconnected(make: Maker) -> None:
-    """VS-05, VS-06, VS-07, VS-17, VS-18."""
+def test_vs_05_06_07_17_18_unconnected(make: Maker) -> None:
+    """Unconnected: nameless {ANY, ANY} and writable; listen and accept are EINVAL, what takes a peer ENOTCONN."""
     made = make()
     assert made.getsockname() == (ANY, ANY)
     assert bits(made) == select.POLLOUT
@@ -146,8 +146,8 @@ def test_unconnected(make: Maker) -> None:
         made.shutdown(3)
 
 
-def test_bind(make: Maker) -> None:
-    """VS-02, VS-03."""
+def test_vs_02_03_bind(make: Maker) -> None:
+    """Other CIDs are EADDRNOTAVAIL, PORT_ANY is a port from 1024 on; taken EADDRINUSE, twice EINVAL."""
     made = make()
     for cid in (0, 77, 0xFFFFFFFE):
         with refused(errno.EADDRNOTAVAIL):
@@ -162,8 +162,8 @@ def test_bind(make: Maker) -> None:
         make().bind((ANY, port))
 
 
-def test_listening(make: Maker) -> None:
-    """VS-05, VS-17."""
+def test_vs_05_17_listening(make: Maker) -> None:
+    """A listener polls nothing, its empty queue is EAGAIN; connect is EINVAL, send ENOTCONN; it may listen again."""
     made = make()
     made.bind((ANY, ANY))
     made.listen(0)
@@ -243,8 +243,8 @@ def test_other_levels(make: Maker, level: int) -> None:
         made.setsockopt(level, 1, 1)
 
 
-def test_socket_level(make: Maker) -> None:
-    """VS-16; section 2.6, last line."""
+def test_vs_16_socket_level(make: Maker) -> None:
+    """The options of SOL_SOCKET that vsock has; those it has not are EOPNOTSUPP (section 2.6, last line)."""
     made = make()
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == make.kind
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0

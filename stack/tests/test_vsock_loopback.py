@@ -93,8 +93,8 @@ def bits(made: Any) -> int:
 
 
 @pytest.mark.parametrize("kind", [STREAM, SEQPACKET])
-def test_what_one_end_sends_the_other_gets(place: Place, kind: int) -> None:
-    """VS-06, VS-20."""
+def test_vs_06_20_what_one_end_sends_the_other_gets(place: Place, kind: int) -> None:
+    """Within one host, CID 1, bytes and messages go both ways."""
     client, server = place.pair(kind)
     client.sendall(b"ping")
     assert server.recv(100) == b"ping"
@@ -105,14 +105,14 @@ def test_what_one_end_sends_the_other_gets(place: Place, kind: int) -> None:
     assert server.getsockname()[0] == LOCAL
 
 
-def test_cid_2_from_the_host_is_the_host(place: Place) -> None:
+def test_vs_20_cid_2_from_the_host_is_the_host(place: Place) -> None:
     client, server = place.pair(cid=HOST)
     client.sendall(b"x")
     assert server.recv(1) == b"x"
     assert client.getpeername()[0] == HOST
 
 
-def test_a_listener_bound_to_one_cid_hears_of_that_alone(place: Place) -> None:
+def test_vs_03_05_a_listener_bound_to_one_cid_hears_of_that_alone(place: Place) -> None:
     """VS-03, VS-05."""
     _, port = place.listening(cid=LOCAL)
     place.make().connect((LOCAL, port))
@@ -120,7 +120,7 @@ def test_a_listener_bound_to_one_cid_hears_of_that_alone(place: Place) -> None:
         place.make().connect((HOST, port))
 
 
-def test_nobody_listens(place: Place) -> None:
+def test_vs_04_13_nobody_listens(place: Place) -> None:
     """VS-04, VS-13: RST while connecting; trying again is allowed, and works once somebody does."""
     made = place.make()
     for _ in range(2):
@@ -160,7 +160,7 @@ def test_a_message_beyond_the_buffer_is_emsgsize(place: Place) -> None:
     assert len(server.recv(1 << 20)) == 100_000
 
 
-def test_peeking_leaves_what_it_saw(place: Place) -> None:
+def test_vs_06_peeking_leaves_what_it_saw(place: Place) -> None:
     client, server = place.pair()
     client.sendall(b"abc")
     assert server.recv(2, socket.MSG_PEEK) == b"ab"
@@ -179,7 +179,7 @@ def test_the_low_water_mark_holds_back_poll_and_recv(place: Place) -> None:
     assert server.recv(10) == b"abc"
 
 
-def test_half_closes_each_by_itself(place: Place) -> None:
+def test_vs_07_13_17_half_closes_each_by_itself(place: Place) -> None:
     """VS-07, VS-13, VS-17: the poll matrix of shutdowns."""
     client, server = place.pair()
     assert bits(client) == select.POLLOUT
@@ -197,7 +197,7 @@ def test_half_closes_each_by_itself(place: Place) -> None:
     assert bits(client) & select.POLLHUP
 
 
-def test_a_peer_that_will_not_receive_breaks_the_pipe(place: Place) -> None:
+def test_vs_06_13_a_peer_that_will_not_receive_breaks_the_pipe(place: Place) -> None:
     client, server = place.pair()
     server.shutdown(socket.SHUT_RD)
     with pytest.raises(BrokenPipeError):
@@ -205,7 +205,7 @@ def test_a_peer_that_will_not_receive_breaks_the_pipe(place: Place) -> None:
 
 
 @pytest.mark.parametrize("kind", [STREAM, SEQPACKET])
-def test_close_is_end_of_stream_after_what_was_sent(place: Place, kind: int) -> None:
+def test_vs_08_13_close_is_end_of_stream_after_what_was_sent(place: Place, kind: int) -> None:
     """VS-08, VS-13."""
     client, server = place.pair(kind)
     client.sendall(b"last words")
@@ -216,8 +216,8 @@ def test_close_is_end_of_stream_after_what_was_sent(place: Place, kind: int) -> 
         server.send(b"x")
 
 
-def test_poll_of_every_phase(place: Place) -> None:
-    """VS-17."""
+def test_vs_17_poll_of_every_phase(place: Place) -> None:
+    """Fresh OUT, listening nothing, with somebody waiting IN, connected OUT."""
     assert bits(place.make()) == select.POLLOUT
     listener, port = place.listening()
     assert bits(listener) == 0
@@ -227,7 +227,7 @@ def test_poll_of_every_phase(place: Place) -> None:
     assert bits(client) == select.POLLOUT
 
 
-def test_the_backlog_is_bounded(place: Place) -> None:
+def test_vs_05_the_backlog_is_bounded(place: Place) -> None:
     """VS-05: backlog + 1 wait; the next one is refused."""
     _, port = place.listening(backlog=1)
     made = [place.make() for _ in range(3)]
@@ -237,7 +237,7 @@ def test_the_backlog_is_bounded(place: Place) -> None:
         made[2].connect((LOCAL, port))
 
 
-def test_the_buffer_bounds_what_can_be_sent_ahead(place: Place) -> None:
+def test_vs_12_the_buffer_bounds_what_can_be_sent_ahead(place: Place) -> None:
     """VS-12, section 2.6: SO_VM_SOCKETS_BUFFER_SIZE of the receiver."""
     listener, port = place.listening()
     listener.setsockopt(AF_VSOCK, BUFFER_SIZE, struct.pack("Q", 10_000))
@@ -250,7 +250,7 @@ def test_the_buffer_bounds_what_can_be_sent_ahead(place: Place) -> None:
     assert not bits(client) & select.POLLOUT
 
 
-def test_connecting_without_blocking_is_told_by_poll(place: Place) -> None:
+def test_vs_04_connecting_without_blocking_is_told_by_poll(place: Place) -> None:
     """VS-04."""
     _, port = place.listening()
     made = place.make()

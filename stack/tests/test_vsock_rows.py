@@ -77,7 +77,7 @@ def bits(made: Any) -> int:
     return int(made._sock.poll()) & (select.POLLIN | select.POLLOUT | select.POLLERR | select.POLLHUP)
 
 
-def test_the_header_and_the_operations_are_those_of_the_specification() -> None:
+def test_vs_09_10_the_header_and_the_operations_are_those_of_the_specification() -> None:
     """VS-09, VS-10: 44 bytes, packed, little-endian; eight operations, two types."""
     fields = (0x0102030405060708, 2, 0x11121314, 0x21222324, 5, 1, int(Op.RW), 3, 0x31323334, 0x41424344)
     packed = HEADER.pack(*fields)
@@ -100,15 +100,15 @@ def test_the_header_and_the_operations_are_those_of_the_specification() -> None:
 
 
 @pytest.mark.parametrize("kind", [STREAM, SEQPACKET])
-def test_a_socket_is_made_without_any_guest_and_its_connect_is_enodev(kind: int) -> None:
-    """VS-19."""
+def test_vs_19_a_socket_is_made_without_any_guest_and_its_connect_is_enodev(kind: int) -> None:
+    """Without any guest a socket can be made; its connect is ENODEV."""
     network = Network(clock=ManualClock(), rng=random.Random(1))
     with network.stack("alone").socket.socket(AF_VSOCK, kind) as made, refused(errno.ENODEV):
         made.connect((GUEST_CID, 1))
     network.close()
 
 
-def test_we_are_the_mirror_of_the_guests_kernel(host: Host) -> None:
+def test_vs_21_we_are_the_mirror_of_the_guests_kernel(host: Host) -> None:
     """VS-21: CID 2; REQUEST is answered with RESPONSE or RST; every packet carries our credit."""
     listener = host.socket()
     listener.bind((ANY, 5000))
@@ -125,7 +125,7 @@ def test_we_are_the_mirror_of_the_guests_kernel(host: Host) -> None:
 
 @pytest.mark.parametrize("kind", [STREAM, SEQPACKET])
 @pytest.mark.parametrize("port", [0, 1, 22, 1023])
-def test_reserved_ports_are_for_who_may_bind_services(kind: int, port: int) -> None:
+def test_vs_03_sec_02_reserved_ports_are_for_who_may_bind_services(kind: int, port: int) -> None:
     """VS-03, SEC-02: EACCES without CAP_NET_BIND_SERVICE; from 1024 on anybody may."""
     for credentials, allowed in ((Credentials(), True), (Credentials(uid=1000, capabilities=frozenset()), False)):
         host = Host(credentials)
@@ -140,7 +140,7 @@ def test_reserved_ports_are_for_who_may_bind_services(kind: int, port: int) -> N
         host.network.close()
 
 
-def test_messages_through_the_socket_interface(host: Host) -> None:
+def test_vs_06_messages_through_the_socket_interface(host: Host) -> None:
     """Section 1.3, VS-06: boundaries, MSG_PEEK, MSG_TRUNC, MSG_EOR, MSG_WAITALL, sendmsg; sendto is refused."""
     made, stream = host.connected(SEQPACKET)
     assert made.send(b"one") == 3
@@ -166,7 +166,7 @@ def test_messages_through_the_socket_interface(host: Host) -> None:
     assert target[:10] == b"d" * 10
 
 
-def test_poll_of_messages_speaks_of_whole_ones(host: Host) -> None:
+def test_vs_17_poll_of_messages_speaks_of_whole_ones(host: Host) -> None:
     """VS-17 for SEQPACKET: a beginning cannot be read; room too small for the message that waits is no room."""
     made, stream = host.connected(SEQPACKET)
     assert bits(made) == select.POLLOUT
@@ -206,7 +206,7 @@ def test_a_receive_buffer_too_small_loses_the_rest_and_only_that(host: Host) -> 
 
 
 @pytest.mark.parametrize("seconds", [1, 5])
-def test_linger_waits_until_the_guest_has_everything_or_time_is_up(host: Host, seconds: int) -> None:
+def test_vs_08_linger_waits_until_the_guest_has_everything_or_time_is_up(host: Host, seconds: int) -> None:
     """VS-08, SO_LINGER as since Linux 6.16: until what was written is the guest's."""
     made, _ = host.connected()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
@@ -246,7 +246,7 @@ def test_linger_of_zero_and_linger_with_nothing_to_wait_for_do_not_wait(host: Ho
         host.settle()
 
 
-def test_close_waits_eight_seconds_for_the_guest_and_no_longer(host: Host) -> None:
+def test_vs_08_close_waits_eight_seconds_for_the_guest_and_no_longer(host: Host) -> None:
     """VS-08: the port is taken for as long, and free after it."""
     made, stream = host.connected()
     made.close()

@@ -205,7 +205,7 @@ def test_an_empty_message_is_not_sent() -> None:
     assert world.stream(connection).messages == []
 
 
-def test_ends_messages_before_the_end_stay_and_a_beginning_is_forgotten() -> None:
+def test_vs_13_ends_messages_before_the_end_stay_and_a_beginning_is_forgotten() -> None:
     """VS-13, for messages."""
     world = VsockWorld()
     connection = connected(world)
@@ -235,7 +235,7 @@ def test_more_than_was_granted_is_a_violation_also_in_pieces() -> None:
     assert world.engine.reserved == 0
 
 
-def test_types_are_told_apart() -> None:
+def test_vs_11_types_are_told_apart() -> None:
     """VS-11: another type's packet is refused in its own type and does not touch the connection of these ports."""
     world = VsockWorld()
     world.engine.listen(5000, kind=TYPE_SEQPACKET)

@@ -117,7 +117,7 @@ def test_ports_of_the_host_and_of_siblings_do_not_mix() -> None:
     assert bytes(far.received) == b"for the sibling"
 
 
-def test_half_close_and_close_are_passed_on_after_the_data() -> None:
+def test_vs_07_08_13_half_close_and_close_are_passed_on_after_the_data() -> None:
     """VS-07, VS-08, VS-13 through the middle."""
     world = world_of_two()
     near, far = joined(world)

@@ -74,7 +74,7 @@ class World:
         self.turn()
 
 
-def test_what_goes_straight_counts_as_received_and_consumed() -> None:
+def test_vs_12_what_goes_straight_counts_as_received_and_consumed() -> None:
     """VS-12: the peer is told as if a reader had taken it at once."""
     world = World()
     world.send(65_536, 65_536, 65_536, 1000)

@@ -109,7 +109,7 @@ def bits(made: Any) -> int:
     return int(made._sock.poll())
 
 
-def test_an_unconnected_socket_answers_as_linux_does(world: World) -> None:
+def test_vs_03_05_06_07_18_an_unconnected_socket_answers_as_linux_does(world: World) -> None:
     """VS-03, VS-05, VS-06, VS-07, VS-18, as measured."""
     made = world.socket()
     assert made.getsockname() == (ANY, ANY)
@@ -131,7 +131,7 @@ def test_an_unconnected_socket_answers_as_linux_does(world: World) -> None:
         made.sendto(b"x", (GUEST_CID, 1))
 
 
-def test_bind(world: World) -> None:
+def test_vs_03_bind(world: World) -> None:
     """VS-03: our CID or any; once; a port is taken once."""
     made = world.socket()
     for cid in (0, GUEST_CID, 77):
@@ -223,7 +223,7 @@ def test_accept_inherits_options(world: World) -> None:
     child.close()
 
 
-def test_nobody_home(world: World) -> None:
+def test_vs_04_nobody_home(world: World) -> None:
     """VS-04: no such guest, refused, no answer - and trying again is allowed."""
     made = world.socket()
     with refused(errno.ENODEV):
@@ -246,7 +246,7 @@ def test_nobody_home(world: World) -> None:
     made.connect((GUEST_CID, 1))
 
 
-def test_connecting_without_blocking(world: World) -> None:
+def test_vs_04_17_connecting_without_blocking(world: World) -> None:
     """EINPROGRESS, then EALREADY, then POLLOUT; or POLLERR with the reason in SO_ERROR."""
     world.guest.answers = False
     made = world.socket()
@@ -332,7 +332,7 @@ def test_ioctl_inq_and_outq_of_vsock(world: World) -> None:
                 ask(other, request)
 
 
-def test_the_guests_end(world: World) -> None:
+def test_vs_06_13_17_the_guests_end(world: World) -> None:
     """VS-06, VS-13, VS-17: what is unread, end of stream, EPIPE; no error."""
     made, stream = world.accepted()
     stream.write(b"rest")
@@ -353,7 +353,7 @@ def test_the_guests_end(world: World) -> None:
     assert made.getpeername() == (GUEST_CID, 77)
 
 
-def test_our_end(world: World) -> None:
+def test_vs_06_07_17_our_end(world: World) -> None:
     made, stream = world.connected()
     made.shutdown(socket.SHUT_WR)
     world.settle()
@@ -369,7 +369,7 @@ def test_our_end(world: World) -> None:
     assert bits(made) & select.POLLHUP
 
 
-def test_a_guest_that_breaks_the_rules_is_econnreset(world: World) -> None:
+def test_vs_13_a_guest_that_breaks_the_rules_is_econnreset(world: World) -> None:
     made, stream = world.connected()
     stream.write(b"kept")
     stream.send(Op.RESPONSE)

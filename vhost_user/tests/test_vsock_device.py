@@ -372,7 +372,7 @@ S, Q, N = VsockFeature.STREAM, VsockFeature.SEQPACKET, VsockFeature.NO_IMPLIED_S
         (N, False, False),
     ],
 )
-def test_which_types_of_connection_a_driver_has_agreed_to(negotiated: int, stream: bool, seqpacket: bool) -> None:
+def test_vs_15_which_types_of_connection_a_driver_has_agreed_to(negotiated: int, stream: bool, seqpacket: bool) -> None:
     """VS-15; virtio 1.3 section 5.10.3.1: SEQPACKET implies STREAM unless NO_IMPLIED_STREAM is there."""
     with vsock_rig(features=ALL_FEATURES & ~(S | Q | N) | negotiated) as (device, guest):
         assert guest.features & (S | Q | N) == negotiated
