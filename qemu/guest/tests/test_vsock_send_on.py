@@ -196,6 +196,57 @@ def test_a_program_that_hangs_up_is_told_to_the_guest_and_its_number_is_nobodys(
             assert other.recv(100) == b"mine"
 
 
+def test_a_pause_in_the_middle_neither_loses_nor_repeats_what_goes_straight(tmp_path: Path) -> None:
+    """Rings that stop and go on where they were, as QMP `stop` and `cont` have it; the program is slow meanwhile."""
+    data = random.Random(1).randbytes(400_000)
+    with listening(tmp_path) as listener, world(tmp_path, tx_pieces=()) as (guest, port, device):
+        moved = watched(device)
+        stream = guest.open()
+        sock, _ = listener.accept()
+        got = bytearray()
+        with sock:
+            sock.setblocking(False)
+            for at in range(0, len(data), 20_000):
+                piece = data[at : at + 20_000]
+                while stream.allowed - stream.sent < len(piece):
+                    guest.hear(1)
+                guest.say([guest.packet(stream, OP_RW, piece)])
+                stream.sent += len(piece)
+                guest.driver.stop()
+                with suppress(BlockingIOError):
+                    got += sock.recv(5000)
+                guest.driver.start()
+            sock.settimeout(20)
+            while len(got) < len(data):
+                got += sock.recv(1 << 20)
+        assert got == data
+        assert sum(moved) > 0
+        assert dict(port.drops) == {}
+
+
+def test_a_driver_that_starts_anew_ends_what_goes_straight_and_its_number_is_nobodys(tmp_path: Path) -> None:
+    """VS-14: the program sees the end; the same ports again are another stream, for another socket."""
+    with listening(tmp_path) as listener, world(tmp_path) as (guest, port, device):
+        moved = watched(device)
+        stream = guest.open()
+        sock, _ = listener.accept()
+        with sock:
+            sock.settimeout(20)
+            guest.say([guest.packet(stream, OP_RW, b"x")])
+            assert sock.recv(10) == b"x"
+            guest.driver.reset()
+            guest.driver.start()
+            again = guest.open()
+            other, _ = listener.accept()
+            assert sock.recv(10) == b""
+            with other:
+                other.settimeout(20)
+                guest.say([guest.packet(stream, OP_RW, b"stray"), guest.packet(again, OP_RW, b"mine")])
+                assert other.recv(100) == b"mine"
+            assert set(port.sinks) <= set(port.connections.values())
+            assert moved
+
+
 def test_the_device_leaves_what_is_not_meant(tmp_path: Path) -> None:
     """`limit`, another stream, a socket that takes nothing: packets stay for `receive`, in order."""
     ours, theirs = socket.socketpair()
