@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import socket as kernel
 from collections.abc import Iterator
 from typing import Any
@@ -86,6 +87,35 @@ def test_tcp_21_a_reset_in_close_wait_is_epipe(world: World, pair: tuple[Any, An
     assert world.bits(other) == IN | OUT | RDHUP | HUP
     assert other.recv(1) == b""
     assert code(other.send, b"x") == errno.EPIPE
+
+
+def test_core_17_sigpipe_of_streams_alone(world: World, pair: tuple[Any, Any]) -> None:
+    """EPIPE comes with SIGPIPE from a TCP socket, fresh or shut for writing, not with MSG_NOSIGNAL, nor from UDP."""
+    seen: list[int] = []
+    old = None
+    if world.network is None:
+        old = signal.signal(signal.SIGPIPE, lambda number, frame: seen.append(1))
+    else:
+        world.network.stacks["gw"].on_sigpipe = lambda: seen.append(1)
+    one, _ = pair
+    one.shutdown(kernel.SHUT_WR)
+    try:
+        with world.socket.socket() as fresh, world.socket.socket(type=kernel.SOCK_DGRAM) as udp:
+            udp.connect((LOOPBACK, 9))
+            udp.shutdown(kernel.SHUT_WR)
+            for sock, flags, signals in (
+                (fresh, 0, 1),
+                (fresh, kernel.MSG_NOSIGNAL, 0),
+                (one, 0, 1),
+                (one, kernel.MSG_NOSIGNAL, 0),
+                (udp, 0, 0),
+            ):
+                seen.clear()
+                assert code(sock.send, b"x", flags) == errno.EPIPE
+                assert len(seen) == signals
+    finally:
+        if old is not None:
+            signal.signal(signal.SIGPIPE, old)
 
 
 def test_udp_03_10_no_destination_comes_before_shut(world: World) -> None:
