@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
-from stack.socket.arguments import INT_MAX, IOV_MAX, c_int, c_size, readable, target, timeout_ns, writable
+from stack.socket.arguments import INT_MAX, IOV_MAX, c_bool, c_int, c_size, readable, target, timeout_ns, writable
 from stack.socket.base import CLOSED, Socket, os_error
 from stack.socket.batch import Outgoing, receive_many, send_many
 from stack.socket.families import AF_INET, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, create
@@ -161,7 +161,7 @@ class StackSocket:
         return None if self._timeout is None else self._timeout / NS_PER_S
 
     def setblocking(self, flag: object, /) -> None:
-        self.settimeout(None if flag else 0)
+        self.settimeout(None if c_bool(flag) else 0)
 
     def getblocking(self) -> bool:
         return self._timeout != 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from typing import TYPE_CHECKING, Final, SupportsIndex
 
 from stack.scheduler import NS_PER_S
@@ -18,8 +19,19 @@ INT_MAX: Final = 0x7FFFFFFF
 INT_MIN: Final = -0x80000000
 SSIZE_MAX: Final = (1 << 63) - 1
 _TIME_MAX: Final = (1 << 63) - 1  # ns, what CPython counts
+_INTS_ONLY: bool = sys.version_info < (3, 12)
 #: Longest sequence of buffers of one call, Linux UIO_MAXIOV.
 IOV_MAX: Final = 1024
+
+
+def c_bool(value: object) -> bool:
+    """ "p", which before CPython 3.12 was an int for setblocking: TypeError, OverflowError for what is no C long."""
+    if _INTS_ONLY:
+        number = operator.index(value)  # type: ignore[arg-type]  # raises what it has to
+        if not -SSIZE_MAX - 1 <= number <= SSIZE_MAX:
+            raise OverflowError("Python int too large to convert to C long")
+        return bool(number)
+    return bool(value)
 
 
 def c_int(value: SupportsIndex) -> int:

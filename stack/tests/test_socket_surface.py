@@ -374,6 +374,8 @@ def test_names_and_interfaces_are_the_stacks(stack: Stack) -> None:
     assert module.if_nameindex() == [(1, "lo")]
     with pytest.raises(kernel.gaierror):
         module.gethostbyname("nobody-knows-this-name")
+    with module.socket() as sock, pytest.raises(kernel.gaierror):
+        sock.bind((b"\xff", 0))
     with pytest.raises(kernel.herror):
         module.gethostbyaddr("192.0.2.1")
     for call, name in (

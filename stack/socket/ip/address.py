@@ -83,7 +83,12 @@ def _integer(value: object) -> int:
 
 def _text(node: object) -> str:
     if isinstance(node, (bytes, bytearray)):
-        node = node.decode("ascii")
+        node = node.decode("ascii", "surrogateescape")
+    elif isinstance(node, str) and not node.isascii():
+        try:
+            node = node.encode("idna").decode("ascii")
+        except UnicodeError:
+            raise TypeError("encoding of hostname failed") from None
     if not isinstance(node, str):
         raise TypeError(f"str, bytes or bytearray expected, not {type(node).__name__}")
     if "\0" in node:
@@ -109,7 +114,7 @@ def _numeric(family: int, node: str) -> bytes | None:
         if family == AF_INET:
             return b"\xff\xff\xff\xff" if node == "<broadcast>" else _kernel.inet_pton(_kernel.AF_INET, node)
         return _kernel.inet_pton(_kernel.AF_INET6, node.split("%", 1)[0])
-    except OSError:
+    except (OSError, UnicodeError):  # text that is none
         return None
 
 
