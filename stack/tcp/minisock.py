@@ -80,6 +80,7 @@ def send_single(
     ttl: int = DEFAULT_TTL,
     tos: int = 0,
     whole: bool = True,
+    ip_options: bytes = b"",
 ) -> bool:
     """One segment without data, for which there is no connection; sequence numbers wrap here. False: no way there.
 
@@ -108,7 +109,8 @@ def send_single(
             total,
             ttl=ttl,
             tos=tos,
-            dont_fragment=whole or total <= UNCUT,
+            dont_fragment=whole or total + len(ip_options) <= UNCUT,
+            options=ip_options,
             csum_start_offset=CHECKSUM_OFFSET,
             header_length=total,
         )

@@ -70,6 +70,7 @@ class TcpOptions:
     mark: int = 0  #: SO_MARK, for rules that choose routes by it
     discover: int = 1  #: IP_MTU_DISCOVER, see `stack.tcp.discovery`
     discover6: int = 1  #: IPV6_MTU_DISCOVER
+    ip_options: bytes = b""  #: IP_OPTIONS of every packet, padded to whole words; of IPv4 only
 
     @property
     def fixed_sndbuf(self) -> int:

@@ -117,6 +117,7 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
                     ttl=ttl,
                     tos=tos,
                     dont_fragment=dont_fragment(connection.options, connection.remote[0]),
+                    options=connection.ip_options,
                     csum_start_offset=CHECKSUM_OFFSET,
                     gso_type=gso_type,
                     gso_size=gso_size,
@@ -208,6 +209,7 @@ def _new_template(connection: Pcb, route: Route, ttl: int, tos: int) -> HeaderTe
         connection.ecn is None  # else TOS changes all the time
         and connection.ip is connection.layer.ip  # else there is more
         and dont_fragment(connection.options, connection.remote[0])  # else every packet is numbered
+        and not connection.ip_options
     ):
         connection.template = connection.layer.ip.template(
             route,
@@ -329,6 +331,7 @@ def _emit_with_options(
             ttl=connection.options.ttl,
             tos=connection.options.tos,
             dont_fragment=dont_fragment(connection.options, connection.remote[0]),
+            options=connection.ip_options,
             csum_start_offset=CHECKSUM_OFFSET,
             header_length=header_length,
         )

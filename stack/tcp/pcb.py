@@ -500,7 +500,14 @@ class Pcb:
     def overhead(self) -> int:
         """Bytes of each packet that are headers."""
         length = self.ip_header + (20 + TIMESTAMPS_LENGTH if self.timestamps else 20)
-        return length + SIGNATURE_LENGTH if self.options.keys is not None and self.signed else length
+        if self.options.keys is not None and self.signed:
+            length += SIGNATURE_LENGTH
+        return length + len(self.ip_options)
+
+    @property
+    def ip_options(self) -> bytes:
+        """IP_OPTIONS, which IPv6 has not."""
+        return self.options.ip_options if self.ip_header == 20 else b""
 
     def largest_mtu(self) -> int:
         """Length of the longest packet that peer, path and user may allow."""
@@ -517,6 +524,9 @@ class Pcb:
             most = min(prober.low, most)
         most -= self.overhead
         mss = max(most, MSS_MINIMUM - TIMESTAMPS_LENGTH)
+        if self.ip_options:
+            self.sender.set_mss(mss, mss)  # no device repeats them
+            return
         _, largest = self.layer.ip.offloads_for(self.route)
         self.sender.set_mss(mss, largest - 20 - (TIMESTAMPS_LENGTH if self.timestamps else 0))
 

@@ -22,11 +22,14 @@ from stack.tcp.receiver import window_shift
 from stack.tcp.segment import Segment
 from stack.tcp.seqnum import HALF, MASK, older
 from stack.tcp.transitions import TcpState
+from stack.wire.ipoptions import echoed, milliseconds, recorded
+from stack.wire.ipv4 import HEADER_LENGTH as HEADER_LENGTH4
 from stack.wire.tcp import ACK, CWR, ECE, RST, SYN, HeaderOptions
 
 if TYPE_CHECKING:
     from stack.ip.packet import IcmpError
     from stack.tcp.demux import Key
+    from stack.tcp.layer import TcpLayer
     from stack.tcp.listener import Listener
     from stack.tcp.signatures import Keys
 
@@ -43,6 +46,7 @@ class Request(Minisock):
         "ecn",
         "fastopen",
         "first_stamp",
+        "ip_options",
         "irs",
         "iss",
         "last_stamp",
@@ -79,6 +83,7 @@ class Request(Minisock):
             self.stamped = False
         self.ts_recent = options.timestamps[0] if self.stamped and options.timestamps is not None else 0
         self.ecn = agreed(seg, config.ecn)
+        self.ip_options = _answered(seg, layer)  #: as Linux: what the SYN asked to be recorded goes back and forth
         self.syn = _headers(seg, link=given.save_syn > 1) if given.save_syn else b""
         self.fastopen: bytes | None = None  #: cookie to be told with the SYN|ACK
         rcvbuf = given.rcvbuf or config.rcvbuf
@@ -158,6 +163,7 @@ class Request(Minisock):
             ttl=given.ttl,
             tos=given.tos,
             whole=not flags & SYN or dont_fragment(given, self.key[0]),
+            ip_options=self.ip_options,
         )
 
     # --- in ------------------------------------------------------------------------------------------------------
@@ -237,6 +243,7 @@ class Request(Minisock):
         options = listener.options.copy()
         options.defer_accept = 0  # not inherited, row TCP-16
         options.saved_syn = self.syn
+        options.ip_options = self.ip_options
         options.device = self.oif
         connection = Connection(
             layer,
@@ -263,6 +270,16 @@ class Request(Minisock):
         sender.retries = self.retransmitted
         receiver.rcv_adv = max(receiver.rcv_adv, receiver.rcv_nxt + self.window)
         return connection
+
+
+def _answered(seg: Segment, layer: TcpLayer) -> bytes:
+    """The IPv4 options of answers to a SYN: its records, with ours in them (Linux tcp_v4_save_options)."""
+    packet = seg.packet
+    if len(packet.dst) != 4 or len(packet.header) <= HEADER_LENGTH4:
+        return b""
+    scheduler = layer.scheduler
+    time = milliseconds(scheduler.now + scheduler.epoch)
+    return echoed(recorded(bytes(packet.header[HEADER_LENGTH4:]), packet.dst, time))
 
 
 def _headers(seg: Segment, *, link: bool) -> bytes:

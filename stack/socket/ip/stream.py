@@ -19,6 +19,7 @@ from stack.socket.ip import IPPROTO_TCP, SOCK_STREAM
 from stack.socket.ip.address import IpAddress, address_in, address_out, scope_of
 from stack.socket.ip.binding import any_address
 from stack.socket.ip.fastopen_options import TCP_FASTOPEN_CONNECT
+from stack.socket.ip.options import IP_OPTIONS, IPPROTO_IP
 from stack.socket.ip.repair_options import Repair
 from stack.socket.ip.scope import ScopedAddress, needs_link
 from stack.socket.ip.stream_fastopen import StreamDeferred, send_deferred, send_with_syn
@@ -297,6 +298,8 @@ class StreamSocket(Socket):
         child = StreamSocket(self.host, self.family)
         told = connection.options.told
         child.options.inherit(told)
+        if connection.options.ip_options or told.explicit(IPPROTO_IP, IP_OPTIONS):
+            child.options.store(IPPROTO_IP, IP_OPTIONS, connection.options.ip_options)
         if connection.options.device:
             child.options.store(SOL_SOCKET, SO_BINDTOIFINDEX, connection.options.device)
         child.receive_timeout, child.send_timeout = timeouts(told)

@@ -16,6 +16,7 @@ from stack.socket.ip.fastopen_options import FASTOPEN_ROWS, TCP_FASTOPEN, TCP_FA
 from stack.socket.ip.options import (
     IP_MINTTL,
     IP_MTU_DISCOVER,
+    IP_OPTIONS,
     IP_RECVERR,
     IPPROTO_IP,
     IPPROTO_IPV6,
@@ -370,6 +371,7 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     # The stored value is doubled for book-keeping (options_socket), payload gets the half.
     (SOL_SOCKET, SO_MARK, "mark", int),
     (IPPROTO_IP, IP_MTU_DISCOVER, "discover", int),
+    (IPPROTO_IP, IP_OPTIONS, "ip_options", bytes),
     (IPPROTO_IPV6, IPV6_MTU_DISCOVER, "discover6", int),
     (SOL_SOCKET, SO_BINDTOIFINDEX, "device", int),
     (SOL_SOCKET, SO_RCVBUF, "rcvbuf", lambda doubled: doubled // 2),

@@ -62,6 +62,7 @@ class FakePacket:
     kind: PacketKind = PacketKind.UNICAST
     tos: int = 0
     ttl: int = 64
+    header: bytes = b""
 
 
 class FakeIp:
