@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stack.socket.base import Socket
-from stack.socket.message import MSG_TRUNC
 from stack.socket.poll import IN
 
 if TYPE_CHECKING:
@@ -13,17 +12,10 @@ if TYPE_CHECKING:
 
 
 class RecordSocket(Socket):
-    """Base of families whose MSG_TRUNC asks for a record's true length."""
+    """Base of families without streams."""
 
     def recv_all(self, size: int, flags: int, timeout: Timeout) -> bytes:
         return self.block_on(IN, timeout, self._one, size, flags)
 
     def _one(self, size: int, flags: int) -> bytes | Again:
         return self.phase.recv(size, flags)
-
-    def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:
-        if not flags & MSG_TRUNC:
-            return super().recv_into(target, flags, timeout)
-        message = self.receive(len(target), flags, timeout)
-        target[: len(message.data)] = message.data
-        return message.length

@@ -14,7 +14,7 @@ from stack.socket.ip.address import address_in, address_out, flow_of, scope_of
 from stack.socket.ip.datagram_bound import DatagramBound
 from stack.socket.ip.datagram_options import DATAGRAM6_OPTIONS, DATAGRAM_OPTIONS
 from stack.socket.ip.datagram_unbound import DatagramUnbound
-from stack.socket.message import MSG_DONTWAIT, MSG_TRUNC, Message
+from stack.socket.message import MSG_DONTWAIT, Message
 from stack.socket.options import OptionTable, OptionValues
 from stack.socket.poll import HUP, IN, RDHUP, RDNORM
 
@@ -110,7 +110,7 @@ class DatagramSocket(Socket):
             return size
         message = self.receive(len(target), flags, timeout)
         target[: len(message.data)] = message.data
-        return message.length if flags & MSG_TRUNC else len(message.data)
+        return len(message.data)
 
     def receive(self, size: int, flags: int, timeout: Timeout, room: int = 0) -> Message:
         return super().receive(size, flags | MSG_DONTWAIT if timeout == 0 else flags, timeout, room)
