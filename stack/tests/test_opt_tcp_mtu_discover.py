@@ -23,11 +23,11 @@ SETS_DF = [False, True, True, False, False, False]
 
 
 class Tap:
-    """Length, identification and flags of the IPv4 packets that pass an interface with TCP, resets apart."""
+    """Ports, identification and flags of the IPv4 packets that pass an interface with TCP, resets apart."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[int, int, int]] = []
-        self.came: list[tuple[int, int, int]] = []
+        self.sent: list[tuple[bytes, int, int]] = []
+        self.came: list[tuple[bytes, int, int]] = []
 
     def received(self, burst: Any) -> None:
         for frame, *_ in burst:
@@ -37,10 +37,10 @@ class Tap:
         for parts, *_ in burst:
             self._note(b"".join(parts), self.sent)
 
-    def _note(self, frame: bytes, heads: list[tuple[int, int, int]]) -> None:
+    def _note(self, frame: bytes, heads: list[tuple[bytes, int, int]]) -> None:
         if frame[12:14] == b"\x08\x00" and frame[23] == 6 and not frame[47] & 4:
-            length, ident, flags = struct.unpack_from("!HHH", frame, 16)
-            heads.append((length, ident, flags & 0x7FFF))
+            ident, flags = struct.unpack_from("!HH", frame, 18)
+            heads.append((frame[34:38], ident, flags & 0x7FFF))
 
 
 @pytest.mark.parametrize("side", ["ours", "linux"])
@@ -55,8 +55,6 @@ def test_opt_ip_mtu_discover_of_tcp_on_the_wire(side: str) -> None:
             def prepare(sock: Any, mode: int = mode) -> None:
                 sock.setsockopt(IP, MTU_DISCOVER, mode)
 
-            tap.sent.clear()
-            tap.came.clear()
             one, other = world.pair(side, 4, prepare=prepare)
             total = 0
             one.sendall(bytes(20_000))
@@ -64,7 +62,11 @@ def test_opt_ip_mtu_discover_of_tcp_on_the_wire(side: str) -> None:
                 total += len(other.recv(65536))
             one.send(b"x")
             assert other.recv(1) == b"x"
-            heads = list(tap.sent if side == "ours" else tap.came)
+            port = one.getsockname()[1].to_bytes(2, "big")
+            with world.network.lock:  # what is sent is noted at the end of the turn
+                heads = [
+                    head for head in (tap.sent if side == "ours" else tap.came) if port in (head[0][:2], head[0][2:])
+                ]
             assert heads
             assert {flags for _, _, flags in heads} == {DF if SETS_DF[mode] else 0}, mode
             if not SETS_DF[mode]:
@@ -88,13 +90,17 @@ def test_opt_ip_mtu_discover_changed_and_inherited_by_tcp(side: str) -> None:
             assert served.getsockopt(IP, MTU_DISCOVER) == 0
             served.send(b"a")
             assert client.recv(1) == b"a"
-            assert heads.pop(0)[2] == DF or side == "linux"  # the SYN|ACK: short, so that nobody cuts it
-            assert {flags for _, _, flags in heads} == {0}
-            heads.clear()
-            served.setsockopt(IP, MTU_DISCOVER, 2)
-            served.send(b"b")
-            assert client.recv(1) == b"b"
-            assert {flags for _, _, flags in heads} == {DF}
+            with world.network.lock:  # what is sent is noted at the end of the turn
+                assert heads.pop(0)[2] == DF or side == "linux"  # the SYN|ACK: short, so that nobody cuts it
+                assert {flags for _, _, flags in heads} == {0}
+            for mode, expected in ((2, DF), (3, 0)):
+                with world.network.lock:
+                    heads.clear()
+                served.setsockopt(IP, MTU_DISCOVER, mode)
+                served.send(b"b")
+                assert client.recv(1) == b"b"
+                with world.network.lock:
+                    assert {flags for _, _, flags in heads} == {expected}
 
 
 def too_big(s: Script, mtu: int, version: int) -> None:
