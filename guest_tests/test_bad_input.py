@@ -241,15 +241,67 @@ def test_ctrl_c_leaves_nothing_behind(moment: str, before: bool, tmp_path: Path)
     assert [path for path in tmp_path.glob("template-*") if not (path / "template.json").exists()] == []
 
 
+@pytest.mark.long
+def test_ctrl_c_with_several_workers_leaves_nothing_behind(tmp_path: Path) -> None:
+    """At a terminal it reaches all of them at once."""
+    (tmp_path / "conftest.py").write_text("import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n")
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\nfrom pathlib import Path\n"
+        "@pytest.mark.parametrize('number', range(4))\n"
+        "def test_it(guest, net, number):\n"
+        "    Path(f'up-{number}').touch()\n    guest.run('sleep 1000', timeout=900)\n"
+    )
+    with tempfile.TemporaryDirectory(prefix="gw-", dir="/tmp") as place:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-n",
+            "2",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:asyncio",
+            "test_it.py",
+        ]
+        with subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment(TMPDIR=place),
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as session:
+            try:
+                for _ in range(int(SECONDS / 0.05)):
+                    if len(list(tmp_path.glob("up-*"))) == 2:
+                        break
+                    threading.Event().wait(0.05)
+                assert sum("qemu-system" in line for line in _processes_with(place)) == 2
+                os.killpg(session.pid, signal.SIGINT)
+                said, _ = session.communicate(timeout=SECONDS)
+            finally:
+                session.kill()
+        assert session.returncode == 2, said
+        assert "KeyboardInterrupt" in said
+        for _ in range(int(SECONDS / 0.05)):
+            if not guest_directories(Path(place)) and not _processes_with(place):
+                break
+            threading.Event().wait(0.05)
+        assert guest_directories(Path(place)) == []
+        assert _processes_with(place) == []
+
+
 def _processes_with(text: str) -> list[str]:
-    """Command lines of processes that name `text`."""
+    """Command lines of processes that name `text` there or in their environment, which a restored QEMU inherits."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                words = line + (entry / "environ").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if text in line:
+            if text in words:
                 found.append(line)
     return found
