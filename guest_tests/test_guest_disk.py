@@ -79,7 +79,7 @@ def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_its_own_init_runs_and_the_image_stays_as_it_is(image: Path) -> None:
     before = hashlib.sha256(image.read_bytes()).digest()
     with Lan() as lan, Guest(disk=image, lan=lan, vsock=False) as vm:
-        vm.wait_until("test -e /run/ready", timeout=SECONDS)
+        vm.wait_until("test -s /run/ready", timeout=SECONDS)
         assert vm.read("/run/ready") == "init is process 1\n"
         assert vm.findings == []
         assert "/dev/vda on / type ext4" in vm.run("mount", check=True).stdout
