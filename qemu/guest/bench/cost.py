@@ -1,8 +1,9 @@
 """What the stack itself costs, with no ring and no guest: one thread, two stacks, a cable.
 
 Stages are timed from outside: while `Stages` is active, chosen methods are wrapped, and each is charged the time spent
-in it less that spent in other wrapped ones, and less what the wrapper costs, which is measured beforehand. Methods are
-told apart by the node they belong to, because the same code sends data on one side and acknowledgements on the other.
+in it less that spent in other wrapped ones, and less what the wrappers cost, its own and those of the others, which is
+measured beforehand. Methods are told apart by the node they belong to, because the same code sends data on one side and
+acknowledgements on the other.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SUPERFRAME: Final = 65160  #: bytes of one write: 45 segments of 1448
 _CLOCK: Final = time.perf_counter_ns
 #: Superframes measured at a time: about a millisecond, which is seldom interrupted.
 _BATCH: Final = 25
+#: Calls in a row that show what wrapping one costs.
+_CALLS: Final = 100
 
 
 @contextmanager
@@ -56,33 +59,43 @@ def connected(near: Stack, far: Stack) -> Iterator[tuple[Any, Any]]:
 class Stages:
     """Wraps methods while active, and adds up what each costs at each node. A context manager."""
 
-    def __init__(self, methods: dict[str, tuple[type, str, Callable[[Any], object]]]) -> None:
+    def __init__(
+        self,
+        methods: dict[str, tuple[type, str, Callable[[Any], object]]],
+        clock: Callable[[], int] = _CLOCK,
+    ) -> None:
         """`methods`: by stage, the class, the name, and a function from its object to the node it belongs to."""
         self.methods = methods
-        self.spent: dict[tuple[str, object], int] = {}
+        self.clock = clock
+        #: ns by stage and node, wrappers taken out; `calls` likewise.
+        self.spent: dict[tuple[str, object], float] = {}
         self.calls: dict[tuple[str, object], int] = {}
-        self._inner: list[int] = [0]
+        #: ns that one wrapped call adds to its own stage, and to what is around it.
+        self.own = self.around = 0.0
+        self._inner: list[float] = [0]
         self._originals: list[tuple[type, str, Any]] = []
 
     def wrap(self, stage: str, owner: Callable[[Any], object], method: Any) -> Any:
-        inner, spent, calls = self._inner, self.spent, self.calls
+        inner, spent, calls, clock = self._inner, self.spent, self.calls, self.clock
+        own, around = self.own, self.around
 
         @wraps(method)
         def timed(this: Any, *args: Any, **kwargs: Any) -> Any:
             inner.append(0)
-            began = _CLOCK()
+            began = clock()
             try:
                 return method(this, *args, **kwargs)
             finally:
-                taken = _CLOCK() - began
+                taken = clock() - began
                 key = (stage, owner(this))
-                spent[key] = spent.get(key, 0) + taken - inner.pop()
+                spent[key] = spent.get(key, 0) + taken - inner.pop() - own
                 calls[key] = calls.get(key, 0) + 1
-                inner[-1] += taken
+                inner[-1] += taken + around
 
         return timed
 
     def __enter__(self) -> Self:
+        self._calibrate()
         for stage, (kind, name, owner) in self.methods.items():
             original = kind.__dict__[name]
             self._originals.append((kind, name, original))
@@ -93,8 +106,19 @@ class Stages:
         for kind, name, original in self._originals:
             setattr(kind, name, original)
 
-    def overhead(self) -> tuple[float, float]:
-        """ns that one wrapped call adds to its own stage, and to the one around it (the best of many)."""
+    def clear(self) -> None:
+        """Count from here."""
+        self.spent.clear()
+        self.calls.clear()
+        self._inner[:] = [0]
+
+    @property
+    def inside(self) -> float:
+        """ns since `clear` that were spent in wrapped methods or on wrapping them."""
+        return self._inner[0]
+
+    def _calibrate(self) -> None:
+        """Find out what a wrapped call costs (the best of many)."""
 
         class Nothing:
             def method(self) -> None:
@@ -102,23 +126,30 @@ class Stages:
 
         own = around = 1e9
         for _ in range(50):
-            probe = Stages({})
-            wrapped, nothing = probe.wrap("", lambda _: None, Nothing.method), Nothing()
-            began = _CLOCK()
-            for _ in range(100):
+            probe = Stages({}, self.clock)
+            wrapped, plain, nothing = probe.wrap("", lambda _: None, Nothing.method), Nothing.method, Nothing()
+            began = self.clock()
+            for _ in range(_CALLS):
+                plain(nothing)
+            bare = self.clock() - began
+            began = self.clock()
+            for _ in range(_CALLS):
                 wrapped(nothing)
-            taken = _CLOCK() - began
-            inside = probe.spent["", None]
-            own, around = min(own, inside / 100), min(around, (taken - inside) / 100)
-        return own, around
+            taken = self.clock() - began
+            inside = probe.inside
+            own, around = min(own, inside / _CALLS), min(around, (taken - inside - bare) / _CALLS)
+        self.own, self.around = own, around
 
 
 def _ip_of(part: Ipv4Input) -> int:
     return id(part._ip)  # noqa: SLF001  (timed from outside, so that being timed costs nothing otherwise)
 
 
-def superframe_stages(seconds: float) -> list[Figure]:
-    """Bulk TCP in superframes from one stack to the other: microseconds per superframe and stage, at both ends."""
+def superframe_stages(seconds: float, clock: Callable[[], int] = _CLOCK) -> list[Figure]:
+    """Bulk TCP in superframes from one stack to the other: microseconds per superframe and stage, at both ends.
+
+    `clock` answers nanoseconds.
+    """
     methods: dict[str, tuple[type, str, Callable[[Any], object]]] = {
         "link in": (Interface, "service", id),
         "IP in": (Ipv4Input, "receive", _ip_of),
@@ -127,7 +158,7 @@ def superframe_stages(seconds: float) -> list[Figure]:
         "link out": (Interface, "flush", id),
     }
     blob = bytes(SUPERFRAME)
-    with Stages(methods) as stages, pair() as (network, near, far), connected(near, far) as (client, served):
+    with Stages(methods, clock) as stages, pair() as (network, near, far), connected(near, far) as (client, served):
         target = bytearray(SUPERFRAME)
         nodes: dict[object, str] = {}
         for name, stack in (("sender", near), ("receiver", far)):
@@ -140,41 +171,36 @@ def superframe_stages(seconds: float) -> list[Figure]:
 
         def carry(count: int) -> float:
             """Seconds in socket calls for `count` superframes."""
-            began = _CLOCK()
+            began = clock()
             for _ in range(count):
                 client.send(blob)
                 left = SUPERFRAME
                 while left:
                     left -= served.recv_into(target)
             network.poll(network.clock())
-            return (_CLOCK() - began) * 1e-9
+            return (clock() - began) * 1e-9
 
         carry(500)  # past slow start
         # The batch that was disturbed least, as below: so the stages add up to the whole on a busy machine too.
-        spent, elapsed = 1e9, 0.0
-        found: tuple[dict[tuple[str, object], int], dict[tuple[str, object], int]] = {}, {}
+        least, elapsed, rest = 1e9, 0.0, 0.0
+        costs: dict[tuple[str, object], float] = {}
+        counts: dict[tuple[str, object], int] = {}
         while elapsed < seconds:
-            stages.spent.clear()
-            stages.calls.clear()
+            stages.clear()
             taken = carry(_BATCH)
             elapsed += taken
-            if taken < spent:
-                spent, found = taken, (dict(stages.spent), dict(stages.calls))
-        costs, counts = found
-        own, around = stages.overhead()
+            if taken < least:
+                least, costs, counts = taken, dict(stages.spent), dict(stages.calls)
+                rest = taken * 1e9 - stages.inside
         figures = []
-        inside = 0.0
         for stage in methods:
             for node in ("sender", "receiver"):
                 keys = [key for key in costs if key[0] == stage and nodes.get(key[1]) == node]
                 calls = sum(counts[key] for key in keys)
-                raw = sum(costs[key] for key in keys)
-                inside += raw + calls * around
                 if calls:
-                    cost = (raw - calls * own) / _BATCH / 1000
+                    cost = sum(costs[key] for key in keys) / _BATCH / 1000
                     figures.append(Figure(f"{stage}, {node}", cost, "us", f"{calls / _BATCH:.2f} calls"))
-        rest = (spent * 1e9 - inside) / _BATCH / 1000
-        figures.append(Figure("socket calls, turns, cable", rest, "us", "all between the stages"))
+        figures.append(Figure("socket calls, turns, cable", rest / _BATCH / 1000, "us", "all between the stages"))
     # Once more without the wrappers: what all of it really costs.
     with pair() as (network, near, far), connected(near, far) as (client, served):
         client.setblocking(False)
