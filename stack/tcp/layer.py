@@ -126,12 +126,14 @@ class TcpLayer:
         fastopen: Buffer | None = None,
         hold: bool = False,
         iss: int | None = None,
+        span: tuple[int, int] | None = None,
     ) -> Connection:
         """A connection in SYN-SENT; the outcome comes through on_event (`connected` or `error`).
 
         Takes over `bound` (released when the connection is CLOSED); without it an ephemeral port is taken. On an
         error `bound` stays the caller's. `fastopen`: data for the SYN if Fast Open allows (b"": just get a
         cookie); how much of it was taken is `unacknowledged`. `hold`: send nothing before `launch`. `iss`: as if drawn.
+        `span`: the first and last port to choose from, None for the system's.
 
         Raises NetError: what routing says (ENETUNREACH ...), EADDRNOTAVAIL (4-tuple in use, or no port free).
         """
@@ -142,9 +144,9 @@ class TcpLayer:
             raise NetError(errno.ENETUNREACH)
         source = route.src if src is None else src
         remote = (route.dst, remote[1])
-        held = self._ephemeral(source, remote, 0 if options is None else options.device) if bound is None else bound
-        local = (source, held.port)
         device = 0 if options is None else options.device
+        held = self._ephemeral(source, remote, device, span) if bound is None else bound
+        local = (source, held.port)
         key = self.demux.tied((remote[0], source, remote[1] << 16 | local[1]), device)
         drawn, offset = self.draw(key)
         before = self.demux.minisocks.get(key)
@@ -185,14 +187,16 @@ class TcpLayer:
         """Whether `mini` does not keep a connect from using its 4-tuple."""
         return mini is None or (isinstance(mini, TimeWait) and mini.recyclable(bound=bound))
 
-    def _ephemeral(self, source: bytes, remote: tuple[bytes, int], device: int) -> BoundPort:
+    def _ephemeral(
+        self, source: bytes, remote: tuple[bytes, int], device: int, span: tuple[int, int] | None
+    ) -> BoundPort:
         """A port of its own if one is left, else one whose connections all go elsewhere."""
         try:
-            bound = self.ports.bind(source, 0)
+            bound = self.ports.bind(source, 0, span=span)
         except NetError as failure:
             if failure.errno != errno.EADDRINUSE:
                 raise
-            return self._shared_port(source, remote, device)
+            return self._shared_port(source, remote, device, span)
         shared = self._shared
         shared[source, bound.port] = bound
         if len(shared) > self._shared_most:
@@ -200,9 +204,11 @@ class TcpLayer:
             self._shared_most = max(2 * len(shared), _SHARED_KEPT)
         return bound
 
-    def _shared_port(self, source: bytes, remote: tuple[bytes, int], device: int) -> BoundPort:
-        ports = self.ports
-        first, count = ports.ephemeral_first, ports.ephemeral_last - ports.ephemeral_first + 1
+    def _shared_port(
+        self, source: bytes, remote: tuple[bytes, int], device: int, span: tuple[int, int] | None
+    ) -> BoundPort:
+        first, last = span or (self.ports.ephemeral_first, self.ports.ephemeral_last)
+        count = last - first + 1
         start = self.scheduler.rng.randrange(0, count)
         for step in range(count):
             port = first + (start + step) % count

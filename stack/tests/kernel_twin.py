@@ -82,3 +82,13 @@ def code(call: Any, *args: Any) -> int | None:
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what the test compares
         call(*args)
     return caught.value.errno
+
+
+def has_ipv6_loopback() -> bool:
+    """Whether this machine's kernel has ::1: plain containers often run without IPv6."""
+    with _kernel.socket(_kernel.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True

@@ -14,7 +14,7 @@ import pytest
 
 from stack import Network, Stack
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP
-from stack.tests.kernel_twin import LOOPBACK, World, code
+from stack.tests.kernel_twin import LOOPBACK, World, code, has_ipv6_loopback
 
 
 @pytest.fixture(params=["kernel", "ours"])
@@ -361,16 +361,6 @@ def test_tcp_16_options_are_inherited(world: World) -> None:
 
 
 # -- IPv6 -------------------------------------------------------------------------------------------------------------
-
-
-def has_ipv6_loopback() -> bool:
-    """Whether this machine's kernel has ::1: plain containers often run without IPv6."""
-    with kernel.socket(kernel.AF_INET6) as probe:
-        try:
-            probe.bind(("::1", 0))
-        except OSError:
-            return False
-    return True
 
 
 def test_tcp_36_dual_stack_server_sees_mapped_addresses(world: World) -> None:

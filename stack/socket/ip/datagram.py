@@ -94,6 +94,10 @@ class DatagramSocket(Socket):
         if isinstance(self.phase, DatagramBound):
             self.phase.endpoint.uncork()
 
+    def connect(self, address: object, timeout: Timeout) -> None:
+        """Never waits: an EAGAIN is one for want of a port, see `DatagramUnbound`."""
+        self.call(self._connect, self.address_in(address))
+
     # A call that may not wait does not notice that the receiving side is shut down (UDP-10): the phase is told which
     # calls those are.
 

@@ -50,7 +50,10 @@ class DatagramUnbound(Phase):
         return phase
 
     def _bind_somewhere(self) -> DatagramBound:
-        return self._bind((self.address or any_address(self.socket), 0, 0, 0))
+        try:
+            return self._bind((self.address or any_address(self.socket), 0, 0, 0))
+        except NetError as error:
+            raise NetError(errno.EAGAIN) from error  # as Linux says it where nobody called bind()
 
     def connect(self, address: DatagramAddress) -> None:
         phase = self._bind_somewhere()

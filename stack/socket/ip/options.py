@@ -151,15 +151,20 @@ def tos_of(socket: Socket, *, version: int) -> int:
 
 
 def port_range(socket: Socket) -> tuple[int, int] | None:
-    """IP_LOCAL_PORT_RANGE, within what the system allows; None if the whole of that is allowed."""
+    """IP_LOCAL_PORT_RANGE: the first and last port; an end beyond what the system allows counts for nothing.
+    None: nothing was asked for.
+    """
     value = int(socket.options.value(IPPROTO_IP, IP_LOCAL_PORT_RANGE)) & 0xFFFFFFFF
     if not value:
         return None
     table = socket.host.netns.ip.ports[socket.protocol]
+    first, last = table.ephemeral_first, table.ephemeral_last
     low, high = value & 0xFFFF, value >> 16
-    first = max(low, table.ephemeral_first) if low else table.ephemeral_first
-    last = min(high, table.ephemeral_last) if high else table.ephemeral_last
-    return (first, last) if first <= last else None
+    if first <= low <= last:
+        first = low
+    if first <= high <= last:
+        last = high
+    return first, last
 
 
 def _ttl(socket: Socket, value: int) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind, connect_source
-from stack.socket.ip.options import IP_UNICAST_IF, IPPROTO_IP, IPPROTO_IPV6, unicast_interface
+from stack.socket.ip.options import IP_UNICAST_IF, IPPROTO_IP, IPPROTO_IPV6, port_range, unicast_interface
 from stack.socket.ip.options6 import IPV6_UNICAST_IF
 from stack.socket.ip.scope import bind_to_link
 from stack.socket.ip.stream_options import reuse
@@ -86,6 +86,7 @@ class StreamInit(Phase):
             fastopen=fastopen,
             hold=deferred,
             iss=socket.repair.write_seq or None,
+            span=port_range(socket),
         )
         if deferred:
             socket.phase = StreamDeferred(socket, connection, self.bound)
