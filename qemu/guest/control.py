@@ -4,22 +4,18 @@ A connection (SOCK_SEQPACKET) is one AF_NETLINK socket of the Stack. Its first p
 `HELLO`, i.e. magic, protocol (NETLINK_ROUTE or NETLINK_KOBJECT_UEVENT) and mask of groups. From then on each packet
 carries one netlink datagram, both ways, as it is. When the socket overran, the client gets an NLMSG_OVERRUN.
 
-Whoever reaches the socket administers the Stack. So the file is its owner's alone (mode 0600, set before anybody can
-connect), and a peer of another user, root excepted, is let go at once (SO_PEERCRED).
+Whoever reaches the socket administers the Stack: it is its owner's alone (see qemu.guest.door).
 """
 
 from __future__ import annotations
 
-import os
-import select
 import socket
 import struct
-import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from qemu.guest.argv import SocketName, socket_options
+from qemu.guest.door import Door
 from qemu.guest.errors import SetupError
 from stack.wire.netlink.header import NETLINK_KOBJECT_UEVENT, NETLINK_ROUTE, NLMSG_OVERRUN, pack
 
@@ -33,80 +29,30 @@ MAX_CLIENTS: Final = 32
 MAX_DATAGRAM: Final = 1 << 17  # bytes
 SEND_SECONDS: Final = 5.0  # a client that reads nothing for so long is let go
 _PROTOCOLS: Final = (NETLINK_ROUTE, NETLINK_KOBJECT_UEVENT)
-_UCRED: Final = struct.Struct("=iII")
 
 
-class ControlSocket:
+class ControlSocket(Door):
     """Listens at `path` until `close`."""
 
     def __init__(self, stack: Stack, path: Path) -> None:
         """Raises SetupError if the path cannot be used; an existing file is never taken away."""
-        socket_options(SocketName(str(path)))
-        self.path = path
         self._stack = stack
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._listener.bind(str(path))
-            path.chmod(0o600)
-            self._listener.listen()
-        except OSError as error:
-            self._listener.close()
-            raise SetupError(f"no control socket at {path}: {error.strerror}") from error
-        self._wake, self._waker = os.pipe()  # the end of the one closes with the other
-        self._clients: set[threading.Thread] = set()
-        self._thread = threading.Thread(target=self._accept, name="control-socket", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Every client is let go. Idempotent."""
-        if self._waker < 0:
-            return
-        os.close(self._waker)
-        self._waker = -1
-        self._thread.join()
-        for client in tuple(self._clients):
-            client.join()
-        self._listener.close()
-        os.close(self._wake)
-        self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _accept(self) -> None:
-        while self._wait(self._listener.fileno()):
-            connection, _ = self._listener.accept()
-            self._clients = {each for each in self._clients if each.is_alive()}
-            if len(self._clients) >= MAX_CLIENTS or not may_connect(connection):
-                connection.close()
-                continue
-            client = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
-            self._clients.add(client)
-            client.start()
-
-    def _wait(self, *fds: int) -> list[int]:
-        """Those that are readable; none once `close` was called."""
-        ready, _, _ = select.select([self._wake, *fds], [], [])
-        return [] if self._wake in ready else ready
+        super().__init__(path, name="control-socket", purpose="control socket", most=MAX_CLIENTS)
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            connection.settimeout(SEND_SECONDS)
-            if not self._wait(connection.fileno()):
-                return
-            hello = connection.recv(MAX_DATAGRAM)
-            if len(hello) != HELLO.size or hello[:4] != MAGIC:
-                return
-            _, protocol, groups = HELLO.unpack(hello)
-            if protocol not in _PROTOCOLS:
-                return
-            with self._stack.socket.socket(AF_NETLINK, socket.SOCK_RAW, protocol) as netlink:
-                netlink.bind((0, groups))
-                netlink.settimeout(0)
-                self._carry(connection, netlink)
+        connection.settimeout(SEND_SECONDS)
+        if not self._wait(connection.fileno()):
+            return
+        hello = connection.recv(MAX_DATAGRAM)
+        if len(hello) != HELLO.size or hello[:4] != MAGIC:
+            return
+        _, protocol, groups = HELLO.unpack(hello)
+        if protocol not in _PROTOCOLS:
+            return
+        with self._stack.socket.socket(AF_NETLINK, socket.SOCK_RAW, protocol) as netlink:
+            netlink.bind((0, groups))
+            netlink.settimeout(0)
+            self._carry(connection, netlink)
 
     def _carry(self, connection: socket.socket, netlink: socket.socket) -> None:
         while ready := self._wait(connection.fileno(), netlink.fileno()):
@@ -124,12 +70,6 @@ class ControlSocket:
                 except OSError:
                     data = pack(NLMSG_OVERRUN, 0, 0, 0, b"")
                 connection.send(data)
-
-
-def may_connect(connection: socket.socket) -> bool:
-    """Is the peer of our user, or root?"""
-    _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return uid in (0, os.geteuid())
 
 
 def connect(path: Path, protocol: int = NETLINK_ROUTE, groups: int = 0) -> socket.socket:

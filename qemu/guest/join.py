@@ -5,22 +5,18 @@ by the client in a network namespace of its own. It is answered by a line of JSO
 that interface, prefix length, gateway, name server, MTU and name. The TAP is a port of the LAN's switch until the
 connection ends. What is refused is answered by {"error": text}.
 
-The file is its owner's alone, as with the control socket: whoever connects is on the LAN.
+Whoever connects is on the LAN: the file is its owner's alone (see qemu.guest.door).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import select
 import socket
-import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from qemu.guest.argv import SocketName, socket_options
-from qemu.guest.control import may_connect
+from qemu.guest.door import Door
 from qemu.guest.errors import SetupError
 
 if TYPE_CHECKING:
@@ -32,66 +28,23 @@ _HELLO_SECONDS: Final = 10.0
 _ANSWER_BYTES: Final = 4096
 
 
-class JoinSocket:
-    """Listens at `path` until `close`."""
+class JoinSocket(Door):
+    """Listens at `path` until `close`; then everybody who joined is off the LAN."""
 
     def __init__(self, lan: Lan, path: Path) -> None:
         """Raises SetupError if the path cannot be used; an existing file is never taken away."""
-        socket_options(SocketName(str(path)))
-        self.path = path
         self._lan = lan
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._listener.bind(str(path))
-            path.chmod(0o600)
-            self._listener.listen()
-        except OSError as error:
-            self._listener.close()
-            raise SetupError(f"no socket to join a LAN by at {path}: {error.strerror}") from error
-        self._wake, self._waker = os.pipe()  # the end of the one closes with the other
-        self._clients: set[threading.Thread] = set()
-        self._thread = threading.Thread(target=self._accept, name="lan-join", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Everybody who joined is off the LAN. Idempotent."""
-        if self._waker < 0:
-            return
-        os.close(self._waker)
-        self._waker = -1
-        self._thread.join()
-        for client in tuple(self._clients):
-            client.join()
-        self._listener.close()
-        os.close(self._wake)
-        self.path.unlink(missing_ok=True)
-
-    def _accept(self) -> None:
-        while self._wait(self._listener.fileno()):
-            connection, _ = self._listener.accept()
-            self._clients = {each for each in self._clients if each.is_alive()}
-            if len(self._clients) >= MAX_CLIENTS or not may_connect(connection):
-                connection.close()
-                continue
-            client = threading.Thread(target=self._serve, args=(connection,), name="lan-client", daemon=True)
-            self._clients.add(client)
-            client.start()
-
-    def _wait(self, descriptor: int, timeout: float | None = None) -> bool:
-        """Whether it is readable; not if that takes longer, or once `close` was called."""
-        ready, _, _ = select.select([self._wake, descriptor], [], [], timeout)
-        return descriptor in ready and self._wake not in ready
+        super().__init__(path, name="lan-join", purpose="socket to join a LAN by", most=MAX_CLIENTS)
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            if not self._wait(connection.fileno(), _HELLO_SECONDS):
-                return
-            hello, descriptors, _, _ = socket.recv_fds(connection, _ANSWER_BYTES, 1)
-            if hello != MAGIC or len(descriptors) != 1:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                return
-            self._carry(connection, descriptors[0])
+        if not self._wait(connection.fileno(), timeout=_HELLO_SECONDS):
+            return
+        hello, descriptors, _, _ = socket.recv_fds(connection, _ANSWER_BYTES, 1)
+        if hello != MAGIC or len(descriptors) != 1:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        self._carry(connection, descriptors[0])
 
     def _carry(self, connection: socket.socket, descriptor: int) -> None:
         from stack.link.tap import Tap

@@ -18,13 +18,14 @@ the rest is not recorded, and the traffic goes on. See docs/decisions/0003-pcapn
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol, Self
 
 from dpkt import pcapng
 
+from stack.link.around import AroundDevice
 from stack.link.device import Buffer, LinkDevice, RxFrame, TxFrame
 from stack.link.offload import headers_length
 from stack.scheduler import Scheduler
@@ -209,11 +210,11 @@ class Recorder(Protocol):
     ) -> None: ...
 
 
-class CapturedDevice:
+class CapturedDevice(AroundDevice):
     """A `LinkDevice` that passes everything on to another one and records it."""
 
     def __init__(self, device: LinkDevice, capture: Recorder, interface: int) -> None:
-        self.device = device
+        super().__init__(device)
         self._capture = capture
         self._interface = interface
 
@@ -221,39 +222,6 @@ class CapturedDevice:
     def passes(self) -> bool:
         """Nothing is done with frames (see stack.link.direct)."""
         return self._capture.paused
-
-    @property
-    def mtu(self) -> int:
-        return self.device.mtu
-
-    @property
-    def mac(self) -> bytes:
-        return self.device.mac
-
-    @property
-    def carrier(self) -> bool:
-        return self.device.carrier
-
-    @property
-    def connected(self) -> bool:
-        """A front-end is there, if the device can tell."""
-        return bool(getattr(self.device, "connected", False))
-
-    @property
-    def offloads(self) -> int:
-        return self.device.offloads
-
-    @property
-    def max_superframe(self) -> int:
-        return self.device.max_superframe
-
-    @property
-    def on_change(self) -> Callable[[], None] | None:
-        return self.device.on_change
-
-    @on_change.setter
-    def on_change(self, callback: Callable[[], None] | None) -> None:
-        self.device.on_change = callback
 
     def receive(self, budget: int) -> Sequence[RxFrame]:
         burst = self.device.receive(budget)
@@ -271,18 +239,6 @@ class CapturedDevice:
         for parts, _, gso_type, header_length, gso_size, _, _ in burst[:accepted]:
             self._record(OUTBOUND, parts, gso_size if gso_type else 0, header_length)
         return accepted
-
-    def suppress(self) -> None:
-        self.device.suppress()
-
-    def arm(self) -> bool:
-        return self.device.arm()
-
-    def fileno(self) -> int:
-        return self.device.fileno()
-
-    def close(self) -> None:
-        self.device.close()
 
     def _record(self, direction: int, parts: Sequence[Buffer], gso_size: int, header_length: int) -> None:
         self._capture.record(self._interface, direction, parts, gso_size=gso_size, header_length=header_length)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from stack.link.around import AroundDevice
 from stack.link.device import LinkDevice, RxFrame, TxFrame
 from stack.link.impairment import ImpairedPath, Impairment, PathStats
 from stack.link.loopback import FrameQueue
@@ -34,12 +35,12 @@ PERFECT: Final = Impairment(per_packet=False)
 PARTITION: Final = Impairment(loss=1.0)
 
 
-class ImpairedDevice:
+class ImpairedDevice(AroundDevice):
     """A `LinkDevice` around `device`: use it in its place. The device is closed with it."""
 
     def __init__(self, scheduler: Scheduler, device: LinkDevice) -> None:
-        self.device = device
-        self.on_change: Callable[[], None] | None = None
+        super().__init__(device)
+        self._on_change: Callable[[], None] | None = None
         self._scheduler = scheduler
         self._out: ImpairedPath | None = None
         self._in: ImpairedPath | None = None
@@ -95,38 +96,16 @@ class ImpairedDevice:
     # -- LinkDevice ---------------------------------------------------------------------------------------------------
 
     @property
-    def mtu(self) -> int:
-        return self.device.mtu
+    def on_change(self) -> Callable[[], None] | None:
+        """The device's own is ours: what it says may end what is under way."""
+        return self._on_change
 
-    @property
-    def mac(self) -> bytes:
-        return self.device.mac
-
-    @property
-    def carrier(self) -> bool:
-        return self.device.carrier
-
-    @property
-    def connected(self) -> bool:
-        """A front-end is there, if the device can tell."""
-        return bool(getattr(self.device, "connected", False))
-
-    @property
-    def offloads(self) -> int:
-        return self.device.offloads
-
-    @property
-    def max_superframe(self) -> int:
-        return self.device.max_superframe
-
-    def suppress(self) -> None:
-        self.device.suppress()
+    @on_change.setter
+    def on_change(self, callback: Callable[[], None] | None) -> None:
+        self._on_change = callback
 
     def arm(self) -> bool:
         return self.device.arm() or bool(self._inbox.frames)
-
-    def fileno(self) -> int:
-        return self.device.fileno()
 
     def close(self) -> None:
         self._clear()
@@ -216,8 +195,8 @@ class ImpairedDevice:
         self._outbox_bytes = 0
 
     def _changed(self) -> None:
-        if self.on_change is not None:
-            self.on_change()
+        if self._on_change is not None:
+            self._on_change()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ device and the stack, so that what is tested without coalescing can be tested wi
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from stack.link.around import AroundDevice
 from stack.link.device import (
     DATA_VALID,
     GSO_TCPV4,
@@ -162,11 +163,11 @@ def coalesce(burst: Iterable[RxFrame]) -> list[RxFrame]:
     return [run.joined() for run in runs]
 
 
-class Coalescing:
+class Coalescing(AroundDevice):
     """A `CoalescingDevice` around any `LinkDevice`; checksums nobody has looked at are verified, as a card does."""
 
     def __init__(self, device: LinkDevice) -> None:
-        self.device = device
+        super().__init__(device)
         self.joined = 0  #: frames that became part of the one before
 
     def receive_coalesced(self, budget: int) -> tuple[Sequence[RxFrame], int, int]:
@@ -180,46 +181,6 @@ class Coalescing:
 
     def transmit(self, burst: Sequence[TxFrame]) -> int:
         return self.device.transmit(burst)
-
-    def suppress(self) -> None:
-        self.device.suppress()
-
-    def arm(self) -> bool:
-        return self.device.arm()
-
-    def fileno(self) -> int:
-        return self.device.fileno()
-
-    def close(self) -> None:
-        self.device.close()
-
-    @property
-    def mtu(self) -> int:
-        return self.device.mtu
-
-    @property
-    def mac(self) -> bytes:
-        return self.device.mac
-
-    @property
-    def carrier(self) -> bool:
-        return self.device.carrier
-
-    @property
-    def offloads(self) -> int:
-        return self.device.offloads
-
-    @property
-    def max_superframe(self) -> int:
-        return self.device.max_superframe
-
-    @property
-    def on_change(self) -> Callable[[], None] | None:
-        return self.device.on_change
-
-    @on_change.setter
-    def on_change(self, callback: Callable[[], None] | None) -> None:
-        self.device.on_change = callback
 
     def __getattr__(self, name: str) -> Any:
         """What a device has beyond the seam (tests look at it)."""
