@@ -123,14 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 #ifdef STANDALONE
-static uint64_t state = 0x9e3779b97f4a7c15;
-
-static uint32_t draw(uint32_t below) {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state >> 32) % below;
-}
+#include "draw.h"
 
 /* A header and a frame that would be good but for a few bytes. */
 static size_t almost(uint8_t *out) {

@@ -123,19 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 #ifdef STANDALONE
-static uint64_t state = 0x9e3779b97f4a7c15;
-
-static uint32_t draw(uint32_t below) {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state >> 32) % below;
-}
-
-static void put(uint8_t *at, uint64_t value, int bytes) {
-    for (int i = 0; i < bytes; i++)
-        at[i] = (uint8_t)(value >> (8 * i));
-}
+#include "draw.h"
 
 /* Descriptors that mostly make sense; what follows the ring serves as indirect tables and buffers. */
 static size_t make(uint8_t *input) {
