@@ -321,6 +321,9 @@ class Network:
             if count:  # maybe there is more than one burst
                 served += count
                 ready[source] = None
+            elif fds.get(source, -1) >= 0 and source not in self.hot and source.arm():
+                # A source that says "look" has been looked at, perhaps past what its other side was to tell us of.
+                ready[source] = None
         return served
 
     def _settle(self) -> None:

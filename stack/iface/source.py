@@ -10,6 +10,7 @@ class Source(Protocol):
     """Something that may have work. Every method is called with the Network's lock held and none waits."""
 
     #: Set by the Network; called (lock held) when work appeared that no descriptor announces, or when `fileno` changed.
+    #: So also by a source that was quiet and has looked by itself (`arm` of its device: true): it is armed once served.
     on_ready: Callable[[], None] | None
 
     def fileno(self) -> int:

@@ -48,6 +48,7 @@ class ImpairedDevice(AroundDevice):
         self._inbox = FrameQueue(QUEUE_BYTES)
         self._outbox: deque[TxFrame] = deque()
         self._outbox_bytes = 0
+        self._suppressed = False
         self.receive: Callable[[int], Sequence[RxFrame]]
         self.transmit: Callable[[Sequence[TxFrame]], int]
         self._direct()
@@ -104,7 +105,12 @@ class ImpairedDevice(AroundDevice):
     def on_change(self, callback: Callable[[], None] | None) -> None:
         self._on_change = callback
 
+    def suppress(self) -> None:
+        self._suppressed = True
+        super().suppress()
+
     def arm(self) -> bool:
+        self._suppressed = False
         return self.device.arm() or bool(self._inbox.frames)
 
     def close(self) -> None:
@@ -165,7 +171,7 @@ class ImpairedDevice(AroundDevice):
             for _ in range(accepted):
                 self._outbox_bytes -= sum(map(len, outbox.popleft()[0]))
             if accepted < len(burst):
-                if self.device.arm():
+                if not self._suppressed and self.device.arm():
                     self._changed()  # room came meanwhile: whoever serves this device tries again
                 return
         self._settle()

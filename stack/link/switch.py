@@ -149,6 +149,7 @@ class DevicePort(Port):
         self._queue: deque[TxFrame] = deque()
         self._queued_bytes = 0
         self._flush_asked = False
+        self._suppressed = False
         #: the device within whatever is around it, if it can move frames by itself
         self.direct, self._wrappers = unwrapped(device)
         self._seen = 1  # frames taken one by one after those the device moved
@@ -208,9 +209,11 @@ class DevicePort(Port):
         return not self._wrappers or all(wrapper.passes for wrapper in self._wrappers)
 
     def suppress(self) -> None:
+        self._suppressed = True
         self.device.suppress()
 
     def arm(self) -> bool:
+        self._suppressed = False
         return self.device.arm()
 
     def switched(self, frame: RxFrame) -> None:
@@ -262,6 +265,8 @@ class DevicePort(Port):
             if accepted < len(burst):
                 queue.extendleft(reversed(burst[accepted:]))
                 self._queued_bytes = sum(map(wire_length, queue))
+                if not self._suppressed and device.arm() and self.on_ready is not None:
+                    self.on_ready()  # there was nobody about to arm it, and room came meanwhile
                 return
             self._queued_bytes -= sum(map(wire_length, taken))
 

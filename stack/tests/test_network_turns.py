@@ -163,6 +163,45 @@ def test_idle_sources_are_not_looked_at(network: Network, source: FakeSource) ->
         other.close()
 
 
+class RingSource(FakeSource):
+    """Its other side tells of an item only if that is the one it was asked to tell of, as with EVENT_IDX."""
+
+    def __init__(self) -> None:
+        super().__init__(fd=True)
+        self.added = self.told_of = 0
+
+    def add(self, items: int) -> None:
+        self.work += items
+        if self.added <= self.told_of < self.added + items:
+            os.eventfd_write(self.fd, 1)
+        self.added += items
+
+    def arm(self) -> bool:
+        self.told_of = self.added - self.work
+        return super().arm()
+
+
+def test_a_source_that_says_look_is_told_of_what_comes_afterwards(network: Network) -> None:
+    """It was cold, and looked by itself: what told of its work is gone, and that work is taken without it."""
+    source = RingSource()
+    network.attach(source)
+    try:
+        for round_number in range(1, 4):
+            source.add(3)
+            assert source.arm()
+            assert source.on_ready is not None
+            source.on_ready()
+            while network.poll(network.clock()) == network.clock():
+                pass
+            source.add(2)
+            while network.poll(network.clock()) == network.clock():
+                pass
+            assert sum(source.served) == 5 * round_number
+    finally:
+        network.detach(source)
+        source.close()
+
+
 def test_a_hot_source_is_suppressed_once_and_armed_when_quiet(network: Network) -> None:
     source = FakeSource(fd=True)
     network.attach(source)
