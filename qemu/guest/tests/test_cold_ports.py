@@ -56,7 +56,7 @@ def world() -> Iterator[World]:
 
 
 def test_a_port_whose_guest_sleeps_with_a_full_ring_sends_the_rest_when_there_is_room(world: World) -> None:
-    """IF-14 on a switch: the guest says nothing meanwhile but that it has buffers again."""
+    """On a switch: the guest says nothing meanwhile but that it has buffers again."""
     switch = Switch(world.network.scheduler)
     guests = []
     for size in (64, RING):
