@@ -38,7 +38,7 @@ class DropReason(StrEnum):
     MARTIAN_DESTINATION = "martian-destination"
     NOT_FOR_US = "not-for-us"  # would have to be forwarded
     TTL_EXCEEDED = "ttl-exceeded"  # a packet to forward whose TTL or hop limit ran out
-    SOURCE_ROUTE = "source-route"  # LSRR/SSRR option, refused as every kernel does by default
+    SOURCE_ROUTE = "source-route"  # LSRR/SSRR option, refused unless asked for
     LINK_DOWN = "link-down"
     QUEUE_FULL = "queue-full"  # drop-tail of a transmit queue
     DEVICE_ERROR = "device-error"

@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import DropReason, NetError
 from stack.ip.packet import IpPacket, PacketKind
 from stack.ip.route import Route, RouteKind
+from stack.ip.source_route import passed
 from stack.link.device import GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, TxFrame
 from stack.link.offload import OffloadError, segment
 from stack.wire import icmp, icmpv6, ipv4, ipv6, tcp, udp
 from stack.wire.checksum import adjust, partial_sum, pseudo_sum
 from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
+from stack.wire.ipoptions import SSRR
 
 if TYPE_CHECKING:
     from stack.iface.interface import Interface
@@ -86,12 +88,24 @@ class Forwarding:
 
     # --- IPv4 ---------------------------------------------------------------------------------------------------
 
-    def forward4(self, iface: Interface, frame: memoryview, link_kind: int, flags: int, gso_size: int) -> None:
-        """A frame whose IPv4 header was found good and whose destination is not ours."""
+    def forward4(
+        self,
+        iface: Interface,
+        frame: memoryview,
+        link_kind: int,
+        flags: int,
+        gso_size: int,
+        *,
+        hop: tuple[bytes, int, int] | None = None,
+    ) -> None:
+        """A frame whose IPv4 header was found good and whose destination is not ours; or whose source route names
+        `hop` next: its address, where in the header the option begins, the slot there.
+        """
         start = ETHERNET_LENGTH
         first, tos, total, _, fragment, ttl, proto, src, dst = _FIELDS4.unpack_from(frame, start)
         header_length = (first & 0x0F) * 4
         ip = self._ip
+        addressed, dst = dst, dst if hop is None else hop[0]
         if link_kind or ipv4.is_multicast(dst) or dst[0] in (0, 127) or dst[0] >= 240:
             self._drops.count(DropReason.NOT_FOR_US)
             return
@@ -104,7 +118,7 @@ class Forwarding:
         packet = IpPacket(
             4,
             src,
-            dst,
+            addressed,
             proto,
             ttl,
             tos,
@@ -136,6 +150,12 @@ class Forwarding:
             self._drops.count(DropReason.NOT_FOR_US)
             return
         header = bytearray(frame[start : start + header_length])
+        if hop is not None:
+            if header[hop[1]] == SSRR and route.next_hop != dst:
+                self._drops.count(DropReason.NO_ROUTE)
+                ip.icmp4.send_error(packet, icmp.UNREACHABLE, icmp.SOURCE_ROUTE_FAILED)
+                return
+            passed(header, *hop, route.src)
         header[8] = ttl - 1
         check = _U16.unpack_from(header, 10)[0]
         _U16.pack_into(header, 10, adjust(check, ttl << 8 | proto, (ttl - 1) << 8 | proto))

@@ -12,8 +12,10 @@ from stack.errors import DropReason, Drops, NetError
 from stack.ip.errormap import classify4
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.ip.pmtu import plateau_below
+from stack.ip.source_route import answer_options
 from stack.wire import icmp
 from stack.wire.error import WireError
+from stack.wire.ipoptions import first_hop
 from stack.wire.ipv4 import HEADER, HEADER_LENGTH, MIN_MTU, OFFSET_MASK, PROTO_ICMP
 
 if TYPE_CHECKING:
@@ -55,11 +57,13 @@ class Icmp4:
             self._error(packet, message)
 
     def _echo(self, packet: IpPacket, message: icmp.IcmpMessage) -> None:
-        """RFC 1122 3.2.2.6; not for broadcasts (Linux: icmp_echo_ignore_broadcasts 1)."""
+        """RFC 1122 3.2.2.6, records and source routes included; not for broadcasts (Linux: icmp_echo_ignore_broadcasts
+        1).
+        """
         if packet.kind is not PacketKind.UNICAST:
             return
         reply = icmp.IcmpMessage(icmp.ECHO_REPLY, 0, message.info, message.data).emit()
-        self._send(packet.dst, packet.src, reply, tos=packet.tos)
+        self._send(packet.dst, packet.src, reply, tos=packet.tos, options=answer_options(self._ip, packet))
 
     def listen_echo(self, ident: int, handler: EchoHandler | None) -> None:
         """Have replies to echoes with identifier `ident` handed to `handler`; None: no longer."""
@@ -138,17 +142,22 @@ class Icmp4:
         if not packet.iface.loopback and not ip.icmp_limit.allow(src):
             ip.drops.count(DropReason.RATE_LIMITED)
             return
-        quoted = packet.datagram[: MAX_ERROR_PACKET - HEADER_LENGTH - icmp.HEADER_LENGTH]
+        options = answer_options(ip, packet)
+        quoted = packet.datagram[: MAX_ERROR_PACKET - HEADER_LENGTH - len(options) - icmp.HEADER_LENGTH]
         # RFC 1812 4.3.2.5: precedence of the offending packet, at least "internetwork control".
         # About a packet passed on: from the address that leads back to its sender, as Linux by default.
         own = packet.dst if ip.is_own_unicast(packet.dst) else None
-        self._send(own, src, icmp.IcmpMessage(kind, code, info, quoted).emit(), tos=packet.tos & 0x1E | 0xC0)
+        tos = packet.tos & 0x1E | 0xC0
+        self._send(own, src, icmp.IcmpMessage(kind, code, info, quoted).emit(), tos=tos, options=options)
 
-    def _send(self, src: bytes | None, dst: bytes, message: bytes, *, tos: int) -> None:
+    def _send(self, src: bytes | None, dst: bytes, message: bytes, *, tos: int, options: bytes) -> None:
         ip = self._ip
+        length = len(message)
         try:
-            route = ip.route(dst, src=src)
-            ip.output(route, route.src, dst, PROTO_ICMP, (message,), len(message), tos=tos, dont_fragment=False)
+            route = ip.route(first_hop(options) or dst, src=src)
+            ip.output(
+                route, route.src, dst, PROTO_ICMP, (message,), length, tos=tos, dont_fragment=False, options=options
+            )
         except NetError:
             ip.drops.count(DropReason.NO_ROUTE)
         else:

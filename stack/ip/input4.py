@@ -37,6 +37,7 @@ _FIELDS: Final = struct.Struct("!BBHHHBB2x4s4s")
 #: The 20 bytes of a header as three numbers, for their sum: both 64-bit words count as they are modulo 0xFFFF.
 _WORDS: Final = struct.Struct(f"!{ETHERNET_LENGTH}xQQI")
 _HEADER_END: Final = ETHERNET_LENGTH + HEADER_LENGTH
+_DESTINATION: Final = ETHERNET_LENGTH + 16
 _UNICAST: Final = PacketKind.UNICAST
 _MULTICAST: Final = PacketKind.MULTICAST
 #: By how the link addressed the frame, for our unicast address inside it.
@@ -80,16 +81,16 @@ class Ipv4Input:
         if header_sum % 0xFFFF:  # see stack.wire.checksum
             self._drops.count(DropReason.BAD_CHECKSUM)
             return
-        if first != 0x45 and not self._options_acceptable(frame[_HEADER_END:start]):
-            return
+        if first != 0x45:
+            onward = self._by_options(iface, frame, start, link_kind, flags, gso_size)
+            if onward is None:
+                return
+            frame = onward
+            dst = bytes(frame[_DESTINATION : _DESTINATION + 4])
         kind = self._local.get(dst)
         if kind is None:
             if not (iface.loopback and is_loopback(dst)):
-                if iface.index in self._ip.forwarding.active4:
-                    self._ip.forwarding.forward4(iface, frame, link_kind, flags, gso_size)
-                    return
-                # As a host: what is for others is not forwarded (RFC 1122 3.3.4).
-                self._drops.count(DropReason.MARTIAN_DESTINATION if is_loopback(dst) else DropReason.NOT_FOR_US)
+                self._for_others(iface, frame, dst, link_kind, flags, gso_size)
                 return
             kind = _UNICAST
         elif kind is _MULTICAST and proto != igmp.PROTO and not self._ip.accepts_group(dst, iface, src):
@@ -128,6 +129,27 @@ class Ipv4Input:
             packet = NotedPacket.of(packet, flags >> NOTE_SHIFT)
         self._handlers.get(proto, self.unknown_protocol)(packet)
 
+    def _for_others(
+        self, iface: Interface, frame: memoryview, dst: bytes, link_kind: int, flags: int, gso_size: int
+    ) -> None:
+        """As a host: what is for others is not forwarded (RFC 1122 3.3.4)."""
+        if iface.index in self._ip.forwarding.active4:
+            self._ip.forwarding.forward4(iface, frame, link_kind, flags, gso_size)
+        else:
+            self._drops.count(DropReason.MARTIAN_DESTINATION if is_loopback(dst) else DropReason.NOT_FOR_US)
+
+    def _by_options(
+        self, iface: Interface, frame: memoryview, end: int, link_kind: int, flags: int, gso_size: int
+    ) -> memoryview | None:
+        """The frame, its options (up to byte `end`) found good and a source route in them followed; None: dropped."""
+        try:
+            if not has_source_route(frame[_HEADER_END:end]):
+                return frame
+        except WireError:
+            self._drops.count(DropReason.BAD_HEADER)
+            return None
+        return self._ip.source_routes.arrived(iface, frame, link_kind, flags, gso_size)
+
     def _martian(self, src: bytes, dst: bytes, kind: PacketKind) -> bool:
         """Count and refuse addresses that cannot come in over a wire."""
         if is_loopback(dst):
@@ -137,15 +159,6 @@ class Ipv4Input:
         else:
             return False  # 0.0.0.0 is how a host without an address asks everybody for one (RFC 1122 3.2.1.3)
         return True
-
-    def _options_acceptable(self, options: memoryview) -> bool:
-        try:
-            if not has_source_route(options):
-                return True
-            self._drops.count(DropReason.SOURCE_ROUTE)  # Linux: accept_source_route 0
-        except WireError:
-            self._drops.count(DropReason.BAD_HEADER)
-        return False
 
     def unknown_protocol(self, packet: IpPacket) -> None:
         """Nobody wants it, and its sender may know (RFC 1122 3.2.2.1)."""

@@ -43,6 +43,7 @@ from stack.ip.ratelimit import MAX_PEERS, IcmpRateLimit
 from stack.ip.raw import RawTable
 from stack.ip.route import Route, RouteEntry, RouteKind
 from stack.ip.source import SourceSelection, select4
+from stack.ip.source_route import SourceRoutes
 from stack.link.device import TxFrame
 from stack.wire import icmp, icmpv6, igmp, ipv4, ipv6
 from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
@@ -93,6 +94,7 @@ class IpLayer:
         self._path_mtus = PathMtus(scheduler, self.invalidate)
         self._mtu6: dict[int, int] = {}  # by ifindex: what a router advertised, less than the link's own
         self.forwarding = Forwarding(self)
+        self.source_routes = SourceRoutes(self)
         self.source_selection = SourceSelection()
         self.icmp_limit = IcmpRateLimit(scheduler)
         self.icmp4 = Icmp4(self)

@@ -21,9 +21,10 @@ from stack.ip.route import Route, RouteKind
 from stack.ip.template import HeaderTemplate
 from stack.link.device import NEEDS_CSUM, Buffer, TxFrame
 from stack.link.neighbour import Neighbour, NeighbourState
+from stack.link.offload import segment
 from stack.wire import ethernet, ipv4, ipv6
-from stack.wire.checksum import checksum, sum_parts
-from stack.wire.ipoptions import milliseconds, recorded
+from stack.wire.checksum import sum_parts
+from stack.wire.ipoptions import first_hop, is_strict, milliseconds, recorded, routed
 
 if TYPE_CHECKING:
     from stack.ip.layer import IpLayer
@@ -77,8 +78,9 @@ class IpOutput:
         is to be finished by the link; None: nothing is to be done. `gso_type`/`gso_size`/`header_length` (of the
         transport header) make it a superframe. Without `dont_fragment` it is cut into fragments if it must.
         Without `loop` our own sockets get no copy of a multicast. `flow` is an IPv6 flow label, `options` are IPv4
-        options, padded to whole words.
-        Raises NetError: EMSGSIZE (too long), ENETDOWN.
+        options, padded to whole words; a source route among them names the hosts on the way, `route` leads to the
+        first of those, and `dst` is the last.
+        Raises NetError: EMSGSIZE (too long), ENETDOWN, EHOSTUNREACH (a strict route's first host is beyond a gateway).
         """
         iface = route.iface
         if not iface.up:
@@ -88,8 +90,9 @@ class IpOutput:
             neighbour = self.neighbour(route)
         if options:
             self._send_with_options(
-                route, src, dst, proto, parts, length, ttl, tos, dont_fragment, csum_start_offset, loop, options
-            )
+                route, src, dst, proto, parts, length, ttl, tos, dont_fragment, csum_start_offset, loop, options,
+                gso_type, gso_size, header_length,
+            )  # fmt: skip
             return
         if len(dst) == 4:
             total = length + 20
@@ -232,29 +235,43 @@ class IpOutput:
         csum_start_offset: int | None,
         loop: bool,
         options: bytes,
+        gso_type: int,
+        gso_size: int,
+        header_length: int,
     ) -> None:
-        """IPv4 with options: rare, so the checksum is finished here. Fragments carry all of them, which is allowed for
-        those without the copied flag, too (RFC 791 3.1 asks only that copied ones be in each).
+        """IPv4 with options: rare, so checksums are finished and superframes cut here. Fragments carry all of them,
+        which is allowed for those without the copied flag, too (RFC 791 3.1 asks only that copied ones be in each).
         """
-        data = memoryview(_finished(parts, csum_start_offset))
+        hop = first_hop(options)
+        if hop is not None:
+            if is_strict(options) and route.next_hop != hop:
+                raise NetError(errno.EHOSTUNREACH)
+            options = routed(options, dst)
+            dst = hop
         scheduler = self._ip.scheduler
         options = recorded(options, src, milliseconds(scheduler.now + scheduler.epoch))
         overhead = ipv4.HEADER_LENGTH + len(options)
-        if length + overhead > 65535 or (dont_fragment and length + overhead > route.mtu):
+        if length + overhead > 65535 or (dont_fragment and length + overhead > route.mtu and not gso_type):
             raise NetError(errno.EMSGSIZE)
+        if gso_type and csum_start_offset is not None:
+            flags = ipv4.FLAG_DF if dont_fragment else 0
+            ident = 0 if dont_fragment else self._next_ident(src, dst, proto, -(-length // gso_size))
+            first = _with_options(src, dst, proto, length + overhead, ident, flags, ttl, tos, options)
+            start = len(first)
+            whole = ((first, *parts), NEEDS_CSUM, gso_type, start + header_length, gso_size, start, csum_start_offset)
+            for pieces, *_ in segment(whole):
+                frame = b"".join(pieces)
+                self._send_piece(route, frame[:start], memoryview(frame)[start:], loop)
+            return
+        data = memoryview(_finished(parts, csum_start_offset))
         step = length or 1 if length + overhead <= route.mtu else (route.mtu - overhead) & ~7
         ident = 0 if dont_fragment else self._next_ident(src, dst, proto)
         for offset in range(0, max(length, 1), step):
             piece = data[offset : offset + step]
             flags = (ipv4.FLAG_DF if dont_fragment else 0) | (ipv4.FLAG_MF if offset + step < length else 0)
-            header = bytearray(
-                ipv4.Ipv4Header(src, dst, proto, len(piece) + overhead, ident, flags | offset >> 3, ttl, tos).emit()
-                + options
-            )
-            header[0] = 0x40 | overhead >> 2
-            header[10:12] = bytes(2)
-            header[10:12] = checksum(header).to_bytes(2, "big")
-            self._send_piece(route, _BLANK_MACS + b"\x08\x00" + bytes(header), piece, loop)
+            fragment = flags | offset >> 3
+            head = _with_options(src, dst, proto, len(piece) + overhead, ident, fragment, ttl, tos, options)
+            self._send_piece(route, head, piece, loop)
 
     # --- fragments ------------------------------------------------------------------------------------------------
 
@@ -320,6 +337,14 @@ class IpOutput:
         route.iface.send_unresolved(self.neighbour(route), frame, length)
         if route.kind not in (_UNICAST, _LOCAL) and (loop or route.kind is not _MULTICAST):
             self._copy_to_us(route, frame, length)
+
+
+def _with_options(
+    src: bytes, dst: bytes, proto: int, total: int, ident: int, fragment: int, ttl: int, tos: int, options: bytes
+) -> bytes:
+    """Blank MACs, ethertype and an IPv4 header with options."""
+    header = ipv4.Ipv4Header(src, dst, proto, total, ident, fragment, ttl, tos, options)
+    return _BLANK_MACS + b"\x08\x00" + header.emit()
 
 
 def _finished(parts: tuple[Buffer, ...], csum_start_offset: int | None) -> bytes:

@@ -247,6 +247,12 @@ class NetNamespace(Addresses):
         """
         self.ip.forwarding.set(on, version=version, iface=iface)
 
+    def take_source_routes(self, on: bool, *, iface: Interface | None = None) -> None:
+        """Take packets that name the hosts on their way (LSRR, SSRR), as net.ipv4.conf.all.accept_source_route of Linux
+        does; `iface`: of that interface only where it does so everywhere. Off at first.
+        """
+        self.ip.source_routes.set(on, iface=iface)
+
     def set_master(self, iface: Interface, master: Interface | None) -> None:
         """Make `iface` a port of `master`, a bridge, or free. Raises NetError: EOPNOTSUPP, EINVAL, ELOOP, EBUSY."""
         if master is iface.master:

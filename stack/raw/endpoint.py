@@ -16,7 +16,7 @@ from stack.ip.listening import Listening, is_group
 from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.ip.route import Route, RouteKind
 from stack.udp.datagram import Datagram, ReceiveQueue
-from stack.udp.sending import PLAIN, Discover, SendOptions, Settings
+from stack.udp.sending import PLAIN, Discover, SendOptions, Settings, way
 
 if TYPE_CHECKING:
     from stack.bpf import Program
@@ -125,7 +125,14 @@ class IpEndpoint:
             self._ip.confirm(route)
         return route
 
-    def emit(self, route: Route, proto: int, parts: tuple[Buffer, ...], length: int, how: SendOptions) -> None:
+    def way(self, dst: bytes, how: SendOptions) -> tuple[Route, bytes]:
+        """The route a packet to `dst` takes, and its destination. Raises NetError as `stack.udp.sending.way`."""
+        route = way(self.route, dst, self.v4.options if how.options is None else how.options, how)
+        return route, dst if any(dst) else route.dst
+
+    def emit(
+        self, route: Route, dst: bytes, proto: int, parts: tuple[Buffer, ...], length: int, how: SendOptions
+    ) -> None:
         """Send one packet, cut into fragments where that is allowed. Raises NetError: EMSGSIZE, ENETDOWN."""
         settings = self.settings
         v4 = self.version == 4
@@ -155,7 +162,7 @@ class IpEndpoint:
         self._ip.output(
             route,
             route.src,
-            route.dst,
+            dst,
             proto,
             parts,
             length,

@@ -83,11 +83,11 @@ class PingEndpoint(IpEndpoint):
             if self.remote is None:
                 raise NetError(errno.EDESTADDRREQ)
             dst = self.remote[0]
-        route = self.route(dst, how)
+        route, dst = self.way(dst, how)
         message = bytearray(data)
         message[2:4] = b"\0\0"
         message[4:6] = self.ident.to_bytes(2, "big")
-        pseudo = 0 if self.version == 4 else pseudo_sum(route.src, route.dst, ICMPV6, size)
+        pseudo = 0 if self.version == 4 else pseudo_sum(route.src, dst, ICMPV6, size)
         message[2:4] = checksum(message, pseudo).to_bytes(2, "big")
-        self.emit(route, self.proto, (bytes(message),), size, how)
+        self.emit(route, dst, self.proto, (bytes(message),), size, how)
         return size

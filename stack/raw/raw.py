@@ -108,7 +108,9 @@ class RawEndpoint(IpEndpoint):
             dst = self.remote[0]
         if not self.header_included and size < _TYPE_AND_CODE and self.proto == _ICMP[self.version]:
             raise NetError(errno.EFAULT)  # Linux looks at type and code, for its routing policy
-        route = self.route(dst, how)
+        if self.header_included and (self.v4.options if how.options is None else how.options):
+            raise NetError(errno.EINVAL)  # there is no header of ours to put them into
+        route, dst = self.way(dst, how)
         if self.header_included:
             if size > route.iface.mtu:
                 raise self.too_long(route)
@@ -118,8 +120,8 @@ class RawEndpoint(IpEndpoint):
             self._ip.loopback.annotate(queued, how.note(self.mark, self.priority))
             return size
         if self.checksum >= 0:
-            data = self._summed(data, route, proto or self.proto)
-        self.emit(route, proto or self.proto, (data,), size, how)
+            data = self._summed(data, route, dst, proto or self.proto)
+        self.emit(route, dst, proto or self.proto, (data,), size, how)
         return size
 
     def _header4(self, data: bytes, route: Route) -> bytes:
@@ -139,13 +141,13 @@ class RawEndpoint(IpEndpoint):
         header[10:12] = checksum(header).to_bytes(2, "big")
         return bytes(header) + data[words * 4 :]
 
-    def _summed(self, data: bytes, route: Route, proto: int) -> bytes:
+    def _summed(self, data: bytes, route: Route, dst: bytes, proto: int) -> bytes:
         """`data` with the checksum RFC 3542 3.1 promises."""
         at = self.checksum
         if at >= len(data) - 1:
             raise NetError(errno.EINVAL)
         blank = data[:at] + b"\0\0" + data[at + 2 :]
-        value = checksum(blank, pseudo_sum(route.src, route.dst, proto, len(data)))
+        value = checksum(blank, pseudo_sum(route.src, dst, proto, len(data)))
         if not value and proto == _UDP:
             value = 0xFFFF
         return data[:at] + value.to_bytes(2, "big") + data[at + 2 :]

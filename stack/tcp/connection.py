@@ -7,6 +7,7 @@ needs no reference from above.
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 
 from stack.errors import NetError
 from stack.link.device import Buffer
@@ -251,7 +252,10 @@ class Connection(Pcb):
         self.template = None
         if options.device != self.key[2] >> 32:
             self.layer.tie(self)
-        if self.connected:
+        if self.ip_options or self.route.dst != self.remote[0]:  # a source route, now or before
+            with suppress(NetError):
+                self.layer.reroute(self)
+        elif self.connected:
             self.resegment()
         self.sender.rtt.limit(options.rto_min, options.rto_max)
         self.timers.options_changed()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import DropReason, Drops, NetError
 from stack.ip.packet import PacketKind
+from stack.ip.source_route import answer_options
 from stack.scheduler import NS_PER_S
 from stack.tcp.connection import Connection
 from stack.tcp.demux import Demux, Key
@@ -41,6 +42,7 @@ from stack.tcp.synqueue import SynQueue
 from stack.tcp.timewait import TimeWait, TimeWaits
 from stack.tcp.transitions import TcpState
 from stack.wire.checksum import partial_sum, pseudo_sum
+from stack.wire.ipoptions import first_hop
 from stack.wire.tcp import ACK, HEADER, HEADER_LENGTH, PROTO, RST, TIMESTAMPS_WORD, parse_options
 
 if TYPE_CHECKING:
@@ -139,11 +141,12 @@ class TcpLayer:
         """
         if src is None and bound is not None and any(bound.addr):
             src = bound.addr
-        route = self.ip.route(remote[0], src=src, oif=oif, mark=0 if options is None else options.mark)
+        hop = first_hop(options.ip_options) if options is not None and len(remote[0]) == 4 else None
+        route = self.ip.route(hop or remote[0], src=src, oif=oif, mark=0 if options is None else options.mark)
         if route.kind not in _CONNECTABLE:
             raise NetError(errno.ENETUNREACH)
         source = route.src if src is None else src
-        remote = (route.dst, remote[1])
+        remote = (remote[0] if hop else route.dst, remote[1])
         device = 0 if options is None else options.device
         held = self._ephemeral(source, remote, device, span) if bound is None else bound
         local = (source, held.port)
@@ -297,7 +300,7 @@ class TcpLayer:
             # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
             seq, ack, flags = 0, seg.end, RST | ACK
         key = (packet.src, packet.dst, int.from_bytes(packet.payload[:4], "big"))
-        if send_single(self, key, self.scope(packet), seq, ack, flags, 0):
+        if send_single(self, key, self.scope(packet), seq, ack, flags, 0, ip_options=answer_options(self.ip, packet)):
             self.stats.resets_sent += 1
 
     def icmp_error(self, error: IcmpError) -> None:
@@ -360,7 +363,8 @@ class TcpLayer:
     def reroute(self, connection: Pcb) -> Route:
         """The connection's route anew, after the routing changed. Raises NetError."""
         mark = connection.options.mark
-        route = self.ip.route(connection.remote[0], src=connection.local[0], oif=connection.oif, mark=mark)
+        hop = first_hop(connection.ip_options) or connection.remote[0]
+        route = self.ip.route(hop, src=connection.local[0], oif=connection.oif, mark=mark)
         connection.route = route
         if route.mtu != connection.path_mtu:
             connection.path_mtu = route.mtu

@@ -15,6 +15,7 @@ from stack.tcp.options import DEFAULT_TTL
 from stack.tcp.output import PLAIN, PLAIN_LENGTH
 from stack.tcp.seqnum import MASK
 from stack.wire.checksum import pseudo_sum
+from stack.wire.ipoptions import first_hop
 from stack.wire.tcp import CHECKSUM_OFFSET, PROTO, HeaderOptions
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def send_single(
         0,
     )
     try:
-        route = layer.ip.route(remote, src=local, oif=oif)
+        route = layer.ip.route(first_hop(ip_options) or remote, src=local, oif=oif)
         layer.ip.output(
             route,
             local,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import DropReason, NetError
 from stack.ip.packet import IpPacket
+from stack.ip.source_route import answer_options
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.tcp.connection import Connection
 from stack.tcp.discovery import dont_fragment
@@ -22,14 +23,12 @@ from stack.tcp.receiver import window_shift
 from stack.tcp.segment import Segment
 from stack.tcp.seqnum import HALF, MASK, older
 from stack.tcp.transitions import TcpState
-from stack.wire.ipoptions import echoed, milliseconds, recorded
-from stack.wire.ipv4 import HEADER_LENGTH as HEADER_LENGTH4
+from stack.wire.ipoptions import first_hop
 from stack.wire.tcp import ACK, CWR, ECE, RST, SYN, HeaderOptions
 
 if TYPE_CHECKING:
     from stack.ip.packet import IcmpError
     from stack.tcp.demux import Key
-    from stack.tcp.layer import TcpLayer
     from stack.tcp.listener import Listener
     from stack.tcp.signatures import Keys
 
@@ -83,7 +82,8 @@ class Request(Minisock):
             self.stamped = False
         self.ts_recent = options.timestamps[0] if self.stamped and options.timestamps is not None else 0
         self.ecn = agreed(seg, config.ecn)
-        self.ip_options = _answered(seg, layer)  #: as Linux: what the SYN asked to be recorded goes back and forth
+        #: As Linux: what the SYN asked to be recorded goes back and forth, and its source route back.
+        self.ip_options = answer_options(layer.ip, seg.packet)
         self.syn = _headers(seg, link=given.save_syn > 1) if given.save_syn else b""
         self.fastopen: bytes | None = None  #: cookie to be told with the SYN|ACK
         rcvbuf = given.rcvbuf or config.rcvbuf
@@ -115,7 +115,8 @@ class Request(Minisock):
         given = self.listener.options
         layer = self.layer
         try:
-            mtu = layer.ip.route(self.key[0], src=self.key[1], oif=self.oif, mark=given.mark).mtu
+            hop = first_hop(self.ip_options) or self.key[0]
+            mtu = layer.ip.route(hop, src=self.key[1], oif=self.oif, mark=given.mark).mtu
         except NetError:
             layer.drops.count(DropReason.NO_ROUTE)
             return False
@@ -236,7 +237,8 @@ class Request(Minisock):
         listener = self.listener
         layer = self.layer
         try:
-            route = layer.ip.route(self.key[0], src=self.key[1], oif=self.oif, mark=listener.options.mark)
+            hop = first_hop(self.ip_options) or self.key[0]
+            route = layer.ip.route(hop, src=self.key[1], oif=self.oif, mark=listener.options.mark)
         except NetError:
             layer.drops.count(DropReason.NO_ROUTE)
             return None
@@ -270,16 +272,6 @@ class Request(Minisock):
         sender.retries = self.retransmitted
         receiver.rcv_adv = max(receiver.rcv_adv, receiver.rcv_nxt + self.window)
         return connection
-
-
-def _answered(seg: Segment, layer: TcpLayer) -> bytes:
-    """The IPv4 options of answers to a SYN: its records, with ours in them (Linux tcp_v4_save_options)."""
-    packet = seg.packet
-    if len(packet.dst) != 4 or len(packet.header) <= HEADER_LENGTH4:
-        return b""
-    scheduler = layer.scheduler
-    time = milliseconds(scheduler.now + scheduler.epoch)
-    return echoed(recorded(bytes(packet.header[HEADER_LENGTH4:]), packet.dst, time))
 
 
 def _headers(seg: Segment, *, link: bool) -> bytes:

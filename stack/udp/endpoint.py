@@ -24,8 +24,18 @@ from stack.ip.packet import IcmpError, IpPacket, PacketKind
 from stack.ip.route import Route, RouteKind
 from stack.link.device import GSO_NONE, GSO_UDP_L4
 from stack.udp.datagram import Datagram, ReceiveQueue
-from stack.udp.sending import MAX_SEGMENTS, PLAIN, CongestedError, Corked, Discover, SendOptions, Settings
-from stack.wire.checksum import checksum, pseudo_sum
+from stack.udp.sending import (
+    MAX_SEGMENTS,
+    PLAIN,
+    CongestedError,
+    Corked,
+    Discover,
+    SendOptions,
+    Settings,
+    extended,
+    way,
+)
+from stack.wire.checksum import pseudo_sum
 from stack.wire.udp import CHECKSUM_OFFSET, HEADER, HEADER_LENGTH, PROTO
 
 if TYPE_CHECKING:
@@ -45,10 +55,7 @@ _UNICAST: Final = PacketKind.UNICAST
 _MULTICAST: Final = PacketKind.MULTICAST
 _BROADCAST_ROUTE: Final = RouteKind.BROADCAST
 _MULTICAST_ROUTE: Final = RouteKind.MULTICAST
-_WANT: Final = int(Discover.WANT)
-_DO: Final = int(Discover.DO)
-_PROBE: Final = int(Discover.PROBE)
-_INTERFACE: Final = int(Discover.INTERFACE)
+_WANT, _DO, _PROBE, _INTERFACE = map(int, (Discover.WANT, Discover.DO, Discover.PROBE, Discover.INTERFACE))
 
 
 class UdpEndpoint:
@@ -168,16 +175,18 @@ class UdpEndpoint:
                 raise NetError(errno.EDESTADDRREQ)
             address, port = self.remote
             route = self._route
-            if route is None or route.generation != self._ip.generation or how is not PLAIN:
-                route = self.find_route(address, how)
-                if how is PLAIN:
+            options = self.v4.options if how.options is None else how.options
+            if route is None or route.generation != self._ip.generation or how is not PLAIN or options:
+                route = way(self.find_route, address, options, how)
+                if how is PLAIN and not options:
                     self._route = route
         else:
             address, port = dst
             if not port:
                 raise NetError(errno.EINVAL)
-            route = self.find_route(address, how)
-            address = route.dst
+            route = way(self.find_route, address, self.v4.options if how.options is None else how.options, how)
+            if address != route.dst and not any(address):
+                address = route.dst
         self._check_broadcast(route)
         backlog = route.iface.backlog
         if backlog and backlog >= self.send_limit:
@@ -256,7 +265,7 @@ class UdpEndpoint:
         gso_type = GSO_NONE
         checksum_offset: int | None = CHECKSUM_OFFSET
         if segment:
-            if min(size, segment) + HEADER_LENGTH + (20 if v4 else 40) > route.mtu:
+            if min(size, segment) + HEADER_LENGTH + (20 + len(options) if v4 else 40) > route.mtu:
                 raise self._too_long(route, address, port, settings)
             if size > segment * MAX_SEGMENTS or (self.no_checksum if v4 else self.no_checksum6):
                 raise NetError(errno.EINVAL)
@@ -286,7 +295,7 @@ class UdpEndpoint:
         if not v4:
             extension = settings.extension if how.extension is None else how.extension
             if extension is not None:
-                proto, parts, length = self._extended(extension, parts, checksum_offset, length)
+                proto, parts, length = extended(extension, parts, checksum_offset, length)
                 checksum_offset = None
                 gso_type = GSO_NONE
             if not flow and settings.flow_label:
@@ -313,16 +322,6 @@ class UdpEndpoint:
         )
         if note:
             self._ip.loopback.annotate(queued, note)
-
-    def _extended(
-        self, extension: tuple[int, bytes], parts: tuple[Buffer, ...], offset: int | None, length: int
-    ) -> tuple[int, tuple[Buffer, ...], int]:
-        """Behind IPv6 extension headers no device finishes a checksum: it is made here."""
-        first, headers = extension
-        datagram = bytearray(b"".join(parts))
-        if offset is not None:
-            datagram[offset : offset + 2] = (checksum(datagram) or 0xFFFF).to_bytes(2, "big")
-        return first, (headers, bytes(datagram)), len(headers) + length
 
     def _too_long(self, route: Route, address: bytes, port: int, settings: Settings) -> NetError:
         """EMSGSIZE, and an entry in the error queue that tells the MTU."""

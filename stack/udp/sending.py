@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
 from stack.iface.loopback import note_of
+from stack.wire.checksum import checksum
+from stack.wire.ipoptions import first_hop, is_strict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stack.ip.route import Route
     from stack.link.device import Buffer
 
@@ -107,6 +111,33 @@ class SendOptions:
 
 
 PLAIN: Final = SendOptions()
+
+
+def way(find: Callable[[bytes, SendOptions], Route], address: bytes, options: bytes, how: SendOptions) -> Route:
+    """What `find` says of `address`, or of the first host of a source route among the IPv4 `options`.
+
+    Raises NetError: as `find` does, EINVAL (a source route to nowhere), ENETUNREACH (a strict one by way of a gateway).
+    """
+    hop = first_hop(options) if options and len(address) == 4 else None
+    if hop is None:
+        return find(address, how)
+    if not any(address):
+        raise NetError(errno.EINVAL)
+    route = find(hop, how)
+    if is_strict(options) and route.next_hop != hop:
+        raise NetError(errno.ENETUNREACH)
+    return route
+
+
+def extended(
+    extension: tuple[int, bytes], parts: tuple[Buffer, ...], offset: int | None, length: int
+) -> tuple[int, tuple[Buffer, ...], int]:
+    """Behind IPv6 extension headers no device finishes a checksum: it is made here."""
+    first, headers = extension
+    datagram = bytearray(b"".join(parts))
+    if offset is not None:
+        datagram[offset : offset + 2] = (checksum(datagram) or 0xFFFF).to_bytes(2, "big")
+    return first, (headers, bytes(datagram)), len(headers) + length
 
 
 class CongestedError(NetError):

@@ -68,7 +68,7 @@ def take(socket: Socket, messages: Sequence[Ancillary], how: SendOptions, *, ver
                 raise NetError(errno.EINVAL)
             how.segment = struct.unpack("@H", data)[0]
         elif level == IPPROTO_IP and version == 4:
-            _level4(kind, data, how)
+            _level4(socket, kind, data, how)
         elif level == IPPROTO_IPV6 and version == 6:
             _level6(socket, kind, data, how, extensions)
         elif level == IPPROTO_IPV6 and socket.family != _AF_INET and kind == IPV6_PKTINFO:
@@ -104,7 +104,7 @@ def _socket_level(socket: Socket, kind: int, data: bytes, how: SendOptions, stam
     return stamps
 
 
-def _level4(kind: int, data: bytes, how: SendOptions) -> None:
+def _level4(socket: Socket, kind: int, data: bytes, how: SendOptions) -> None:
     if kind == IP_TTL:
         how.ttl = _within(data, 1, 255)
     elif kind == IP_TOS:
@@ -118,7 +118,8 @@ def _level4(kind: int, data: bytes, how: SendOptions) -> None:
             how.oif = index
         how.src = source if any(source) else None
     elif kind == IP_RETOPTS:
-        how.options = checked_options(data[:40])
+        privileged = socket.host.credentials.may(Capability.NET_RAW)
+        how.options = checked_options(data[:40], privileged=privileged)
     else:
         raise NetError(errno.EINVAL)
 

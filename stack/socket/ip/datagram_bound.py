@@ -43,6 +43,7 @@ from stack.socket.poll import ERR, IN, OUT, PRI, RDNORM, WRNORM
 from stack.udp import SendOptions
 from stack.udp.runs import longest_run, send_run
 from stack.udp.sending import CongestedError
+from stack.wire.ipoptions import first_hop
 from stack.wire.ipv6 import is_link_local
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class DatagramBound(Phase):
         target = None
         if address is not None:
             _, target = connect_source(self.socket, None, address[:2])
+            if target[0] != address[0] and first_hop(endpoint.v4.options):
+                raise NetError(errno.EINVAL)  # a source route to nowhere
         data = data if type(data) is bytes else bytes(data)
         try:
             if not ancillary and not flags & _SPECIAL and not self._corking and not self._transmitted.wanted:

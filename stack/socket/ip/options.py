@@ -10,6 +10,7 @@ import errno
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
+from stack.credentials import Capability
 from stack.errors import NetError
 from stack.socket.ip.wire_options import checked_options
 from stack.socket.options import SOL_SOCKET, Kind, Option, Value
@@ -195,7 +196,8 @@ def _mtu(socket: Any) -> int:
 
 
 def _set_options(socket: Socket, data: bytes) -> None:
-    socket.options.store(IPPROTO_IP, IP_OPTIONS, checked_options(data))
+    privileged = socket.host.credentials.may(Capability.NET_RAW)
+    socket.options.store(IPPROTO_IP, IP_OPTIONS, checked_options(data, privileged=privileged))
 
 
 def _transparent(socket: Socket, value: Value) -> None:

@@ -65,7 +65,9 @@ class PingOpen(IpMessagePhase):
             raise NetError(errno.EPIPE)
         if address is not None and endpoint.version == 6 and not any(address[0]):
             raise NetError(errno.ENETUNREACH)  # "::" is this host to every socket but this one: ping_v6_sendmsg
-        return endpoint.send(bytes(data), target, self.socket.sending(ancillary, flags, oif))
+        how = self.socket.sending(ancillary, flags, oif)
+        self.check_end(address, how)
+        return endpoint.send(bytes(data), target, how)
 
     def receive(self, size: int, flags: int) -> Message | Again:
         message = super().receive(size, flags)

@@ -57,6 +57,7 @@ class RawOpen(IpMessagePhase):
         target, port, oif = (None, 0, 0) if address is None else self.destination(address)
         proto = self._protocol(port) if endpoint.version == 6 and address is not None else 0
         how = self.socket.sending(ancillary, flags, oif)
+        self.check_end(address, how)
         return endpoint.send(bytes(data), target, how, proto=proto)
 
     def _protocol(self, port: int) -> int:

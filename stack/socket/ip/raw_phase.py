@@ -13,11 +13,13 @@ from stack.socket.ip.binding import LOOPBACK4, LOOPBACK6
 from stack.socket.ip.scope import ScopedAddress, bind_to_link, scoped
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, Message
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
+from stack.wire.ipoptions import first_hop
 from stack.wire.ipv6 import is_link_local
 
 if TYPE_CHECKING:
     from stack.raw import IpEndpoint
     from stack.socket.ip.raw import IpMessageSocket
+    from stack.udp import SendOptions
 
 _READ: Final = 0
 _WRITE: Final = 1
@@ -46,6 +48,13 @@ class IpMessagePhase(Phase):
         if not any(target):
             target = LOOPBACK4 if endpoint.version == 4 else LOOPBACK6
         return target, port, scope
+
+    def check_end(self, address: ScopedAddress | None, how: SendOptions) -> None:
+        """Raises NetError(EINVAL) for a source route that ends nowhere."""
+        if address is not None and not any(address[0]):
+            settings = self.endpoint.v4
+            if self.endpoint.version == 4 and first_hop(settings.options if how.options is None else how.options):
+                raise NetError(errno.EINVAL)
 
     def connect(self, address: ScopedAddress) -> None:
         endpoint = self.endpoint

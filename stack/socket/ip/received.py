@@ -168,12 +168,17 @@ def _level4(socket: Socket) -> list[Reporter]:
             address = socket.host.netns.ip.route(datagram.src[0]).src
         return recorded(datagram.header[20:], address, milliseconds(datagram.stamp + scheduler.epoch))
 
+    def way_back(datagram: Datagram) -> Ancillary | None:
+        if not datagram.header:
+            return None
+        return IPPROTO_IP, IP_RETOPTS, echoed(options(datagram), datagram.src[0])
+
     table: dict[int, Reporter] = {
         IP_PKTINFO: packet_info,
         IP_RECVTTL: lambda datagram: of_int(IPPROTO_IP, IP_TTL, datagram.ttl),
         IP_RECVTOS: lambda datagram: (IPPROTO_IP, IP_TOS, bytes((datagram.tos,))),
         IP_RECVOPTS: lambda datagram: (IPPROTO_IP, IP_RECVOPTS, options(datagram)) if datagram.header else None,
-        IP_RETOPTS: lambda datagram: (IPPROTO_IP, IP_RETOPTS, echoed(options(datagram))) if datagram.header else None,
+        IP_RETOPTS: way_back,
         IP_RECVORIGDSTADDR: lambda datagram: (IPPROTO_IP, IP_RECVORIGDSTADDR, sockaddr(*datagram.dst)),
         IP_RECVFRAGSIZE: lambda datagram: _fragment(datagram, IPPROTO_IP, IP_RECVFRAGSIZE),
     }

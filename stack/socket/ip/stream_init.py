@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind, connect_source
-from stack.socket.ip.options import IP_UNICAST_IF, IPPROTO_IP, IPPROTO_IPV6, port_range, unicast_interface
+from stack.socket.ip.options import IP_OPTIONS, IP_UNICAST_IF, IPPROTO_IP, IPPROTO_IPV6, port_range, unicast_interface
 from stack.socket.ip.options6 import IPV6_UNICAST_IF
 from stack.socket.ip.scope import bind_to_link
 from stack.socket.ip.stream_options import reuse
 from stack.socket.message import MSG_ERRQUEUE, MSG_OOB, Message
 from stack.socket.options_device import bound_interface
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
+from stack.wire.ipoptions import first_hop
 
 if TYPE_CHECKING:
     from stack.ip.ports import BoundPort
@@ -66,6 +67,8 @@ class StreamInit(Phase):
             self.refused = False
             raise NetError(self.take_error() or errno.ECONNABORTED)
         socket = self.socket
+        if not any(address[0]) and first_hop(bytes(socket.options.value(IPPROTO_IP, IP_OPTIONS))):
+            raise NetError(errno.EINVAL)  # a source route to nowhere
         bind_to_link(socket, address[0], address[2], connecting=True)
         source, remote = connect_source(socket, self.bound.addr if self.bound else None, address[:2])
         oif = bound_interface(socket) or _unicast_interface(socket, remote[0])
