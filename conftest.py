@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from random import Random
 
 import pytest
@@ -11,6 +12,11 @@ from hypothesis import settings
 # run twice is the same twice; new examples are for the fuzzers.
 settings.register_profile("guestwire", deadline=None, derandomize=True)
 settings.load_profile("guestwire")
+
+# Who runs the tests in the background of a shell has told them, and every program they start, to ignore Ctrl-C. Tests
+# that press it want it as a program in the foreground has it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="gw-test-", dir="/tmp"))  # short: sockets live below it
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     threads = threading.active_count()
+    gc.collect()  # what others left goes now, not in between
     descriptors = len(os.listdir("/proc/self/fd"))
     yield place
     assert guest_directories(place) == []
