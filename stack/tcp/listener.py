@@ -120,7 +120,8 @@ class Listener:
     def segment(self, seg: Segment, key: Key, *, iss: int | None = None) -> None:
         """A segment that belongs to no connection. `iss`: to be used for a new one (RFC 6191)."""
         layer = self.layer
-        if seg.packet.ttl < self.options.min_ttl:
+        options = self.options
+        if seg.packet.ttl < (options.min_ttl if options.mapped is None else options.towards(seg.packet.src)[2]):
             layer.mib.count(Mib.MIN_TTL_DROP)
             return
         key = layer.demux.tied(key, self.options.device or layer.scope(seg.packet))

@@ -71,6 +71,8 @@ class TcpOptions:
     discover: int = 1  #: IP_MTU_DISCOVER, see `stack.tcp.discovery`
     discover6: int = 1  #: IPV6_MTU_DISCOVER
     ip_options: bytes = b""  #: IP_OPTIONS of every packet, padded to whole words; of IPv4 only
+    #: `ttl`, `tos`, `min_ttl` and `report_errors` towards IPv4 peers of an IPv6 socket, which are those of IPPROTO_IP.
+    mapped: tuple[int, int, int, bool] | None = None
 
     @property
     def fixed_sndbuf(self) -> int:
@@ -81,6 +83,12 @@ class TcpOptions:
     def fixed_rcvbuf(self) -> int:
         """`rcvbuf`, 0 if that may be tuned."""
         return 0 if self.tuned & 2 else self.rcvbuf
+
+    def towards(self, address: bytes) -> tuple[int, int, int, bool]:
+        """`ttl`, `tos`, `min_ttl` and `report_errors` for a peer at `address`."""
+        if self.mapped is not None and len(address) == 4:
+            return self.mapped
+        return self.ttl, self.tos, self.min_ttl, self.report_errors
 
     def copy(self) -> TcpOptions:
         fresh = TcpOptions(*_ALL(self))

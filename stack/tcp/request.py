@@ -152,6 +152,7 @@ class Request(Minisock):
 
     def _send(self, seq: int, flags: int, window: int, options: HeaderOptions | None) -> bool:
         given = self.listener.options
+        ttl, tos, _, _ = given.towards(self.key[0])
         return send_single(
             self.layer,
             self.key,
@@ -161,8 +162,8 @@ class Request(Minisock):
             flags,
             window,
             options,
-            ttl=given.ttl,
-            tos=given.tos,
+            ttl=ttl,
+            tos=tos,
             whole=not flags & SYN or dont_fragment(given, self.key[0]),
             ip_options=self.ip_options,
         )
@@ -243,6 +244,7 @@ class Request(Minisock):
             layer.drops.count(DropReason.NO_ROUTE)
             return None
         options = listener.options.copy()
+        options.ttl, options.tos, options.min_ttl, options.report_errors = options.towards(self.key[0])
         options.defer_accept = 0  # not inherited, row TCP-16
         options.saved_syn = self.syn
         options.ip_options = self.ip_options

@@ -135,13 +135,13 @@ class StreamSocket(Socket):
         connection: Connection | None = getattr(self.phase, "connection", None)
         return connection
 
-    def tcp_options(self) -> TcpOptions:
-        """What this socket's options ask of TCP."""
-        return fill(TcpOptions(), self)
+    def tcp_options(self, peer: bytes | None = None) -> TcpOptions:
+        """What this socket's options ask of TCP, towards `peer` if that is known."""
+        return fill(TcpOptions(), self, peer)
 
     def apply_options(self, connection: Connection) -> None:
         """An option was set on a live connection."""
-        fill(connection.options, self)
+        fill(connection.options, self, connection.remote[0])
         connection.options_changed()
 
     def close(self, end: End | None = None) -> None:

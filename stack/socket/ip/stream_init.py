@@ -75,7 +75,7 @@ class StreamInit(Phase):
         if socket.repair.on:
             connect_repaired(socket, self.bound, source, remote, oif)
             return None
-        tcp, options = socket.host.netns.tcp, socket.tcp_options()
+        tcp, options = socket.host.netns.tcp, socket.tcp_options(remote[0])
         deferred = False
         if fastopen is None and socket.fastopen_connect:
             fastopen = b""

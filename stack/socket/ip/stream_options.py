@@ -415,24 +415,38 @@ def _lock_buffers(options: TcpOptions, socket: StreamSocket) -> None:
             setattr(options, field, getattr(held, field))
 
 
-def fill(options: TcpOptions, socket: StreamSocket) -> TcpOptions:
-    """Bring `options` up to what the socket has been told; what it was not told stays TCP's default."""
+def _levels(options: TcpOptions, socket: StreamSocket, peer: bytes | None) -> None:
+    """What IPv4 and IPv6 have each of their own. As on Linux the packets decide, not the socket's family."""
+    values = socket.options
+    mapped = (
+        ttl_of(socket, version=4),
+        tos_of(socket, version=4),
+        int(values.value(IPPROTO_IP, IP_MINTTL)),
+        bool(values.value(IPPROTO_IP, IP_RECVERR)),
+    )
+    if socket.family == AF_INET or (peer is not None and len(peer) == 4):
+        options.ttl, options.tos, options.min_ttl, options.report_errors = mapped
+        return
+    options.mapped = mapped
+    options.ttl = ttl_of(socket, version=6)
+    options.tos = tos_of(socket, version=6)
+    options.min_ttl = int(values.value(IPPROTO_IPV6, IPV6_MINHOPCOUNT))
+    options.report_errors = bool(values.value(IPPROTO_IPV6, IPV6_RECVERR))
+
+
+def fill(options: TcpOptions, socket: StreamSocket, peer: bytes | None = None) -> TcpOptions:
+    """Bring `options` up to what the socket has been told; what it was not told stays TCP's default. `peer`: the
+    address of the connection they are for, None for a listener's or if that is not known yet.
+    """
     values = socket.options
     for level, number, field, convert in _FIELDS:
         if values.explicit(level, number):
             setattr(options, field, convert(values.value(level, number)))
-    version = 4 if socket.family == AF_INET else 6
     _lock_buffers(options, socket)
     rate = pacing_rate(socket)
     options.max_pacing_rate = 0 if rate >= UNLIMITED else max(rate, 1)
-    options.ttl = ttl_of(socket, version=version)
-    options.tos = tos_of(socket, version=version)
-    options.min_ttl = int(
-        values.value(IPPROTO_IP, IP_MINTTL) if version == 4 else values.value(IPPROTO_IPV6, IPV6_MINHOPCOUNT)
-    )
-    reporting = (IPPROTO_IP, IP_RECVERR) if version == 4 else (IPPROTO_IPV6, IPV6_RECVERR)
-    options.report_errors = bool(values.value(*reporting))
-    options.watching = version == 6 and any(values.value(IPPROTO_IPV6, number) for number in WATCHING)
+    _levels(options, socket, peer)
+    options.watching = socket.family != AF_INET and any(values.value(IPPROTO_IPV6, number) for number in WATCHING)
     options.keys = socket.keys
     options.filter = attached(values)
     if options.filter is not None:

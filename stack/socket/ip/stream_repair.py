@@ -64,7 +64,7 @@ def connect_repaired(
     """connect() with repair on: connected at once, at the sequence numbers that were set. Raises NetError."""
     tcp, repair = socket.host.netns.tcp, socket.repair
     iss = repair.write_seq - 1
-    connection = tcp.connect(bound, source, remote, options=socket.tcp_options(), oif=oif, hold=True, iss=iss)
+    connection = tcp.connect(bound, source, remote, options=socket.tcp_options(remote[0]), oif=oif, hold=True, iss=iss)
     if repair.timestamp_offset is not None:
         connection.timestamp_offset = repair.timestamp_offset
     resume(connection, repair.rcv_nxt)
