@@ -40,7 +40,7 @@ class QueuedError:
     """One entry; the first seven fields are those of struct sock_extended_err and its SO_EE_OFFENDER."""
 
     __slots__ = ("code", "errno", "extra", "ifindex", "info", "offender", "origin", "payload", "remote",
-                 "stamp", "type")  # fmt: skip
+                 "stamp", "statistics", "type")  # fmt: skip
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class QueuedError:
         remote: tuple[bytes, int] | None = None,
         stamp: int = 0,
         ifindex: int = 0,
+        statistics: bool = False,
     ) -> None:
         self.errno = errno
         self.origin = origin
@@ -67,7 +68,8 @@ class QueuedError:
         self.payload = payload  #: of our packet, as far as it is known
         self.remote = remote  #: whom it was for
         self.stamp = stamp  #: when, ns of the Network's clock
-        self.ifindex = ifindex
+        self.ifindex = ifindex  #: of a time stamp: `payload` is a frame that left through it
+        self.statistics = statistics  #: `payload` is statistics of a connection, see `stack.socket.ip.stream_stats`
 
     @property
     def icmp(self) -> bool:

@@ -347,6 +347,12 @@ class Socket:
         set_option(self, self.options, level, number, value)
         self.phase.option_changed(level, number)
 
+    def number_stamps(self, *, written: bool) -> None:
+        """SOF_TIMESTAMPING_OPT_ID is about to be switched on, lock held: transmit time stamps are numbered from now on.
+
+        Streams count bytes, `written`: those written from now on. Raises NetError(EINVAL) where there are none yet.
+        """
+
     # What ioctl asks, lock held; families that have an answer say so.
 
     def input_queue(self) -> int:

@@ -31,11 +31,13 @@ RX_SOFTWARE: Final = 1 << 3
 SOFTWARE: Final = 1 << 4
 OPT_ID: Final = 1 << 7
 TX_SCHED: Final = 1 << 8
+TX_ACK: Final = 1 << 9
 OPT_CMSG: Final = 1 << 10
 OPT_TSONLY: Final = 1 << 11
-_OPT_STATS: Final = 1 << 12
+OPT_STATS: Final = 1 << 12
 _BIND_PHC: Final = 1 << 15
 _OPT_ID_TCP: Final = 1 << 16
+OPT_RX_FILTER: Final = 1 << 17
 _ALL_FLAGS: Final = (1 << 19) - 1  # up to SOF_TIMESTAMPING_TX_COMPLETION of Linux 6.15
 
 IFNAMSIZ: Final = 16
@@ -122,17 +124,33 @@ def _bound_name(socket: Socket, room: int) -> bytes:
     return iface.name.encode("utf-8", "surrogateescape") + b"\0"
 
 
-# -- time stamps: which of the four receive options is on is kept under SO_TIMESTAMP, as its number -------------------
+# -- time stamps ------------------------------------------------------------------------------------------------------
+
+# Which receive option is on is kept under SO_TIMESTAMP, as its old number. Whether messages have the new numbers is
+# kept under SO_TIMESTAMPING_NEW: the option set last decides for all of them (Linux SOCK_TSTAMP_NEW).
+
+_NEW: Final = {SO_TIMESTAMP: SO_TIMESTAMP_NEW, SO_TIMESTAMPNS: SO_TIMESTAMPNS_NEW}
+_OLD: Final = {SO_TIMESTAMP_NEW: SO_TIMESTAMP, SO_TIMESTAMPNS_NEW: SO_TIMESTAMPNS}
 
 
 def stamp_option(socket: Socket) -> int:
-    """The number of the option that asks for time stamps of what is received, 0 for none."""
-    return int(socket.options.value(SOL_SOCKET, SO_TIMESTAMP))
+    """The type of the control message that SO_TIMESTAMP or a like of it asks for, 0 for none."""
+    option = int(socket.options.value(SOL_SOCKET, SO_TIMESTAMP))
+    return _NEW[option] if option and _new(socket) else option
 
 
 def stamp_flags(socket: Socket) -> int:
     """SOF_TIMESTAMPING_* asked for."""
     return int(socket.options.value(SOL_SOCKET, SO_TIMESTAMPING))
+
+
+def stamping_type(socket: Socket) -> int:
+    """The type of the control message that SO_TIMESTAMPING asks for."""
+    return SO_TIMESTAMPING_NEW if _new(socket) else SO_TIMESTAMPING
+
+
+def _new(socket: Socket) -> bool:
+    return bool(socket.options.value(SOL_SOCKET, SO_TIMESTAMPING_NEW))
 
 
 def _stamps(number: int) -> Callable[[Socket], int]:
@@ -143,7 +161,9 @@ def _stamps(number: int) -> Callable[[Socket], int]:
 
 def _set_stamps(number: int) -> Callable[[Socket, int], None]:
     def effect(socket: Socket, value: int) -> None:
-        socket.options.store(SOL_SOCKET, SO_TIMESTAMP, number if value else 0)
+        socket.options.store(SOL_SOCKET, SO_TIMESTAMP, _OLD.get(number, number) if value else 0)
+        if value:
+            socket.options.store(SOL_SOCKET, SO_TIMESTAMPING_NEW, int(number in _OLD))
 
     return effect
 
@@ -157,19 +177,16 @@ def _set_flags(number: int) -> Callable[[Socket, bytes], None]:
             raise NetError(errno.EINVAL)
         if flags & _OPT_ID_TCP and not flags & OPT_ID:
             raise NetError(errno.EINVAL)
-        if flags & _OPT_STATS and not flags & OPT_TSONLY:
+        if flags & OPT_ID and not stamp_flags(socket) & OPT_ID:
+            socket.number_stamps(written=bool(flags & _OPT_ID_TCP))
+        if flags & OPT_STATS and not flags & OPT_TSONLY:
             raise NetError(errno.EINVAL)
         if flags & _BIND_PHC:
             raise NetError(errno.EOPNOTSUPP)  # there is no hardware clock
         socket.options.store(SOL_SOCKET, SO_TIMESTAMPING, flags)
-        socket.options.store(SOL_SOCKET, SO_TIMESTAMPING_NEW, number if number == SO_TIMESTAMPING_NEW else 0)
+        socket.options.store(SOL_SOCKET, SO_TIMESTAMPING_NEW, int(number == SO_TIMESTAMPING_NEW))
 
     return act
-
-
-def stamping_type(socket: Socket) -> int:
-    """The type of the control message that SO_TIMESTAMPING asks for."""
-    return int(socket.options.value(SOL_SOCKET, SO_TIMESTAMPING_NEW)) or SO_TIMESTAMPING
 
 
 def _flags(socket: Socket, room: int) -> bytes:

@@ -87,8 +87,8 @@ class Connection(Pcb):
         self.schedule()
 
     def push(self) -> None:
-        """What is queued leaves, whatever Nagle or a cork says (setting TCP_NODELAY)."""
-        self.sender.push = True
+        """What is queued leaves, whatever Nagle or a cork says (setting TCP_NODELAY). What comes later may wait."""
+        self.sender.push = self.sender.unsent > 0
         self.schedule()
 
     @property
@@ -248,6 +248,7 @@ class Connection(Pcb):
         if options.tx_delay or self.ip is not self.layer.ip:
             self._delay(options.tx_delay)
         receiver.make_room(options.rcvlowat)
+        receiver.time(options.timed)
         self.predict()
         self.template = None
         if options.device != self.key[2] >> 32:

@@ -7,6 +7,7 @@ measured (round trips) and what follows from it includes the delay, as on Linux.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stack.errors import NetError
@@ -23,7 +24,7 @@ class DelayLine:
     def __init__(self, layer: TcpLayer, delay: int) -> None:
         self.delay = delay  #: ns; a change is for what comes later
         self._layer = layer
-        self._queue: deque[tuple[int, tuple[Any, ...], dict[str, Any]]] = deque()
+        self._queue: deque[tuple[int, tuple[Any, ...], dict[str, Any] | None]] = deque()
         self._timer = layer.scheduler.timer(self._due)
 
     @property
@@ -38,11 +39,21 @@ class DelayLine:
             self._timer.arm(due)
         self._queue.append((due, packet, facts))
 
+    def then(self, call: Callable[[], None]) -> None:
+        """`call` when what was sent last has left, at once if nothing waits."""
+        if self._queue:
+            self._queue.append((self._queue[-1][0], (call,), None))
+        else:
+            call()
+
     def _due(self) -> None:
         queue = self._queue
         layer = self._layer
         while queue and queue[0][0] <= layer.scheduler.now:
             _, packet, facts = queue.popleft()
+            if facts is None:
+                packet[0]()
+                continue
             try:
                 layer.ip.output(*packet, **facts)
             except NetError:

@@ -67,6 +67,8 @@ class TcpOptions:
     report_errors: bool = False  #: IP_RECVERR: what ICMP says of a connection is told at once, not only when it fails
     min_ttl: int = 0  #: IP_MINTTL or IPV6_MINHOPCOUNT: packets that came farther are dropped (RFC 5082)
     watching: bool = False  #: IPV6_RECVPKTINFO and its likes: remember each packet's facts, see `Pcb.came`
+    timed: bool = False  #: SO_TIMESTAMP and its likes: remember when data came, see `stack.tcp.receivetimes`
+    stamps: int = 0  #: SO_TIMESTAMPING: SOF_TIMESTAMPING_TX_* of every send, see `stack.tcp.sendmarks`
     mark: int = 0  #: SO_MARK, for rules that choose routes by it
     discover: int = 1  #: IP_MTU_DISCOVER, see `stack.tcp.discovery`
     discover6: int = 1  #: IPV6_MTU_DISCOVER

@@ -200,6 +200,8 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
     sender = connection.sender
     sender.segments += segments
     sender.data_segments += segments - bare
+    if sender.marks is not None:
+        sender.marks.left(plan)
 
 
 def _new_template(connection: Pcb, route: Route, ttl: int, tos: int) -> HeaderTemplate | None:
@@ -260,6 +262,8 @@ def emit_whole(connection: Pcb, seq: int, length: int) -> None:
     window = receiver.advertise()
     parts = connection.sender.queue.slice(seq, length)
     _emit_with_options(connection, seq, receiver.rcv_nxt, ACK, window, options, parts, length)
+    if connection.sender.marks is not None:
+        connection.sender.marks.left(((seq, length, ACK),))
 
 
 def emit_syn(connection: Pcb) -> None:

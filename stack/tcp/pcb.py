@@ -263,6 +263,8 @@ class Pcb:
     def _leave(self) -> None:
         """CLOSED: out of the tables, nothing pending. What was received stays readable unless nobody is there."""
         self.timers.cancel()
+        if self.sender.marks is not None:
+            self.sender.marks.ended()
         self.sender.queue.clear()
         self.sender.flights.clear()
         self.receiver.reassembly.clear()

@@ -26,6 +26,7 @@ from stack.ip.route import RouteKind
 from stack.tcp.buffers import ReceiveQueue
 from stack.tcp.mib import Mib
 from stack.tcp.reassembly import Reassembly
+from stack.tcp.receivetimes import ReceiveTimes
 from stack.tcp.seqnum import MASK
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Receiver:
         "segments",
         "shift",
         "space",
+        "times",
         "ts_recent",
         "ts_recent_at",
         "update_due",
@@ -109,6 +111,8 @@ class Receiver:
         self.mark = 0  #: auto-tuning: RCV.NXT at which the current round ends
         self.drained = False  #: ... the queue was read empty in this round
         self.pressed = False  #: ... the peer used more than half the window in this round
+        #: when it came, None: nobody asks
+        self.times = ReceiveTimes(self) if connection.options.timed else None
 
     def begin(self, irs: int) -> None:
         """The peer's SYN with sequence number `irs`."""
@@ -147,6 +151,11 @@ class Receiver:
         if on and self.rcv_nxt > self.last_ack_sent:
             self.owe_ack()
 
+    def time(self, on: bool) -> None:
+        """SO_TIMESTAMP and its likes: keep account of when data comes, from now on; or no longer."""
+        if on != (self.times is not None):
+            self.times = ReceiveTimes(self) if on else None
+
     def make_room(self, low_water: int) -> None:
         """SO_RCVLOWAT: so much must fit, or it would never be reached."""
         options = self.connection.options
@@ -158,6 +167,8 @@ class Receiver:
     def accept(self, view: memoryview, size: int, gso_size: int) -> None:
         """`size` bytes of payload that begin at RCV.NXT and lie inside the window."""
         self.rcv_nxt += size
+        if self.times is not None:
+            self.times.note(self.rcv_nxt, self.connection.scheduler.now)
         if gso_size:
             self.data_segments += -(-size // gso_size)
         else:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from stack.tcp.mtuprobe import MtuProber
     from stack.tcp.pcb import Pcb
     from stack.tcp.segment import Segment
+    from stack.tcp.sendmarks import SendMarks
 
 CORK_CEILING: Final = 200 * NS_PER_MS  # ns; tcp(7), TCP_CORK
 THIN_SEGMENTS: Final = 4  # in flight; a stream with fewer is thin (Linux tcp_stream_is_thin)
@@ -62,6 +63,7 @@ class Sender:
         "limit_at",
         "limited",
         "limited_times",
+        "marks",
         "max_window",
         "model",
         "more",
@@ -144,6 +146,7 @@ class Sender:
         self.limited = Limit.NOTHING  #: what keeps data from leaving, besides cwnd
         self.limit_at = 0  #: since when, ns
         self.limited_times = NEVER_LIMITED  #: ns of past spells, by Limit
+        self.marks: SendMarks | None = None  #: who wants to be told of which bytes; None: nobody
 
     @property
     def flight(self) -> int:
@@ -255,6 +258,8 @@ class Sender:
             age = (connection.timestamp() - echo) & MASK
             if age < 0x7FFFFFFF // 2:
                 self.rtt.sample(age * NS_PER_MS)
+        if self.marks is not None:
+            self.marks.acknowledged(ack)
         self.snd_una = ack
         if self.snd_nxt < ack:
             self.snd_nxt = ack

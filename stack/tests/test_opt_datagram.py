@@ -485,6 +485,32 @@ def test_opt_so_timestamping_sent(world: World) -> None:
         assert sender.recvmsg(99, 999, kernel.MSG_ERRQUEUE)[0].endswith(b"asked")
 
 
+def test_opt_so_timestamping_sent_tells_more(world: World) -> None:
+    """A transmit time stamp comes with SO_TIMESTAMPNS's message, if that is on; with OPT_CMSG, and a packet to tell of,
+    IP_PKTINFO and IP_RECVTTL are told, too. SO_TIMESTAMPING_NEW's control message asks as the old one does.
+    """
+    sender, receiver = pair(world)
+    with sender, receiver:
+        sender.setsockopt(SOL, 35, 1)
+        sender.setsockopt(IP, 8, 1)
+        sender.setsockopt(IP, 12, 1)
+        packet = [(IP, 8), (IP, 2)]
+        for flags, more in ((2 | 16 | 1024, packet), (2 | 16, []), (2 | 16 | 1024 | 2048, [])):
+            sender.setsockopt(SOL, 37, flags)
+            sender.send(b"stamp")
+            world.settle(sender, ERR)
+            ancillary = sender.recvmsg(99, 999, kernel.MSG_ERRQUEUE)[1]
+            assert [each[:2] for each in ancillary] == [(SOL, 35), (SOL, 37), *more, (IP, 11)]
+            if more:
+                assert ancillary[2][2] == struct.pack("@i", 1) + 2 * kernel.inet_aton("127.0.0.1")
+                assert ancillary[3][2] == struct.pack("@i", 64)
+        sender.setsockopt(SOL, 37, 0)
+        sender.sendmsg([b"asked"], [(SOL, 65, struct.pack("@I", 256))])
+        world.settle(sender, ERR)
+        ancillary = sender.recvmsg(99, 999, kernel.MSG_ERRQUEUE)[1]
+        assert [each[:2] for each in ancillary] == [(SOL, 35), (IP, 11)]
+
+
 def test_opt_so_rxq_ovfl_counts_what_was_lost(world: World) -> None:
     """SO_RXQ_OVFL: a datagram tells how many were lost before it was queued; nothing while none was."""
     sender, receiver = pair(world)

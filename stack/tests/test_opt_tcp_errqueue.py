@@ -12,7 +12,7 @@ import pytest
 
 from stack import Network
 from stack.socket.message import MSG_ZEROCOPY
-from stack.socket.poll import ERR, IN, OUT
+from stack.socket.poll import ERR, HUP, IN, OUT
 from stack.tests.kernel_twin import World, code
 
 ERRQUEUE = kernel.MSG_ERRQUEUE
@@ -96,4 +96,48 @@ def test_msg_zerocopy_notice_without_room_of_tcp(world: World) -> None:
         world.settle(client, ERR)
         assert client.recvmsg(9, 10, ERRQUEUE) == (b"", [], ERRQUEUE | kernel.MSG_CTRUNC, None)
         client.setblocking(False)
+        assert code(client.recvmsg, 9, 99, ERRQUEUE) == errno.EAGAIN
+
+
+def closed_window(world: World, client: Any, served: Any) -> int:
+    """Sends more by MSG_ZEROCOPY than the peer takes unread; how much."""
+    client.setsockopt(kernel.SOL_SOCKET, SO_ZEROCOPY, 1)
+    client.setblocking(False)
+    return int(client.send(bytes(200_000), MSG_ZEROCOPY))
+
+
+def test_msg_zerocopy_of_tcp_is_told_when_acknowledged(world: World) -> None:
+    """The memory of a send by MSG_ZEROCOPY is free when the peer has acknowledged the last byte, not before; those of
+    several sends together.
+    """
+    client, served = world.pair()
+    with client, served:
+        size = closed_window(world, client, served)
+        size += client.send(b"more", MSG_ZEROCOPY)
+        assert not world.bits(client) & ERR
+        while size:
+            data = served.recv(size)
+            assert data
+            size -= len(data)
+        world.settle(client, ERR)
+        first, last = notice(client)[5:]
+        if (first, last) == (0, 0):  # the kernel may tell of the first before the second is acknowledged
+            world.settle(client, ERR)
+            first, last = 0, notice(client)[6]
+        assert (first, last) == (0, 1)
+        assert world.bits(client) & ERR == 0
+
+
+def test_msg_zerocopy_of_tcp_is_told_when_reset(world: World) -> None:
+    """What will never be acknowledged is free when the connection ends."""
+    client, served = world.pair()
+    with client, served:
+        closed_window(world, client, served)
+        assert not world.bits(client) & ERR
+        served.setsockopt(kernel.SOL_SOCKET, kernel.SO_LINGER, struct.pack("@ii", 1, 0))
+        served.close()
+        world.settle(client, HUP)
+        fields = notice(client)
+        assert (fields[:3], fields[4:]) == ((0, 5, 0), (0, 0, 0))
+        assert client.getsockopt(kernel.SOL_SOCKET, kernel.SO_ERROR) == errno.ECONNRESET
         assert code(client.recvmsg, 9, 99, ERRQUEUE) == errno.EAGAIN

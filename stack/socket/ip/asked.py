@@ -39,7 +39,7 @@ from stack.socket.ip.options_udp import IPPROTO_UDP, UDP_SEGMENT
 from stack.socket.ip.wire_options import chain, checked_extension, checked_options, checked_routing
 from stack.socket.message import Ancillary
 from stack.socket.options import SOL_SOCKET
-from stack.socket.options_device import SO_MARK, SO_TIMESTAMPING, require_admin_or_raw
+from stack.socket.options_device import SO_MARK, SO_TIMESTAMPING, SO_TIMESTAMPING_NEW, require_admin_or_raw
 from stack.socket.options_socket import SO_PRIORITY, SO_TXTIME
 from stack.udp.sending import SendOptions
 
@@ -50,7 +50,7 @@ _PKTINFO4: Final = struct.Struct("@i4s4s")
 _PKTINFO6: Final = struct.Struct("@16sI")
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 #: SOF_TIMESTAMPING_TX_*: the flags one message may ask for by itself.
-_TX_STAMPS: Final = 1 | 2 | 1 << 8 | 1 << 9 | 1 << 18
+TX_STAMPS: Final = 1 | 2 | 1 << 8 | 1 << 9 | 1 << 18
 
 
 def take(socket: Socket, messages: Sequence[Ancillary], how: SendOptions, *, version: int) -> int:
@@ -62,7 +62,7 @@ def take(socket: Socket, messages: Sequence[Ancillary], how: SendOptions, *, ver
     extensions: dict[int, bytes] = {}
     for level, kind, data in messages:
         if level == SOL_SOCKET:
-            stamps = _socket_level(socket, kind, data, how, stamps)
+            stamps = socket_level(socket, kind, data, how, stamps)
         elif level == IPPROTO_UDP and socket.protocol == IPPROTO_UDP:
             if kind != UDP_SEGMENT or len(data) != 2:
                 raise NetError(errno.EINVAL)
@@ -83,13 +83,14 @@ def take(socket: Socket, messages: Sequence[Ancillary], how: SendOptions, *, ver
 _AF_INET: Final = 2
 
 
-def _socket_level(socket: Socket, kind: int, data: bytes, how: SendOptions, stamps: int) -> int:
+def socket_level(socket: Socket, kind: int, data: bytes, how: SendOptions, stamps: int) -> int:
+    """A message of level SOL_SOCKET: returns `stamps`, or the SOF_TIMESTAMPING_* flags it asks for."""
     if kind == SO_MARK:
         require_admin_or_raw(socket)
         how.mark = integer(data)
-    elif kind == SO_TIMESTAMPING:
+    elif kind in (SO_TIMESTAMPING, SO_TIMESTAMPING_NEW):
         flags = integer(data)
-        if flags & ~_TX_STAMPS:
+        if flags & ~TX_STAMPS:
             raise NetError(errno.EINVAL)
         return flags
     elif kind == SO_PRIORITY:

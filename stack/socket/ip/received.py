@@ -53,8 +53,11 @@ from stack.socket.ip.wire_options import DESTINATION, HOP_BY_HOP, ROUTING
 from stack.socket.message import Ancillary
 from stack.socket.options import SOL_SOCKET
 from stack.socket.options_device import (
+    OPT_RX_FILTER,
     RX_SOFTWARE,
     SO_MARK,
+    SO_TIMESTAMP,
+    SO_TIMESTAMPING,
     SO_TIMESTAMPNS,
     SO_TIMESTAMPNS_NEW,
     SOFTWARE,
@@ -110,6 +113,31 @@ def stamping(socket: Socket, stamp: int) -> Ancillary:
     """SCM_TIMESTAMPING: software, (nothing), hardware; of the last there is none."""
     seconds, nanoseconds = divmod(stamp + socket.host.netns.ip.scheduler.epoch, NS_PER_S)
     return SOL_SOCKET, stamping_type(socket), _STAMPS.pack(seconds, nanoseconds, 0, 0, 0, 0)
+
+
+def arrival(socket: Socket, stamp: int) -> list[Ancillary]:
+    """For bytes of a stream: as SO_TIMESTAMP ask for it, then as SO_TIMESTAMPING.
+
+    Software stamps that are there for the former are told by the latter without RX_SOFTWARE, too.
+    """
+    messages = time_stamps(socket, stamp)
+    flags = stamp_flags(socket)
+    if flags & SOFTWARE and (flags & RX_SOFTWARE or not flags & OPT_RX_FILTER):
+        messages.append(stamping(socket, stamp))
+    return messages
+
+
+def wants_arrivals(socket: Socket) -> bool:
+    """Whether any option asks for the time at which data comes."""
+    set_before = socket.options.explicit
+    if not set_before(SOL_SOCKET, SO_TIMESTAMP) and not set_before(SOL_SOCKET, SO_TIMESTAMPING):
+        return False
+    return bool(stamp_option(socket)) or stamp_flags(socket) & (RX_SOFTWARE | SOFTWARE) == RX_SOFTWARE | SOFTWARE
+
+
+def of_packet(socket: Socket, datagram: Datagram) -> list[Ancillary]:
+    """What the IP level's options ask for, of one packet."""
+    return report([*_level6(socket), *_level4(socket)], datagram)
 
 
 def _common(socket: Socket) -> list[Reporter]:
@@ -182,7 +210,12 @@ def _level4(socket: Socket) -> list[Reporter]:
         IP_RECVORIGDSTADDR: lambda datagram: (IPPROTO_IP, IP_RECVORIGDSTADDR, sockaddr(*datagram.dst)),
         IP_RECVFRAGSIZE: lambda datagram: _fragment(datagram, IPPROTO_IP, IP_RECVFRAGSIZE),
     }
-    return [_only(4, reporter) for number, reporter in table.items() if socket.options.value(IPPROTO_IP, number)]
+    return [_only(4, reporter) for number, reporter in table.items() if _on(socket, IPPROTO_IP, number)]
+
+
+def _on(socket: Socket, level: int, number: int) -> bool:
+    """Whether it is set; kinds of sockets differ in what there is."""
+    return (level, number) in socket.options.table and bool(socket.options.value(level, number))
 
 
 def _only(width: int, reporter: Reporter) -> Reporter:
@@ -211,10 +244,9 @@ def _level6(socket: Socket) -> list[Reporter]:
         IPV6_RECVORIGDSTADDR: lambda datagram: (IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, sockaddr(*datagram.dst)),
         IPV6_RECVFRAGSIZE: lambda datagram: _fragment(datagram, IPPROTO_IPV6, IPV6_RECVFRAGSIZE),
     }
-    value = socket.options.value
     return [
-        *(reporter for number, reporter in both.items() if value(IPPROTO_IPV6, number)),
-        *(_only(16, reporter) for number, reporter in six.items() if value(IPPROTO_IPV6, number)),
+        *(reporter for number, reporter in both.items() if _on(socket, IPPROTO_IPV6, number)),
+        *(_only(16, reporter) for number, reporter in six.items() if _on(socket, IPPROTO_IPV6, number)),
     ]
 
 

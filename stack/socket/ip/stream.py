@@ -13,7 +13,6 @@ from stack.ip.errorqueue import ErrorQueue
 from stack.ip.listening import Listening
 from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, CLOSED, Again, Socket, Timeout
-from stack.socket.cmsg import refuse_unknown
 from stack.socket.families import AF_INET
 from stack.socket.ip import IPPROTO_TCP, SOCK_STREAM
 from stack.socket.ip.address import IpAddress, address_in, address_out, scope_of
@@ -22,14 +21,15 @@ from stack.socket.ip.fastopen_options import TCP_FASTOPEN_CONNECT
 from stack.socket.ip.options import IP_OPTIONS, IPPROTO_IP
 from stack.socket.ip.repair_options import Repair
 from stack.socket.ip.scope import ScopedAddress, needs_link
+from stack.socket.ip.stream_connected import IN_PARTS
 from stack.socket.ip.stream_fastopen import StreamDeferred, send_deferred, send_with_syn
 from stack.socket.ip.stream_init import StreamInit
 from stack.socket.ip.stream_options import STREAM6_OPTIONS, STREAM_OPTIONS, fill, timeouts
-from stack.socket.ip.transmitted import zero_copied
+from stack.socket.ip.stream_transmitted import stamps_asked
 from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_OOB, Message
 from stack.socket.options import SOL_SOCKET, OptionTable, OptionValues
 from stack.socket.options_device import SO_BINDTOIFINDEX, bound_interface
-from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT, SO_ZEROCOPY
+from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
 from stack.socket.poll import ERR, HUP, IN, RDHUP, Pollee
 from stack.tcp import TcpState
 from stack.tcp.options import TcpOptions
@@ -75,6 +75,7 @@ class StreamSocket(Socket):
         self.groups: Listening | None = None  #: see `listening`
         self.errors: ErrorQueue | None = None  #: what MSG_ERRQUEUE reads, once there was something
         self._zero_copies = 0  # sends by MSG_ZEROCOPY so far
+        self._first_stamped: int | None = None  # see `first_stamped`
         self.phase = StreamInit(self)
 
     def address_in(self, address: object) -> ScopedAddress:
@@ -115,13 +116,13 @@ class StreamSocket(Socket):
             data = memoryview(data).cast("B")[self.send(data, flags, timeout) :]
             if not data:
                 return
-        super().send_all(data, flags, timeout)
+        super().send_all(data, flags | IN_PARTS, timeout)
 
     def send_message(
         self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: object, timeout: Timeout
     ) -> int:
         if flags & MSG_FASTOPEN or self._deferred:
-            self.call(refuse_unknown, ancillary)
+            self.call(stamps_asked, self, ancillary)
             return self.send_to(data, flags, address, timeout)
         return super().send_message(data, ancillary, flags, address, timeout)
 
@@ -166,18 +167,32 @@ class StreamSocket(Socket):
             self.waiting.call(setattr, (connection, "on_event", pollee.notify))
             self.waiting.block_on(pollee, IN, timeout, lambda: None if done() else AGAIN, ())
 
-    def sent_without_copying(self, connection: Connection) -> None:
-        """MSG_ZEROCOPY with SO_ZEROCOPY: we copy all the same, so the memory is free, which the notice says."""
-        if not self.options.value(SOL_SOCKET, SO_ZEROCOPY):
-            return
+    # -- the error queue ----------------------------------------------------------------------------------------------
+
+    def error_queue(self) -> ErrorQueue:
+        """`errors`, which from now on there is."""
         if self.errors is None:
             self.errors = ErrorQueue()
-        number, self._zero_copies = self._zero_copies, (self._zero_copies + 1) & 0xFFFFFFFF
-        notice = zero_copied(self.errors, number)
-        if notice is not None:
-            notice.stamp = connection.scheduler.now
-            self.errors.put(notice, connection.rcvbuf)
-        self.pollee.notify()
+        return self.errors
+
+    def next_zero_copy(self) -> int:
+        """The number of a send by MSG_ZEROCOPY."""
+        number, self._zero_copies = self._zero_copies, self._zero_copies + 1
+        return number
+
+    def number_stamps(self, *, written: bool) -> None:
+        """Bytes are counted from the first that is not acknowledged, or from the next to be written. In phases that
+        have neither it is NetError(EINVAL), as it is once the connection is over.
+        """
+        connection = self.connection
+        if connection is None or connection.state in (TcpState.CLOSED, TcpState.TIME_WAIT):
+            raise NetError(errno.EINVAL)
+        sender = connection.sender
+        self._first_stamped = sender.queue.end if written else sender.snd_una
+
+    def first_stamped(self, connection: Connection) -> int:
+        """Sequence number of the byte whose transmit time stamps have number 0."""
+        return connection.sender.iss + 1 if self._first_stamped is None else self._first_stamped
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 

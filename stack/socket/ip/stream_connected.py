@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.failed import take_failure
+from stack.socket.ip.received import arrival
 from stack.socket.ip.stream_options import peek_offset, reuse, set_peek_offset
-from stack.socket.message import MSG_ERRQUEUE, MSG_MORE, MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_ZEROCOPY, Message
+from stack.socket.ip.stream_transmitted import StreamTransmitted, stamps_asked
+from stack.socket.message import (
+    MSG_EOR,
+    MSG_ERRQUEUE,
+    MSG_MORE,
+    MSG_OOB,
+    MSG_PEEK,
+    MSG_TRUNC,
+    MSG_ZEROCOPY,
+    Message,
+)
 from stack.socket.options import SOL_SOCKET
-from stack.socket.options_socket import SO_LINGER, SO_SELECT_ERR_QUEUE
+from stack.socket.options_socket import SO_LINGER, SO_ZEROCOPY
 from stack.socket.poll import ERR, HUP, IN, OUT, PRI, RDHUP, RDNORM, WRNORM
 from stack.tcp import TcpState
 
@@ -21,13 +33,18 @@ if TYPE_CHECKING:
     from stack.link.device import Buffer
     from stack.socket.ip.address import IpAddress
     from stack.socket.ip.stream import StreamSocket
+    from stack.socket.message import Ancillary
     from stack.tcp import Connection
+    from stack.tcp.receiver import Receiver
 
 IPPROTO_TCP: Final = 6
 TCP_CM_INQ: Final = 36  # Linux: of TCP_INQ, an int
 
 #: Both sides have ended, and each knows it: to its socket a connection in TIME-WAIT is gone (row TCP-18).
 _OVER: Final = (TcpState.CLOSED, TcpState.TIME_WAIT)
+#: A flag of our own: the call does not return before everything is sent, so that it counts as one send.
+IN_PARTS: Final = 1 << 32
+_SPECIAL: Final = MSG_MORE | MSG_OOB | MSG_ZEROCOPY
 _READ: Final = 0
 _WRITE: Final = 1
 
@@ -36,13 +53,14 @@ class StreamConnected(Phase):
     """`announced`: connect() has reported success; until then the next one answers 0 once (row TCP-06)."""
 
     final = True
-    __slots__ = ("announced", "connection", "finished", "socket")
+    __slots__ = ("_transmitted", "announced", "connection", "finished", "socket")
 
     def __init__(self, socket: StreamSocket, connection: Connection, *, announced: bool = True) -> None:
         self.socket = socket
         self.connection = connection
         self.announced = announced
         self.finished = False  #: we have shut our sending side down
+        self._transmitted: StreamTransmitted | None = None  # once a send asked for anything
         connection.on_event = socket.pollee.notify
 
     def bind(self, address: IpAddress) -> None:
@@ -66,13 +84,32 @@ class StreamConnected(Phase):
         connection = self.connection
         if connection.error:
             raise NetError(connection.take_error())
-        if flags & (MSG_MORE | MSG_OOB | MSG_ZEROCOPY):
-            taken = connection.write(data, more=flags & MSG_MORE != 0, urgent=flags & MSG_OOB != 0)
-            if taken and flags & MSG_ZEROCOPY:
-                self.socket.sent_without_copying(connection)
+        stamps = connection.options.stamps
+        if stamps or flags & _SPECIAL:
+            taken = self._send_special(data, flags, stamps)
         else:
             taken = connection.write(data)  # raises EPIPE once nothing can be sent
         return taken if taken or not data else AGAIN
+
+    def send_message(
+        self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: IpAddress | None
+    ) -> int | Again:
+        connection = self.connection
+        if not ancillary or connection.error or not connection.can_write:
+            return self.send(data, flags, address)
+        stamps = stamps_asked(self.socket, ancillary)
+        return self._send_special(data, flags, stamps) or (AGAIN if data else 0)
+
+    def _send_special(self, data: Buffer, flags: int, stamps: int) -> int:
+        """Sends of which there is more to say than the bytes."""
+        taken = self.connection.write(data, more=flags & MSG_MORE != 0, urgent=flags & MSG_OOB != 0)
+        zero_copy = bool(flags & MSG_ZEROCOPY and self.socket.options.value(SOL_SOCKET, SO_ZEROCOPY))
+        if not taken or not (stamps or zero_copy) or (flags & IN_PARTS and taken < memoryview(data).nbytes):
+            return taken
+        if self._transmitted is None:
+            self._transmitted = StreamTransmitted(self.socket, self.connection)
+        self._transmitted.note(taken, stamps, apart=flags & MSG_EOR != 0, zero_copy=zero_copy)
+        return taken
 
     def recv(self, size: int, flags: int) -> bytes | Again:
         connection = self.connection
@@ -104,10 +141,22 @@ class StreamConnected(Phase):
             out = MSG_OOB if size else MSG_OOB | MSG_TRUNC
             data = data[:size]
         message = Message(data, flags=out, length=len(data))
+        if connection.receiver.times is not None and data and not flags & MSG_OOB:
+            message.ancillary += self._arrival(connection.receiver, len(data) if flags & MSG_PEEK else 0)
         if connection.options.inq and not flags & MSG_OOB:
             left = connection.readable or int(connection.finished)  # as if there were something, so that one reads on
             message.ancillary.append((IPPROTO_TCP, TCP_CM_INQ, left.to_bytes(4, sys.byteorder)))
         return message
+
+    def _arrival(self, receiver: Receiver, peeked: int) -> list[Ancillary]:
+        """When the last byte given came: that before the next to be read, or of the `peeked` ones that follow."""
+        assert receiver.times is not None
+        end = receiver.read_seq
+        if peeked:
+            offset = peek_offset(self.socket)  # the peek has moved it
+            end += offset if offset >= 0 else peeked
+        stamp = receiver.times.before(end)
+        return [] if stamp is None else arrival(self.socket, stamp)
 
     def _failure(self, size: int, flags: int) -> Message | Again:
         errors = self.socket.errors
@@ -191,9 +240,7 @@ class StreamConnected(Phase):
         if connection.error:
             bits |= ERR
         if self.socket.errors:
-            bits |= ERR
-            if self.socket.options.value(SOL_SOCKET, SO_SELECT_ERR_QUEUE):
-                bits |= PRI
+            bits |= ERR  # and no PRI by SO_SELECT_ERR_QUEUE, of which Linux's TCP knows nothing
         return bits
 
     def option_changed(self, level: int, name: int) -> None:
@@ -204,5 +251,6 @@ class StreamConnected(Phase):
     def close(self) -> None:
         connection = self.connection
         connection.on_event = None
+        connection.sender.marks = None
         on, seconds = self.socket.options.value(SOL_SOCKET, SO_LINGER)
         connection.close(seconds * NS_PER_S if on else None)

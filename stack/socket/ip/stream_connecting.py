@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.stream_connected import StreamConnected
 from stack.socket.ip.stream_init import StreamInit
-from stack.socket.message import Message
+from stack.socket.message import Ancillary, Message
 from stack.tcp import TcpState
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class StreamConnecting(Phase):
 
     def send(self, data: Buffer, flags: int, address: IpAddress | None) -> Again:
         return AGAIN
+
+    def send_message(
+        self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: IpAddress | None
+    ) -> int | Again:
+        return self.send(data, flags, address)  # they are looked at when there is somewhere to send to
 
     def recv(self, size: int, flags: int) -> Again:
         return AGAIN

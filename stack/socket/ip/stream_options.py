@@ -27,9 +27,11 @@ from stack.socket.ip.options import (
 from stack.socket.ip.options6 import IPV6_MINHOPCOUNT, IPV6_MTU_DISCOVER, IPV6_RECVERR, stream_rows6
 from stack.socket.ip.packet_options import WATCHING, packet_options4, packet_options6
 from stack.socket.ip.peername import peer_name_row
+from stack.socket.ip.received import wants_arrivals
 from stack.socket.ip.repair_options import REPAIR_ROWS, repair_timestamp, set_clock
 from stack.socket.ip.signature_options import SIGNATURE_ROWS
 from stack.socket.ip.stream_info import cc_info, congestion_name, tcp_info
+from stack.socket.ip.stream_transmitted import stamps_of
 from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, OptionValues, Value
 from stack.socket.options_device import SO_BINDTOIFINDEX, SO_MARK, bound_interface
 from stack.socket.options_socket import (
@@ -447,6 +449,8 @@ def fill(options: TcpOptions, socket: StreamSocket, peer: bytes | None = None) -
     options.max_pacing_rate = 0 if rate >= UNLIMITED else max(rate, 1)
     _levels(options, socket, peer)
     options.watching = socket.family != AF_INET and any(values.value(IPPROTO_IPV6, number) for number in WATCHING)
+    options.timed = wants_arrivals(socket)
+    options.stamps = stamps_of(socket)
     options.keys = socket.keys
     options.filter = attached(values)
     if options.filter is not None:
