@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import select
 import socket as _kernel
+from collections.abc import Callable
 from typing import Any
+from weakref import finalize
 
 import pytest
 
@@ -46,13 +48,18 @@ class World:
     def settle(self, sock: Any, wanted: int) -> int:
         """The bits as soon as all of `wanted` are there (the kernel's loopback is quick, not instant)."""
         if self.network is None:
-            poll = select.poll()
-            poll.register(sock, ASKED)
-            for _ in range(1000):
-                if self.bits(sock) & wanted == wanted:
-                    break
-                poll.poll(1)
+            self.until(lambda: self.bits(sock) & wanted == wanted)
         return self.bits(sock)
+
+    @staticmethod
+    def until(done: Callable[[], bool]) -> None:
+        """Come back as soon as `done`. On a busy machine the kernel's loopback may take its time, ten seconds at most:
+        what is asserted afterwards then tells what was missing.
+        """
+        for _ in range(10_000):
+            if done():
+                return
+            select.select([], [], [], 0.001)
 
     def listener(self, backlog: int = 5) -> Any:
         sock = self.socket.socket()
@@ -71,9 +78,24 @@ class World:
         return client, served
 
     def refused_address(self) -> tuple[str, int]:
-        with self.socket.socket() as sock:
-            sock.bind((LOOPBACK, 0))
-            address: tuple[str, int] = sock.getsockname()
+        """Where nobody listens. The port is held for as long as this World, so that nobody else gets it meanwhile,
+        neither to listen nor to connect from; with SO_REUSEADDR it can be bound to.
+        """
+        sock = self.socket.socket()
+        sock.setsockopt(_kernel.SOL_SOCKET, _kernel.SO_REUSEADDR, 1)
+        sock.bind((LOOPBACK, 0))
+        finalize(self, sock.close)
+        address: tuple[str, int] = sock.getsockname()
+        return address
+
+    def deaf_address(self, host: str = LOOPBACK) -> tuple[str, int]:
+        """Where datagrams are refused: a socket holds the port for as long as this World, connected to itself."""
+        family = _kernel.AF_INET6 if ":" in host else _kernel.AF_INET
+        sock = self.socket.socket(family, _kernel.SOCK_DGRAM)
+        sock.bind((host, 0))
+        sock.connect(sock.getsockname())
+        finalize(self, sock.close)
+        address: tuple[str, int] = sock.getsockname()
         return address
 
 

@@ -197,10 +197,9 @@ def test_msg_errqueue_tells_of_refusals(world: World, family: int) -> None:
     is read, and reading clears the pending error; empty is EAGAIN, whether the socket blocks or not.
     """
     level, option = (kernel.IPPROTO_IP, IP_RECVERR) if family == kernel.AF_INET else (kernel.IPPROTO_IPV6, IPV6_RECVERR)
-    sender, gone = pair(world, family)
-    nobody = gone.getsockname()
-    gone.close()
-    with sender:
+    nobody = world.deaf_address(LOCAL[family])
+    with datagram(world, family) as sender:
+        sender.connect(nobody)
         sender.settimeout(None)
         assert code(sender.recvmsg, 10, 100, kernel.MSG_ERRQUEUE) == errno.EAGAIN
         sender.setsockopt(level, option, 1)
@@ -223,10 +222,8 @@ def test_msg_errqueue_tells_of_refusals(world: World, family: int) -> None:
 
 def test_msg_errqueue_unconnected_and_cut(world: World) -> None:
     """An unconnected socket hears of errors, too; data and control messages are cut to their room."""
-    sender, gone = pair(world)
-    nobody = gone.getsockname()
-    gone.close()
-    with sender, datagram(world) as other:
+    nobody = world.deaf_address()
+    with datagram(world) as other:
         other.setsockopt(kernel.IPPROTO_IP, IP_RECVERR, 1)
         other.sendto(b"unconnected", nobody)
         world.settle(other, ERR)
@@ -238,14 +235,12 @@ def test_msg_errqueue_unconnected_and_cut(world: World) -> None:
 
 def test_msg_errqueue_pending_error_is_the_next_entrys(world: World) -> None:
     """With several entries, reading one leaves the next one's errno pending."""
-    sender, gone = pair(world)
-    gone.close()
-    with sender:
+    with datagram(world) as sender:
+        sender.connect(world.deaf_address())
         sender.setsockopt(kernel.IPPROTO_IP, IP_RECVERR, 1)
         for data in (b"1", b"2"):
             sender.send(data)
-            world.settle(sender, ERR)
-            sender.getsockopt(kernel.SOL_SOCKET, kernel.SO_ERROR)
+            world.until(lambda: bool(sender.getsockopt(kernel.SOL_SOCKET, kernel.SO_ERROR) == errno.ECONNREFUSED))
         assert sender.recvmsg(9, 99, kernel.MSG_ERRQUEUE)[0] == b"1"
         assert sender.getsockopt(kernel.SOL_SOCKET, kernel.SO_ERROR) == errno.ECONNREFUSED
         assert sender.recvmsg(9, 99, kernel.MSG_ERRQUEUE)[0] == b"2"
