@@ -89,9 +89,11 @@ class Inbox:
         records = self._records
         return [bytes(self._view[records[i].offset : records[i].offset + records[i].length]) for i in range(count)]
 
-    def heads(self, ring: DriverRing, limit: int, size: int, *, timeout: float | None) -> list[tuple[bytes, int]]:
+    def heads(
+        self, ring: DriverRing, limit: int, size: int, *, timeout: float | None, merge: int = -1
+    ) -> list[tuple[bytes, int]]:
         """As `receive`, but only the first `size` bytes of each message, and its length."""
-        count = self._fill(ring, limit, timeout, -1)
+        count = self._fill(ring, limit, timeout, merge)
         records = self._records
         places = [(records[i].offset, records[i].length) for i in range(count)]
         return [(bytes(self._view[offset : offset + min(size, length)]), length) for offset, length in places]

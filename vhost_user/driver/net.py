@@ -199,6 +199,14 @@ class NetDriver(Driver):
     def _receive(self, limit: int, queue: int, timeout: float | None) -> list[bytes]:
         return self._inbox.receive(self.rx(queue), limit, timeout=timeout, merge=self._merge)
 
+    def heads(
+        self, limit: int = 256, *, size: int, queue: int = 0, timeout: float | None = 0.0
+    ) -> list[tuple[bytes, int]]:
+        """As `recv`, but of each frame only the first `size` bytes, and its length, both without the header."""
+        skip = NET_HEADER.size
+        found = self._inbox.heads(self.rx(queue), limit, skip + size, timeout=timeout, merge=self._merge)
+        return [(head[skip:], length - skip) for head, length in found]
+
     def drain(self, limit: int = 256, *, queue: int = 0, timeout: float | None = 0.0) -> tuple[int, int]:
         """As `recv`, but frames are only copied out and counted: (frames, bytes without headers). For benches."""
         count, size = self._inbox.drain(self.rx(queue), limit, timeout=timeout, merge=self._merge)

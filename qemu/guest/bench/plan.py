@@ -219,37 +219,44 @@ def _measured(
 
 # -- without --------------------------------------------------------------------------------------------------------
 
-#: Rows of the driver rig that are rates: name, unit, whether two copies stand beside, and the measurement.
-_RATES: Final[tuple[tuple[str, str, bool, Callable[[float], Measured]], ...]] = (
-    ("TCP driver to socket, 64 KiB superframes", "Gb/s", True, rig.guest_to_stack),
-    ("TCP socket to driver, 64 KiB superframes", "Gb/s", True, rig.stack_to_guest),
-    ("TCP driver to socket, 1500-byte frames", "Gb/s", True, lambda s: rig.guest_to_stack(s, frame=1460)),
+#: Rows of the driver rig that are rates: name, unit, what two copies beside it move through, and the measurement.
+_RATES: Final[tuple[tuple[str, str, rig.WorkingSet | None, Callable[[float], Measured]], ...]] = (
+    ("TCP driver to socket, 64 KiB superframes", "Gb/s", rig.TO_SOCKET, rig.guest_to_stack),
+    ("TCP socket to driver, 64 KiB superframes", "Gb/s", rig.TO_DRIVER, rig.stack_to_guest),
+    ("TCP driver to socket, 1500-byte frames", "Gb/s", rig.TO_SOCKET, lambda s: rig.guest_to_stack(s, frame=1460)),
     (
         "TCP driver to socket, 1500-byte frames, no offload",
         "Gb/s",
-        True,
+        rig.TO_SOCKET,
         lambda s: rig.guest_to_stack(s, frame=1460, offload=False),
     ),
-    ("TCP socket to driver, no offload", "Gb/s", True, lambda s: rig.stack_to_guest(s, offload=False)),
-    ("ring, 64-byte frames read one by one", "/s", False, rig_frames.ring_in),
-    ("ring, 1514-byte frames read one by one", "/s", False, lambda s: rig_frames.ring_in(s, size=1514)),
-    ("card, 64-byte frames read one by one", "/s", False, rig_frames.card_in),
-    ("card, 1514-byte frames read one by one", "/s", False, lambda s: rig_frames.card_in(s, size=1514)),
-    ("card, 64-byte frames to the driver", "/s", False, rig_frames.ring_out),
-    ("UDP driver to socket, 64-byte frames", "/s", False, rig_frames.udp_in),
-    ("UDP driver to socket, 64-byte frames, recvmmsg", "/s", False, lambda s: rig_frames.udp_in(s, batch=True)),
-    ("UDP driver to socket, 64-byte frames, UDP_GRO", "/s", False, lambda s: rig_frames.udp_in(s, coalesce=True)),
-    ("UDP socket to driver, 64-byte frames", "/s", False, rig_frames.udp_out),
-    ("UDP socket to driver, 64-byte frames, sendmmsg", "/s", False, lambda s: rig_frames.udp_out(s, batch=True)),
-    ("switch, 64-byte frames between two guests", "/s", False, rig_frames.switching),
-    ("switch, 1514-byte frames between two guests", "/s", False, lambda s: rig_frames.switching(s, size=1514)),
+    ("TCP socket to driver, no offload", "Gb/s", rig.TO_DRIVER, lambda s: rig.stack_to_guest(s, offload=False)),
+    ("ring, 64-byte frames read one by one", "/s", None, rig_frames.ring_in),
+    ("ring, 1514-byte frames read one by one", "/s", None, lambda s: rig_frames.ring_in(s, size=1514)),
+    ("card, 64-byte frames read one by one", "/s", None, rig_frames.card_in),
+    ("card, 1514-byte frames read one by one", "/s", None, lambda s: rig_frames.card_in(s, size=1514)),
+    ("card, 64-byte frames to the driver", "/s", None, rig_frames.ring_out),
+    ("UDP driver to socket, 64-byte frames", "/s", None, rig_frames.udp_in),
+    ("UDP driver to socket, 64-byte frames, recvmmsg", "/s", None, lambda s: rig_frames.udp_in(s, batch=True)),
+    ("UDP driver to socket, 64-byte frames, UDP_GRO", "/s", None, lambda s: rig_frames.udp_in(s, coalesce=True)),
+    ("UDP socket to driver, 64-byte frames", "/s", None, rig_frames.udp_out),
+    ("UDP socket to driver, 64-byte frames, sendmmsg", "/s", None, lambda s: rig_frames.udp_out(s, batch=True)),
+    ("switch, 64-byte frames between two guests", "/s", None, rig_frames.switching),
+    ("switch, 1514-byte frames between two guests", "/s", None, lambda s: rig_frames.switching(s, size=1514)),
+)
+#: Rows of two queue pairs: name, unit, and the measurement, of so many seconds with so many threads.
+_PAIR_ROWS: Final[tuple[tuple[str, str, Callable[[float, int], float]], ...]] = (
+    (targets.SWITCHED, "/s", lambda seconds, threads: rig_bridge.multiqueue(seconds, threads=threads).rate),
     (
-        "two pairs to two pairs, 1514-byte frames, one thread",
+        "64-byte frames switched to two pairs",
         "/s",
-        False,
-        lambda s: rig_bridge.multiqueue(s, threads=1),
+        lambda seconds, threads: rig_bridge.multiqueue(seconds, threads=threads, size=64).rate,
     ),
-    ("two pairs to two pairs, 1514-byte frames, two threads", "/s", False, rig_bridge.multiqueue),
+    (
+        "superframes of 60 kB received, checksums to verify",
+        "Gb/s",
+        lambda seconds, threads: rig_pairs.pairs_in(seconds, workers=threads - 1),
+    ),
 )
 _TRIP: Final = "round trip of a 1-byte segment"
 _TRIP_WAYS: Final[dict[str, Callable[[], Any]]] = {
@@ -264,7 +271,7 @@ def _rig(options: Options) -> Iterator[Section]:
     title = targets.RIG
     seconds = options.short(RIG_SECONDS)
     section = Section(title, (OURS, PER_CPU, targets.COPIES), (targets.COPIES,))
-    for name, unit, copies, measurement in _RATES:
+    for name, unit, through, measurement in _RATES:
         if not options.wants(title, name):
             continue
         options.say(f"{title}: {name}")
@@ -273,8 +280,8 @@ def _rig(options: Options) -> Iterator[Section]:
             measured = measurement(seconds)
             figures[OURS].append(measured.rate)
             figures[PER_CPU].append(measured.cpu)
-            if copies:
-                figures.setdefault(targets.COPIES, []).append(rig.two_copies(min(seconds, 0.3)))
+            if through:
+                figures.setdefault(targets.COPIES, []).append(rig.two_copies(min(seconds, 0.3), through))
         section.rows.append(Row(name, unit, True, figures))
     for suffix, around in _TRIP_WAYS.items():
         if not options.wants(title, _TRIP + suffix):
@@ -293,16 +300,20 @@ def _rig(options: Options) -> Iterator[Section]:
 
 
 def _pairs(options: Options) -> Iterator[Section]:
-    title, name = targets.PAIRS, "frames of 60 kB with checksums to verify"
-    if not options.wants(title, name):
-        return
-    options.say(title)
+    title = targets.PAIRS
     seconds = options.short(RIG_SECONDS)
-    figures: dict[str, list[float]] = {OURS: [], targets.ONE_THREAD: []}
-    for _ in range(options.rounds):
-        for workers, way in ((1, OURS), (0, targets.ONE_THREAD)):
-            figures[way].append(rig_pairs.pairs_in(seconds, workers=workers))
-    yield Section(title, tuple(figures), (targets.ONE_THREAD,), [Row(name, "Gb/s", True, figures)])
+    section = Section(title, (OURS, targets.ONE_THREAD), (targets.ONE_THREAD,))
+    for name, unit, measurement in _PAIR_ROWS:
+        if not options.wants(title, name):
+            continue
+        options.say(f"{title}: {name}")
+        figures: dict[str, list[float]] = {OURS: [], targets.ONE_THREAD: []}
+        for _ in range(options.rounds):
+            for threads, way in ((2, OURS), (1, targets.ONE_THREAD)):
+                figures[way].append(measurement(seconds, threads))
+        section.rows.append(Row(name, unit, True, figures))
+    if section.rows:
+        yield section
 
 
 def _vsock_rig(options: Options) -> Iterator[Section]:

@@ -4,8 +4,9 @@
 
 It is no TCP to be used: it knows one peer, loses nothing, and answers what it must. `send` fills superframes whose
 headers were made once and whose sequence numbers are written in place; `recv` acknowledges what it has copied out of
-the ring, without looking at it; `rr` sends a segment of FRAME bytes, looks for the answer without sleeping, and
-again. So what is measured is the other end. All print "go" when they are connected, and their figures at the end.
+the ring, of which it looks at headers alone; `rr` sends a segment of FRAME bytes, looks for the answer without
+sleeping, and again. So what is measured is the other end. All print "go" when they are connected, and their figures
+at the end.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _NET_HEADER: Final = struct.Struct("<BBHHHHH")
 _U32: Final = 0xFFFFFFFF
 _U16: Final = struct.Struct("!H")
 _NUMBERS: Final = struct.Struct("!II")
+_SEQUENCE: Final = struct.Struct("!I")
+_IPV4: Final = builders.ETHERTYPE_IPV4.to_bytes(2, "big")
 
 
 class Host:
@@ -61,7 +64,7 @@ class Host:
             data = memoryview(frame.data)
             ethertype = int.from_bytes(data[12:14], "big")
             if ethertype == builders.ETHERTYPE_ARP:
-                self._hear_arp(data[14:])
+                self.hear_arp(data[14:])
             elif ethertype == builders.ETHERTYPE_IPV4 and data[23] == tcp.PROTO:
                 seen += self._hear_tcp(data)
         return seen
@@ -69,7 +72,8 @@ class Host:
     def _hear_tcp(self, frame: memoryview) -> int:  # noqa: ARG002 - a node without TCP
         return 0
 
-    def _hear_arp(self, payload: memoryview) -> None:
+    def hear_arp(self, payload: memoryview) -> None:
+        """Who asks for our hardware address is told, and his is noted."""
         message = arp.parse(payload)
         self.mac = message.sender_mac
         if message.operation == arp.REQUEST and message.target_ip == _US:
@@ -132,7 +136,7 @@ class Peer(Host):
             if _U16.unpack_from(message, 12)[0] == builders.ETHERTYPE_IPV4:
                 seen += _U16.unpack_from(message, 16)[0] - 20 - (message[_TCP_AT + 12] >> 4 << 2)
             else:
-                self._hear_arp(message[14:])
+                self.hear_arp(message[14:])
         return seen
 
     def finish(self, deadline: float) -> None:
@@ -143,6 +147,12 @@ class Peer(Host):
             self.hear(0.1)
             if time.monotonic() > deadline:
                 raise TimeoutError("the stack did not acknowledge everything")
+
+    def leave(self) -> None:
+        """Reset the connection, and stay until the device has heard of it."""
+        self.send(tcp.RST | tcp.ACK)
+        ring = self.driver.tx()
+        ring.wait(_WAIT_SECONDS, after=ring.in_flight)
 
     def _hear_tcp(self, frame: memoryview) -> int:
         total = int.from_bytes(frame[16:18], "big")
@@ -236,17 +246,20 @@ def drain(peer: Peer, seconds: float) -> float:
     """Copy out what comes and acknowledge it; Gb/s."""
     segment = Segment(peer)
     ready = _ready([segment])
-    moved, began = 0, time.monotonic()
-    # The headers of what the stack sends on this connection: timestamps were not offered.
+    first, began = peer.rcv_nxt, time.monotonic()
     while (now := time.monotonic()) - began < seconds:
-        count, size = peer.driver.drain(64, timeout=0.1)
-        if not count:
-            continue
-        moved += size - count * _HEADERS
-        peer.rcv_nxt += size - count * _HEADERS
-        segment.number(peer.snd_nxt, peer.rcv_nxt)
-        ready.send(peer.driver.tx(), timeout=0.1)
-    peer.send(tcp.RST | tcp.ACK)
+        frames = peer.driver.heads(64, size=_HEADERS, timeout=0.1)
+        for head, _ in frames:
+            if head[12:14] != _IPV4:
+                peer.hear_arp(memoryview(head)[14:])
+            # Of a segment that comes twice, or ahead of its turn, nothing is new.
+            elif _SEQUENCE.unpack_from(head, _TCP_AT + 4)[0] == peer.rcv_nxt & _U32:
+                peer.rcv_nxt += _U16.unpack_from(head, 16)[0] - _IP_TCP
+        if frames:
+            segment.number(peer.snd_nxt, peer.rcv_nxt)
+            ready.send(peer.driver.tx(), timeout=0.1)
+    moved = peer.rcv_nxt - first
+    peer.leave()
     return moved * 8e-9 / (now - began)
 
 
@@ -271,7 +284,7 @@ def round_trips(peer: Peer, seconds: float, size: int) -> list[float]:
             now = time.perf_counter()
             peer.rcv_nxt += peer.hear_length()
         times.append((now - begun) * 1e6)
-    peer.send(tcp.RST | tcp.ACK)
+    peer.leave()
     return times
 
 

@@ -65,7 +65,7 @@ def test_every_target_names_a_row_that_exists() -> None:
     guest = {each.name + q.suffix for each in plan._EVERYTHING for q in each.quantities} | {resources.IDLE}
     rig = {name for name, *_ in plan._RATES} | {f"{plan._TRIP}, median"}
     there = {targets.MTU_1500: guest, targets.RIG: rig}
-    there[targets.PAIRS] = {"frames of 60 kB with checksums to verify"}
+    there[targets.PAIRS] = {name for name, *_ in plan._PAIR_ROWS}
     there[targets.MTU_65520] = {each.name + q.suffix for each in rows.BULK for q in each.quantities}
     assert [t for t in targets.TARGETS if t.row not in there[t.section]] == []
 
