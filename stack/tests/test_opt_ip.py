@@ -218,14 +218,23 @@ def test_opt_ip_bind_address_no_port(world: World) -> None:
 
 def test_opt_ip_local_port_range(world: World) -> None:
     """IP_LOCAL_PORT_RANGE: ephemeral ports come from within; all taken is EADDRINUSE; a reversed one is EINVAL."""
-    with datagram(world) as one, datagram(world) as two, datagram(world) as three:
-        for sock in (one, two, three):
-            sock.setsockopt(IP, 51, struct.pack("@I", 40001 << 16 | 40000))
-        for sock in (one, two):
-            sock.bind((LOOPBACK, 0))
-            assert sock.getsockname()[1] in (40000, 40001)
-        assert code(three.bind, (LOOPBACK, 0)) == errno.EADDRINUSE
-        assert code(three.setsockopt, IP, 51, struct.pack("@I", 40000 << 16 | 40001)) == errno.EINVAL
+    for first in range(40_000, 60_000, 1000):  # where no other program has one of the two
+        with datagram(world) as one, datagram(world) as two, datagram(world) as three:
+            for sock in (one, two, three):
+                sock.setsockopt(IP, 51, struct.pack("@I", first + 1 << 16 | first))
+            try:
+                one.bind((LOOPBACK, 0))
+                two.bind((LOOPBACK, 0))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            assert {one.getsockname()[1], two.getsockname()[1]} == {first, first + 1}
+            assert code(three.bind, (LOOPBACK, 0)) == errno.EADDRINUSE
+            assert code(three.setsockopt, IP, 51, struct.pack("@I", first << 16 | first + 1)) == errno.EINVAL
+            break
+    else:
+        pytest.fail("no two ports were to be had")
 
 
 def test_opt_ip_unicast_if() -> None:

@@ -22,6 +22,7 @@ import pytest
 from stack import Network, Stack
 from stack.socket import syscalls
 from stack.tests.kernel_twin import code
+from stack.tests.test_runner_blocking import until_waiting
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_a_detached_descriptor_goes_on_showing_readiness(stack: Stack) -> None:
             epoll.register(fd, select.EPOLLIN)
             assert epoll.poll(0) == []
             served.sendall(b"x")
-            assert epoll.poll(1) == [(fd, select.EPOLLIN)]
+            assert epoll.poll(10) == [(fd, select.EPOLLIN)]
             assert syscalls.read(fd, 10) == b"x"
             assert epoll.poll(0) == []
         again = stack.socket.socket(fileno=fd)
@@ -149,7 +150,7 @@ def test_objects_that_share_an_open_socket(stack: Stack) -> None:
             epoll.register(copy.fileno(), select.EPOLLIN)
             client.close()
             served.sendall(b"x")
-            assert len(epoll.poll(1)) == 1
+            assert len(epoll.poll(10)) == 1
         assert copy.recv(1) == b"x"
         copy.close()
         assert served.recv(1) == b""
@@ -213,8 +214,7 @@ def test_a_thread_blocked_in_recv_costs_no_polling(stack: Stack) -> None:
         heard: list[bytes] = []
         thread = threading.Thread(target=lambda: heard.append(served.recv(10)))
         thread.start()
-        while not network.runner.occupied:
-            pass
+        until_waiting(network)
         client.setsockopt(kernel.IPPROTO_TCP, kernel.TCP_NODELAY, 1)
         with network.lock:
             before = network.stats.calls

@@ -9,6 +9,7 @@ import errno
 import socket as kernel
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -324,6 +325,13 @@ def test_opt_quickack_reads_as_the_mode_it_is_in(world: World) -> None:
         assert client.getsockopt(TCP, kernel.TCP_QUICKACK) == 1
 
 
+def arrived(sock: Any) -> bytes:
+    """What there is to be read, whatever the low-water mark."""
+    with suppress(BlockingIOError):
+        return bytes(sock.recv(100, kernel.MSG_PEEK | kernel.MSG_DONTWAIT))
+    return b""
+
+
 def test_opt_rcvlowat_is_what_poll_and_a_blocking_recv_wait_for(world: World) -> None:
     """Fewer bytes: not readable; recv that may wait does; what may not takes what is there. The end always shows."""
     client, served = world.pair()
@@ -331,9 +339,7 @@ def test_opt_rcvlowat_is_what_poll_and_a_blocking_recv_wait_for(world: World) ->
         served.settimeout(None)
         served.setsockopt(SOL, kernel.SO_RCVLOWAT, 4)
         client.sendall(b"ab")
-        if world.network is None:
-            while not served.recv(1, kernel.MSG_PEEK | kernel.MSG_DONTWAIT):
-                pass
+        world.until(lambda: arrived(served) == b"ab")
         assert world.bits(served) == OUT
         assert served.recv(10, kernel.MSG_DONTWAIT) == b"ab"
         client.sendall(b"abcd")
@@ -343,6 +349,7 @@ def test_opt_rcvlowat_is_what_poll_and_a_blocking_recv_wait_for(world: World) ->
         assert served.recv(2) == b"xy"  # all that was asked for
         served.setsockopt(SOL, kernel.SO_RCVTIMEO, struct.pack("ll", 0, 20_000))
         client.sendall(b"z")
+        world.until(lambda: arrived(served) == b"z")
         assert served.recv(10) == b"z"  # the time is over
         client.sendall(b"!")
         client.close()
@@ -362,11 +369,17 @@ def test_opt_notsent_lowat_fills_no_buffer(world: World) -> None:
             if lowat:
                 client.setsockopt(TCP, kernel.TCP_NOTSENT_LOWAT, lowat)
             total = 0
-            try:
-                while True:
-                    total += client.send(bytes(65_536))
-            except BlockingIOError:
-                assert not world.bits(client) & OUT
+
+            def full() -> bool:
+                """What the peer's side has taken since the last send may have made room again."""
+                nonlocal total
+                with suppress(BlockingIOError):
+                    while True:
+                        total += client.send(bytes(65_536))  # noqa: B023 - called within this turn of the loop
+                return not world.bits(client) & OUT  # noqa: B023
+
+            world.until(full)
+            assert not world.bits(client) & OUT
             taken.append(total)
     assert taken[1] < taken[0]
 
