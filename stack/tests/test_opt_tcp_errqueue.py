@@ -101,6 +101,7 @@ def test_msg_zerocopy_notice_without_room_of_tcp(world: World) -> None:
 
 def closed_window(world: World, client: Any, served: Any) -> int:
     """Sends more by MSG_ZEROCOPY than the peer takes unread; how much."""
+    served.setsockopt(kernel.SOL_SOCKET, kernel.SO_RCVBUF, 65536)
     client.setsockopt(kernel.SOL_SOCKET, SO_ZEROCOPY, 1)
     client.setblocking(False)
     return int(client.send(bytes(200_000), MSG_ZEROCOPY))

@@ -37,6 +37,31 @@ DIFFERENCES = {
 }
 
 
+def _kernel_takes(flags: int) -> bool:
+    with kernel.socket(kernel.AF_INET, kernel.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(SOL, SO_TIMESTAMPING, flags)
+        except OSError:
+            return False
+    return True
+
+
+def _kernel_takes_new_message() -> bool:
+    with kernel.socket(kernel.AF_INET, kernel.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        try:
+            sock.sendmsg([b""], [(SOL, SO_TIMESTAMPING_NEW, struct.pack("@I", 0))], 0, sock.getsockname())
+        except OSError:
+            return False
+    return True
+
+
+#: Linux 6.2.
+KERNEL_COUNTS_WRITTEN = _kernel_takes(OPT_ID | OPT_ID_TCP)
+#: Linux 6.8.
+KERNEL_TAKES_NEW_MESSAGE = _kernel_takes_new_message()
+
+
 @pytest.fixture(params=["kernel", "ours"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "kernel":
@@ -82,10 +107,14 @@ def entry(world: World, sock: Any) -> Entry:
 
 
 def told(world: World, sock: Any, *kinds: int) -> list[int]:
-    """The numbers of the next entries, which must be of these kinds."""
-    entries = [entry(world, sock) for _ in kinds]
-    assert [each.kind for each in entries] == list(kinds)
-    return [each.number for each in entries]
+    """The numbers of the next entries, which must be of these kinds. The kernel may have sent something twice."""
+    entries: list[tuple[int, int]] = []
+    while len(entries) < len(kinds):
+        each = entry(world, sock)
+        if world.network is not None or each[:2] not in entries:
+            entries.append(each[:2])
+    assert [kind for kind, _ in entries] == list(kinds)
+    return [number for _, number in entries]
 
 
 def nothing_more(sock: Any) -> None:
@@ -164,6 +193,8 @@ def test_opt_so_timestamping_of_tcp_counts_bytes(world: World) -> None:
     client, served = pair(world)
     with client, served:
         for more, first in ((0, 4), (OPT_ID_TCP, 0)):
+            if more and world.network is None and not KERNEL_COUNTS_WRITTEN:
+                continue
             client.setsockopt(SOL, SO_TIMESTAMPING, 0)
             client.send(b"abcd", kernel.MSG_MORE)
             client.setsockopt(SOL, SO_TIMESTAMPING, TX_ACK | SOFTWARE | OPT_ID | OPT_TSONLY | more)
@@ -199,6 +230,8 @@ def test_opt_so_timestamping_of_tcp_joins_sends(world: World) -> None:
 @pytest.mark.parametrize("number", [SO_TIMESTAMPING, SO_TIMESTAMPING_NEW])
 def test_opt_so_timestamping_of_tcp_by_control_message(world: World, number: int) -> None:
     """SCM_TIMESTAMPING, old and new, with a send on a TCP socket: its TX flags instead of the socket's."""
+    if world.network is None and number == SO_TIMESTAMPING_NEW and not KERNEL_TAKES_NEW_MESSAGE:
+        pytest.skip("this machine's kernel knows the old message only")
     client, served = pair(world)
     with client, served:
         client.setsockopt(SOL, number, SOFTWARE | OPT_ID | OPT_TSONLY)

@@ -34,6 +34,17 @@ DIFFERENCES = {
 }
 
 
+def _kernel_goes_back() -> bool:
+    with kernel.socket() as sock:
+        sock.setsockopt(SOL, SO_TIMESTAMP_NEW, 1)
+        sock.setsockopt(SOL, SO_TIMESTAMPING, SOFTWARE)
+        return sock.getsockopt(SOL, SO_TIMESTAMP) == 1
+
+
+#: SO_TIMESTAMPING makes new messages old ones again, in new kernels.
+KERNEL_GOES_BACK = _kernel_goes_back()
+
+
 @pytest.fixture(params=["kernel", "ours"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "kernel":
@@ -160,6 +171,8 @@ def test_opt_so_timestamp_of_tcp_old_and_new(world: World) -> None:
             (SO_TIMESTAMPING, [SO_TIMESTAMPNS, SO_TIMESTAMPING]),
             (SO_TIMESTAMPING_NEW, [SO_TIMESTAMPNS_NEW, SO_TIMESTAMPING_NEW]),
         ):
+            if number == SO_TIMESTAMPING and world.network is None and not KERNEL_GOES_BACK:
+                continue
             served.setsockopt(SOL, number, RX_SOFTWARE | SOFTWARE)
             served.setsockopt(SOL, SO_TIMESTAMPING if number == SO_TIMESTAMP else number, RX_SOFTWARE | SOFTWARE)
             if number == SO_TIMESTAMPNS_NEW:
