@@ -345,6 +345,14 @@ class Network:
                 del self.hot[source]
         return appeared
 
+    def linger(self) -> None:
+        """After a turn with nothing to do: if one source alone is hot, have it look on without Python."""
+        if len(self.hot) == 1:
+            (source,) = self.hot
+            look = getattr(source, "linger", None)
+            if look is not None:
+                look()
+
     def finish(self) -> None:
         """End a socket call: send and deliver what it deferred, wake whom it concerns."""
         scheduler = self.scheduler

@@ -2,14 +2,16 @@
 
 Theory of operation
 -------------------
-Waking a halted core costs about 50 us, so after traffic it pays to keep looking for a while - if it outlasts the wait.
-Hence a spin is the longest allowed or none at all. How long waits take is learnt from those that ended.
+Waking a halted core costs about 50 us, so after traffic it may pay to keep looking for a while. It may also make things
+worse. A guest is three threads: its CPU, QEMU's main loop, which turns our calls into interrupts, and we; where they
+and whatever else runs share two cores, a spinner keeps from its core just who would send what it waits for. Nothing
+that can be seen from inside tells one case from the other: spins are preempted in both.
 
-And it pays only on a core nobody else wants. A guest is three threads: its CPU, QEMU's main loop, which turns our
-calls into interrupts, and we. On two cores the main loop gets none while we spin; a spinner has used up its share
-when the message comes and is preempted just then, whereas a sleeper is let in at once. Whether somebody wants the core
-shows in the spin itself: it took longer than it cost CPU time. Then the next waits are slept through, twice as many
-each time it is found again, up to `MAX_ABSTAIN`; a spin that was left alone halves that.
+So it is tried. Waits come in blocks of `BLOCK`. Most go by the favourite, spinning or sleeping; now and then a block
+goes by the other, and if its waits were shorter, that one is the favourite from then on. The longer a favourite has
+held out, the more blocks pass before the next trial, up to `LONGEST`; after a change the next trial follows soon.
+Spinning costs a core, so it must win clearly: sleeping is preferred where waits are as long, which is so where they are
+much longer than any spin (all count as `MAX_WAIT` then).
 """
 
 from __future__ import annotations
@@ -18,43 +20,54 @@ from typing import Final
 
 from stack.scheduler import NS_PER_US
 
-#: The longest wait worth spinning for, ns.
+#: The longest spin, ns.
 MAX_SPIN: Final = 200 * NS_PER_US
-#: A spin that lost more than this to others (ns) was on a core they want.
-STOLEN: Final = 15 * NS_PER_US
-#: Waits to sleep through after such a spin.
-MIN_ABSTAIN: Final = 8
-MAX_ABSTAIN: Final = 1024
+#: What a longer wait counts as, ns: one pause must not outweigh all other waits of a block.
+MAX_WAIT: Final = 4 * MAX_SPIN
+#: Waits that are compared with as many others.
+BLOCK: Final = 32
+#: Blocks between two trials, at most.
+LONGEST: Final = 32
 
 
 class Patience:
-    """`window` before a wait, `spun` after spinning in it, `learn` when it is over."""
+    """`window` before a wait, `learn` when it is over."""
 
-    __slots__ = ("_abstain", "_left", "_typical")
+    __slots__ = ("_blocks", "_favourite", "_hold", "_left", "_spins", "_standard", "_total")
 
     def __init__(self) -> None:
-        self._typical = MAX_SPIN // 4
-        self._abstain = MIN_ABSTAIN  # waits to sleep through when a core turns out to be wanted
-        self._left = 0  # of these
+        self._favourite = self._spins = True  # spinning; what is done in this block
+        self._left = BLOCK  # waits to come in this block
+        self._total = 0  # ns waited in it
+        self._standard = 0  # ns waited in the favourite's last block
+        self._hold = 1  # blocks from one trial to the next
+        self._blocks = 1  # blocks left until then
 
     def window(self) -> int:
         """Nanoseconds to look for."""
-        return 0 if self._left or 2 * self._typical >= 3 * MAX_SPIN else MAX_SPIN
-
-    def spun(self, wall: int, cpu: int) -> None:
-        """A spin is over that took `wall` ns, of which the thread ran for `cpu` ns."""
-        if wall - cpu > STOLEN:
-            self._left = self._abstain
-            self._abstain = min(2 * self._abstain, MAX_ABSTAIN)
-        elif self._abstain > MIN_ABSTAIN:
-            self._abstain //= 2
+        return MAX_SPIN if self._spins else 0
 
     def learn(self, waited: int) -> None:
-        """A wait took `waited` ns. One long pause counts little: it is capped before it is averaged.
+        """A wait took `waited` ns."""
+        self._total += min(waited, MAX_WAIT)
+        self._left -= 1
+        if not self._left:
+            self._compare()
 
-        A wait that was slept through includes the time a halted core takes to wake: `window` allows for half as much
-        again before it gives spinning up.
-        """
-        if self._left:
-            self._left -= 1
-        self._typical += (min(waited, 4 * MAX_SPIN) - self._typical) >> 3
+    def _compare(self) -> None:
+        """A block is over."""
+        total, self._total, self._left = self._total, 0, BLOCK
+        favourite = self._favourite
+        if self._spins is favourite:
+            self._standard = total
+            self._blocks -= 1
+            if not self._blocks:
+                self._spins = not favourite
+            return
+        spun, slept = (self._standard, total) if favourite else (total, self._standard)
+        best = spun < slept - slept // 16
+        if best is favourite:
+            self._hold = min(2 * self._hold, LONGEST)
+        else:
+            self._favourite, self._hold = best, 1
+        self._spins, self._blocks = best, self._hold

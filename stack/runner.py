@@ -29,13 +29,8 @@ devices, looks once more, and sleeps in `epoll` - Python's, so that Ctrl-C works
 fires, a timer is due, its own deadline comes, or another thread *nudges* it: a socket call of another thread that made
 the leader's socket ready, left work undone, or armed an earlier timer.
 
-**The background thread's three rests.** Waking it for every message that another thread handles itself would cost a
-thread switch each. So while others lead and traffic is recent it is on *patrol*: a short sleep after which it only
-looks whether anybody led meanwhile. If nobody did it takes over: it cools the sources the last leader left suppressed
-and goes on *watch*, asleep in the Network's descriptors as a leader would be. Without recent traffic it is *off
-duty*, asleep until told. A leaving leader tells it only if it is not on patrol; so steady request-and-response
-traffic wakes it about a thousand times a second, however many messages there are, and a quiet Network never. Of work
-without an end it rests every millisecond while others make calls: they would hardly get the interpreter's lock.
+**The background thread** rests on patrol, on watch or off duty (`stack.background`). A leader who is not expected back
+and leaves nobody in the line cools the sources and puts it on watch, which wakes it only if there is work.
 
 **Interrupts.** The lock is only taken by `with`, sleeping happens outside of it, and whoever leaves, by whatever
 exception, gives back in `finally` what it held: its place among the observers, its place in the line, the token.
@@ -45,33 +40,26 @@ With a ManualClock there is nothing to wait for: see `stack.virtual`.
 
 from __future__ import annotations
 
-import logging
 import os
-import select
 import threading
 import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
 
-from stack.network import MAX_EVENTS, Alarm, Network, Runner, closed_error
+from stack.background import FOREVER, Background, seconds
+from stack.network import MAX_EVENTS, Network, Runner, closed_error
 from stack.patience import Patience
-from stack.scheduler import NS_PER_MS, NS_PER_S
+from stack.scheduler import NS_PER_S
 from stack.socket.base import AGAIN, Again, Timeout
 from stack.socket.poll import ALWAYS, Pollee
 from stack.switching import SwitchInterval
-from stack.token import PATROL, Token
+from stack.token import Token
 from stack.virtual import VirtualRunner
 from stack.waiter import Waiter
 
 T = TypeVar("T")
 
-#: A sleep without a deadline, as `Network.asleep_until`.
-FOREVER: Final = 1 << 62
-#: How long after the last traffic it stays on patrol.
-RECENT: Final = 20 * NS_PER_MS
-#: Seconds; epoll_wait counts milliseconds in a C int.
-LONGEST_SLEEP: Final = 86400.0
 #: So many glances, and turns with something to do in them, pass between two looks at the descriptors.
 LOOK_AROUND: Final = 8
 #: The main thread sleeps no longer than this at a time, seconds. Python looks for signals before it goes to sleep, and
@@ -80,9 +68,6 @@ SIGNAL_GAP: Final = 1.0
 
 #: The interpreter has one switch interval, whatever the number of Networks.
 SWITCHING: Final = SwitchInterval()
-
-_LOG: Final = logging.getLogger(__name__)
-
 
 _NO_EVENTS: Final[list[tuple[int, int]]] = []
 
@@ -104,12 +89,10 @@ class _RealRunner(Token):
         self.clock = clock
         self._spare: list[Waiter] = []
         self._patience = Patience()
-        self._spin_began = 0  #: when (ns) the leader began to spin, and its CPU time then; 0: it does not
-        self._spin_cpu = 0
         self._glances = 0  # since the descriptors were last looked at
         self._looking: tuple[int, int] | None = None  # of a glance in vain: since when, and since when without traffic
         self._can_spin = (os.cpu_count() or 1) > 1
-        self.background: _Background = _Background(self)
+        self.background: Background = Background(self)
 
     # -- what the Network asks ----------------------------------------------------------------------------------------
 
@@ -172,7 +155,6 @@ class _RealRunner(Token):
             pollee.learn(now - pollee.left)
         deadline = FOREVER if timeout is None else now + timeout
         network.asleep_until = 0
-        self._spin_began = 0
         self._glances += 1
         while True:
             events = _NO_EVENTS
@@ -181,7 +163,6 @@ class _RealRunner(Token):
                 events = network.events()
             if network.turn(now, events):
                 self._glances += 1
-                self._end_spin(now)
                 quiet_since = now
                 try:
                     result = attempt(*args)
@@ -200,7 +181,6 @@ class _RealRunner(Token):
             now = self.clock()
             if now >= deadline:
                 break
-        self._end_spin(now)
         self._looking = began, quiet_since
         return AGAIN
 
@@ -268,7 +248,6 @@ class _RealRunner(Token):
         now = clock()
         began, quiet_since = self._looking or (now, now)
         self._looking = None
-        self._spin_began = 0
         looked = 0
         while True:
             timeout = 0.0
@@ -282,14 +261,12 @@ class _RealRunner(Token):
                     if waiter.ready:
                         result = self._attempt(waiter, attempt, args)
                         if result is not AGAIN:
-                            self._end_spin(now)
                             self._patience.learn(now - began)
                             assert waiter.pollee is not None
                             waiter.returns = self.succeeded(waiter.pollee, now)
                             return result
                         worked = True
                     elif self.depose(waiter):
-                        self._end_spin(now)
                         return DEPOSED
                     if network.closed:
                         raise closed_error()
@@ -297,7 +274,6 @@ class _RealRunner(Token):
                         return AGAIN
                     if worked:
                         quiet_since = now
-                        self._end_spin(now)
                         looked += 1
                         if turnstile.locked():
                             break
@@ -306,8 +282,7 @@ class _RealRunner(Token):
                         continue
                     if network.hot and (self._spins(now, quiet_since) or network.arm()):
                         continue
-                    if SWITCHING.due(now):
-                        self.consider_switching(now)
+                    self.consider_switching(now)
                     timeout = self._prepare_sleep(waiter, now, deadline)
                     break
             if timeout == 0.0:
@@ -320,20 +295,12 @@ class _RealRunner(Token):
 
     def _spins(self, now: int, quiet_since: int) -> bool:
         """Lock held, nothing to do since `quiet_since`: whether to look again rather than to sleep."""
-        if self._can_spin and now - quiet_since < self._patience.window() and not self.network.turnstile.locked():
-            self.network.stats.spins += 1
-            if not self._spin_began:
-                self._spin_began, self._spin_cpu = now, time.thread_time_ns()
+        network = self.network
+        if self._can_spin and now - quiet_since < self._patience.window() and not network.turnstile.locked():
+            network.stats.spins += 1
+            network.linger()
             return True
-        self._end_spin(now)
         return False
-
-    def _end_spin(self, now: int) -> None:
-        """Lock held: if the leader was spinning, learn whether others wanted its core."""
-        began = self._spin_began
-        if began:
-            self._spin_began = 0
-            self._patience.spun(now - began, time.thread_time_ns() - self._spin_cpu)
 
     def _prepare_sleep(self, waiter: Waiter, now: int, deadline: int) -> float:
         """Lock held: what must be known of a leader that sleeps; returns for how many seconds, -1 for ever."""
@@ -344,146 +311,16 @@ class _RealRunner(Token):
         until = deadline if due is None or deadline < due else due
         waiter.asleep = True
         network.asleep_until = until
-        seconds = _seconds(until, now)
+        length = seconds(until, now)
         if threading.current_thread() is not threading.main_thread():
-            return seconds
-        return SIGNAL_GAP if seconds < 0 else min(seconds, SIGNAL_GAP)
+            return length
+        return SIGNAL_GAP if length < 0 else min(length, SIGNAL_GAP)
 
     def consider_switching(self, now: int) -> None:
         """Lock held, about to sleep: is somebody computing beside us? Only matters where outside events wake us."""
-        if self.network.polls_descriptors:
+        if SWITCHING.due(now) and self.network.polls_descriptors:
             others = time.process_time_ns() - time.thread_time_ns()
             SWITCHING.look(now, threading.get_ident(), others, self.network.stats.calls)
-
-
-class _Background:
-    """The last follower: a daemon thread that polls while no other thread does."""
-
-    def __init__(self, runner: _RealRunner) -> None:
-        self._runner = runner
-        self._thread: threading.Thread | None = None
-        self._stopping = False
-        self._on_watch = False  # asleep in the Network's descriptors
-        self.running = False
-        self.on_patrol = False
-        self._until = FOREVER  # on watch: when it will look by itself
-        self._bell: Alarm
-        self._rest: select.epoll  # where it sleeps: its own bell, and on watch the Network's descriptors too
-
-    def start(self) -> None:
-        network = self._runner.network
-        with network.lock:
-            if self._thread is not None or network.closed:
-                return
-            self._bell = Alarm()
-            self._rest = select.epoll()
-            self._rest.register(self._bell, select.EPOLLIN | select.EPOLLET)
-            self._rest.register(network.epoll.fileno(), 0)
-            self._thread = threading.Thread(target=self._run, name="guestwire-network", daemon=True)
-            self.running = True
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Not under the lock. Returns when the thread has ended."""
-        thread = self._thread
-        if thread is None:
-            return
-        self._stopping = True
-        self.tell()
-        if thread is not threading.current_thread():
-            thread.join()
-        self.running = False
-        self._thread = None
-        self._rest.close()
-        self._bell.close()
-
-    def tell(self) -> None:
-        """End its rest, whichever it is."""
-        if self._thread is not None:
-            self._bell.ring()
-
-    def resume(self) -> None:
-        """Lock held: the last leader has left."""
-        if self._thread is not None and not self.on_patrol:
-            network = self._runner.network
-            if not self._on_watch or network.hot:
-                self.tell()
-            else:
-                self._mind_deadline(network)
-
-    def _mind_deadline(self, network: Network) -> None:
-        """On watch all the time, but its deadline may be too late by now."""
-        network.asleep_until = self._until
-        due = network.scheduler.next_deadline()
-        if due is not None and due < self._until:
-            self.tell()
-
-    def yield_watch(self) -> None:
-        """Lock held: a leader goes to sleep in the Network's descriptors, where only one may sleep."""
-        if self._on_watch:
-            self._on_watch = False
-            self.tell()
-
-    def _run(self) -> None:
-        runner = self._runner
-        network = runner.network
-        timeout = 0.0
-        watching = False
-        try:
-            while not self._stopping:
-                if timeout:
-                    self._rest.poll(timeout, 2)
-                with network.lock:
-                    if network.closed:
-                        return
-                    self._on_watch = self.on_patrol = False
-                    if not runner.led:
-                        network.asleep_until = 0
-                    timeout, watch = self._duty()
-                    if watch != watching:
-                        watching = watch
-                        self._rest.modify(network.epoll.fileno(), select.EPOLLIN if watch else 0)
-                if timeout == 0.0:
-                    with network.turnstile:
-                        pass
-        except Exception:  # noqa: BLE001 - whatever it is, blocked threads must hear of it
-            _LOG.exception("the Network's background thread failed; the Network is closed")
-            with network.lock:
-                network.closed = True
-                runner.rouse()
-
-    def _duty(self) -> tuple[float, bool]:
-        """Lock held: do what is to be done; returns how long to rest (s; 0.0: not at all, -1: for ever), on watch?"""
-        runner = self._runner
-        network = runner.network
-        now = runner.clock()
-        recent = now - runner.last_traffic < RECENT
-        if runner.led:
-            self.on_patrol = recent
-            return (PATROL / NS_PER_S if recent else -1.0), False
-        if now - runner.last_traffic < PATROL:
-            self.on_patrol = True  # somebody led a moment ago and will again
-            return PATROL / NS_PER_S, False
-        while True:
-            worked = network.turn(at := runner.clock(), network.events())
-            if network.turnstile.locked():
-                return 0.0, False
-            if worked and at - now > PATROL and runner.accompanied(at):
-                self.on_patrol = True
-                return PATROL / NS_PER_S, False
-            if not worked and not network.arm():
-                break
-        if SWITCHING.due(now):
-            runner.consider_switching(now)
-        due = network.scheduler.next_deadline()
-        self._on_watch = True
-        self._until = network.asleep_until = FOREVER if due is None else due
-        return _seconds(self._until, runner.clock()), True
-
-
-def _seconds(until: int, now: int) -> float:
-    """How long epoll is to sleep: at least a moment, at most what it can count, -1 for ever."""
-    return -1.0 if until == FOREVER else min(max((until - now) / NS_PER_S, 1e-6), LONGEST_SLEEP)
 
 
 def make_runner(network: Network, clock: Callable[[], int] | None) -> Runner:

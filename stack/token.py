@@ -30,8 +30,12 @@ class LastFollower(Protocol):
         """End its rest, whichever it is."""
         ...
 
+    def mind(self) -> None:
+        """The last leader has left for a moment."""
+        ...
+
     def resume(self) -> None:
-        """The last leader has left."""
+        """The last leader has left, and is not expected back."""
         ...
 
 
@@ -107,12 +111,12 @@ class Token:
         if returns and background.running:
             self._absent = pollee
             pollee.keeper = self._retire
+            if not background.on_patrol and not self.network.closed:
+                background.mind()
         else:
             self._absent = None
-            if self._pass_on():
-                return
-        if not background.on_patrol and not self.network.closed:
-            background.resume()
+            if not self._pass_on() and not self.network.closed:
+                background.resume()
 
     def _pass_on(self) -> bool:
         """The token lies there; the longest parked follower gets it. False if there is none."""

@@ -84,6 +84,9 @@ RX_DROPS: Final = (
     "checksum",
 )
 
+#: How often `linger` looks: 5 us to 15 us, by how long a processor pauses. Who wants the Network waits that long.
+LINGER_LOOKS: Final = 256
+
 #: A frame that leaves alone is put together first if its payload is not longer than this, bytes.
 _LONE_BYTES: Final = 2048
 
@@ -261,6 +264,14 @@ class NetDevice(Device):
         self.frames_in += inbox.frames
         self.bytes_in += inbox.bytes
         return sliced(view, self._record_bytes, count, self._chunk_bytes, inbox.nchunks, inbox.alike)
+
+    def linger(self) -> None:
+        """Look for frames for some microseconds, or until there is one; other threads have the interpreter meanwhile.
+        A card with several queue pairs returns at once.
+        """
+        sources = self._sources
+        if len(sources) == 1:
+            sources[0].linger(LINGER_LOOKS)
 
     def _announce(self) -> list[RxFrame]:
         frames: list[RxFrame] = []

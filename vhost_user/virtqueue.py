@@ -334,6 +334,16 @@ class Virtqueue(RingControl):
         """At least one chain is available."""
         return self.room() > 0
 
+    def linger(self, looks: int) -> bool:
+        """Look up to `looks` times in C, a pause of the processor after each (some 20 ns to 60 ns): True as soon as a
+        chain is available. Nobody else waits for the interpreter meanwhile.
+        """
+        self._gate.acquire()
+        try:
+            return self._live and self._check(lib.gw_vring_linger(self._ring, looks)) > 0
+        finally:
+            self._gate.release()
+
     def suppress(self) -> None:
         """We look by ourselves: the guest need not kick until `arm`."""
         with self._gate:

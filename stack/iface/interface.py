@@ -27,7 +27,7 @@ from stack.iface.arp import Arp
 from stack.iface.changes import ChangeKind, ChangeLog
 from stack.iface.facts import TO_ALL, TO_GROUP, TO_US, InterfaceFlags, InterfaceStats, hardware_type, shown_flags
 from stack.iface.hooks import FrameHandler, Ports, RxHook, Tap
-from stack.link.device import GSO_UDP_L4, CoalescingDevice, LinkDevice, Offload, RxFrame, TxFrame
+from stack.link.device import GSO_UDP_L4, CoalescingDevice, LingeringDevice, LinkDevice, Offload, RxFrame, TxFrame
 from stack.link.neighbour import Neighbour, NeighbourCache, NeighbourState
 from stack.link.offload import ALL_OFFLOADS, prepare, wire_length
 from stack.wire import ethernet
@@ -146,9 +146,9 @@ class Interface:
         self._queued_bytes = 0
         self._drain_callbacks: list[Callable[[], None]] = []
         self._flush_asked = False
-        self._suppressed = False
-        self._closed = False
+        self._suppressed = self._closed = False
         self._coalesced = device.receive_coalesced if isinstance(device, CoalescingDevice) else None
+        self.linger = device.linger if isinstance(device, LingeringDevice) else None  #: looks on without Python
         device.on_change = self._device_changed
 
     # --- Source -------------------------------------------------------------------------------------------------

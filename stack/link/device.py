@@ -123,3 +123,12 @@ class CoalescingDevice(Protocol):
         them, and nothing is lost by it. Returns the frames, and of how many frames and bytes on the wire they are
         made; at most `budget` of these."""
         ...
+
+
+@runtime_checkable
+class LingeringDevice(Protocol):
+    """What a `LinkDevice` may have besides: looking for frames without Python."""
+
+    def linger(self) -> None:
+        """Look for frames for some microseconds, or until there is one, without the interpreter's lock."""
+        ...

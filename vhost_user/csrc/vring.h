@@ -101,6 +101,9 @@ void gw_vring_set_call(struct gw_vring *ring, int fd);
 /* Chains available: 0..num, or a gw_result. */
 int gw_vring_room(struct gw_vring *ring);
 
+/* Look up to `looks` times, a pause of the processor after each, whether a chain is available: 1, 0 or a gw_result. */
+int gw_vring_linger(struct gw_vring *ring, uint32_t looks);
+
 /* Chains of a device-readable queue, copied to a fresh slab; how many records (0 is possible although chains were taken
  * and dropped), or a gw_result. Chains before a broken one are delivered; the next call then reports it. */
 int gw_vring_pop(struct gw_vring *ring, uint32_t budget, uint64_t max_bytes, uint64_t max_chain, struct gw_burst *burst);

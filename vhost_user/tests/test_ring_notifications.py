@@ -161,3 +161,23 @@ def test_a_disabled_ring_is_armed_for_discarding(flag_ring: Ring) -> None:
     assert flag_ring.queue.discard() == 1
     assert flag_ring.used_idx == 1
     assert flag_ring.queue.counters.discarded == 1
+
+
+def test_linger_looks_so_often_and_no_further_than_the_first_chain(flag_ring: Ring) -> None:
+    assert not flag_ring.queue.linger(100)
+    flag_ring.offer_buffers((BUFFERS, 1))
+    assert not flag_ring.queue.linger(0)
+    assert flag_ring.queue.linger(1)
+    assert flag_ring.queue.linger(1 << 31), "it does not look that often once there is one"
+    assert flag_ring.pop() == [flag_ring.guest.read(BUFFERS, 1)], "nothing was taken"
+
+
+def test_linger_on_a_ring_that_is_disabled_or_broken_returns_at_once(flag_ring: Ring) -> None:
+    flag_ring.offer_buffers((BUFFERS, 1))
+    flag_ring.queue.enabled = False
+    assert not flag_ring.queue.linger(1 << 31)
+    flag_ring.queue.enabled = True
+    flag_ring.set_avail_idx(1000)
+    assert not flag_ring.queue.linger(1 << 31)
+    assert flag_ring.queue.broken
+    assert not flag_ring.queue.linger(1 << 31)

@@ -176,3 +176,14 @@ def test_frames_a_full_ring_refuses_wait_and_arrive_in_order(card: Card) -> None
             card.poll()
         assert arrived == list(range(40))
         assert card.eth.queued == 0
+
+
+def test_a_card_lingers_until_there_is_a_frame_and_leaves_it_there(card: Card) -> None:
+    with card.plug() as guest:
+        assert card.eth.linger is not None
+        card.eth.linger()
+        assert card.device.receive(256) == []
+        frame = builders.ethernet(card.eth.mac, GUEST_MAC, 0x88B5, b"x" * 46)
+        assert guest.send([frame]) == 1
+        card.eth.linger()
+        assert [bytes(view) for view, *_ in card.device.receive(256)] == [frame]

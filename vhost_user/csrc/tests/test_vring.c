@@ -55,6 +55,7 @@ static void test_nothing_without_a_place(void) {
     gw_vring_stop(guest.ring);
     CHECK_INT(gw_vring_arm(guest.ring, 0), 0);
     CHECK_INT(gw_vring_suppress(guest.ring), 0);
+    CHECK_INT(gw_vring_linger(guest.ring, MANY), 0);
     gw_vring_set_kick(guest.ring, -1);
     CHECK_INT(gw_vring_drain_kick(guest.ring), 0);
     gw_vring_set_call(guest.ring, -1);
@@ -151,6 +152,7 @@ static void test_broken_chains(void) {
     CHECK_INT(gw_vring_discard(guest.ring, 1), GW_BROKEN_AVAIL_INDEX);
     CHECK_INT(gw_vring_arm(guest.ring, 0), GW_BROKEN_AVAIL_INDEX);
     CHECK_INT(gw_vring_room(guest.ring), GW_BROKEN_AVAIL_INDEX);
+    CHECK_INT(gw_vring_linger(guest.ring, 1), GW_BROKEN_AVAIL_INDEX);
     close_guest(&guest);
 }
 
@@ -515,7 +517,10 @@ static void test_notifications(void) {
     CHECK_INT(gw_vring_drain_kick(guest.ring), 0);
     CHECK_INT(gw_vring_counters(guest.ring)->kicks, 1);
     CHECK_INT(gw_load16(avail_event, memory_order_relaxed), 1);
+    CHECK_INT(gw_vring_linger(guest.ring, 3), 0);
     offer(&guest, 0);
+    CHECK_INT(gw_vring_linger(guest.ring, 3), 1);
+    CHECK_INT(gw_vring_linger(guest.ring, 0), 0);
     CHECK_INT(gw_vring_arm(guest.ring, 1), 0);
     CHECK_INT(gw_vring_arm(guest.ring, 0), 1);
     CHECK_INT(gw_vring_arm(guest.ring, 1000), 0);
