@@ -143,7 +143,9 @@ class TcpLayer:
             src = bound.addr
         hop = first_hop(options.ip_options) if options is not None and len(remote[0]) == 4 else None
         route = self.ip.route(hop or remote[0], src=src, oif=oif, mark=0 if options is None else options.mark)
-        if route.kind not in _CONNECTABLE:
+        if route.kind not in _CONNECTABLE or (
+            options is not None and options.direct and len(route.dst) == 4 and route.next_hop != route.dst
+        ):
             raise NetError(errno.ENETUNREACH)
         source = route.src if src is None else src
         remote = (remote[0] if hop else route.dst, remote[1])

@@ -69,6 +69,7 @@ class TcpOptions:
     watching: bool = False  #: IPV6_RECVPKTINFO and its likes: remember each packet's facts, see `Pcb.came`
     timed: bool = False  #: SO_TIMESTAMP and its likes: remember when data came, see `stack.tcp.receivetimes`
     stamps: int = 0  #: SO_TIMESTAMPING: SOF_TIMESTAMPING_TX_* of every send, see `stack.tcp.sendmarks`
+    direct: bool = False  #: SO_DONTROUTE: connect to IPv4 hosts on the link only
     mark: int = 0  #: SO_MARK, for rules that choose routes by it
     discover: int = 1  #: IP_MTU_DISCOVER, see `stack.tcp.discovery`
     discover6: int = 1  #: IPV6_MTU_DISCOVER

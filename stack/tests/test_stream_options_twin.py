@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from stack import Credentials, Network, Stack
+from stack.link import cable
 from stack.scheduler import NS_PER_MS, NS_PER_S
+from stack.socket.ip.options import IP_BIND_ADDRESS_NO_PORT
 from stack.socket.ip.signature_options import TCP_MD5SIG
 from stack.socket.ip.stream_info import explain
 from stack.socket.ip.stream_options import (
@@ -30,7 +32,8 @@ from stack.socket.ip.stream_options import (
     TCP_ZEROCOPY_RECEIVE,
 )
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP
-from stack.tests.kernel_twin import World, code
+from stack.testing.clock import ManualClock
+from stack.tests.kernel_twin import World, code, has_ipv6_loopback
 
 TCP = kernel.IPPROTO_TCP
 SOL = kernel.SOL_SOCKET
@@ -418,3 +421,62 @@ def test_opt_poll_hides_nothing_behind_the_low_water_mark(world: World) -> None:
         assert world.settle(served, HUP) == IN | OUT | RDHUP | HUP | ERR
         served.settimeout(None)
         assert code(served.recv, 2000) == errno.ECONNRESET
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
+def test_opt_ip_bind_address_no_port_of_tcp(world: World, host: str) -> None:
+    """IP_BIND_ADDRESS_NO_PORT on a TCP socket: bind() to port 0 settles the address and may be called again; connect()
+    or listen() finds the port.
+    """
+    if ":" in host and not has_ipv6_loopback():
+        pytest.skip("no ::1 on this machine")
+    family = kernel.AF_INET6 if ":" in host else kernel.AF_INET
+    with world.socket.socket(family) as listener, world.socket.socket(family) as client:
+        for sock in (listener, client):
+            sock.setsockopt(kernel.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((host, 0))
+            assert sock.getsockname()[:2] == (host, 0)
+            sock.bind((host, 0))
+        assert code(client.bind, ("2001:db8::1" if ":" in host else "203.0.113.77", 0)) == errno.EADDRNOTAVAIL
+        listener.listen()
+        assert listener.getsockname()[0] == host
+        port = listener.getsockname()[1]
+        assert port
+        client.connect(("127.0.0.1" if host == "0.0.0.0" else host, port))
+        assert client.getsockname()[0] == ("127.0.0.1" if host == "0.0.0.0" else host)
+        assert client.getsockname()[1]
+        for sock in (listener, client):
+            assert code(sock.bind, (host, 0)) == errno.EINVAL
+
+
+def test_opt_ip_bind_address_no_port_of_tcp_keeps_the_address(world: World) -> None:
+    """The address bound without a port is the one connected from."""
+    with world.listener() as listener, world.socket.socket() as client:
+        client.setsockopt(kernel.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        client.bind(("127.0.0.5", 0))
+        client.connect(listener.getsockname())
+        served, address = listener.accept()
+        with served:
+            assert address == client.getsockname()
+            assert address[0] == "127.0.0.5"
+
+
+def test_opt_so_dontroute_of_tcp_reaches_hosts_on_the_link_only() -> None:
+    """SO_DONTROUTE on a TCP socket: connecting to what is behind a gateway is ENETUNREACH, to what is on the link not;
+    over IPv6 it changes nothing, as on Linux.
+    """
+    with Network(clock=ManualClock()) as network:
+        gw = network.stack("gw")
+        near, _far = cable(network.scheduler)
+        gw.add_interface(near, name="eth0", addresses=["10.0.0.1/24", "2001:db8::1/64"])
+        gw.add_route("0.0.0.0/0", "10.0.0.254")
+        gw.add_route("::/0", "2001:db8::fe")
+        for direct in (0, 1):
+            outcomes = []
+            for host in ("198.51.100.1", "10.0.0.9", "127.0.0.1", "2001:db8:1::1"):
+                with gw.socket.socket(kernel.AF_INET6 if ":" in host else kernel.AF_INET) as sock:
+                    sock.setsockopt(kernel.SOL_SOCKET, kernel.SO_DONTROUTE, direct)
+                    sock.setblocking(False)
+                    outcomes.append(code(sock.connect, (host, 9)))
+            under_way = errno.EINPROGRESS
+            assert outcomes == [errno.ENETUNREACH if direct else under_way, under_way, under_way, under_way]

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from stack.errors import NetError
 from stack.socket.base import AGAIN, Again, Phase
 from stack.socket.ip.binding import any_address, bind, connect_source
-from stack.socket.ip.options import IP_OPTIONS, IP_UNICAST_IF, IPPROTO_IP, IPPROTO_IPV6, port_range, unicast_interface
+from stack.socket.ip.options import (
+    IP_BIND_ADDRESS_NO_PORT,
+    IP_OPTIONS,
+    IP_UNICAST_IF,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
+    port_range,
+    unicast_interface,
+)
 from stack.socket.ip.options6 import IPV6_UNICAST_IF
 from stack.socket.ip.scope import bind_to_link
 from stack.socket.ip.stream_options import reuse
@@ -28,7 +36,8 @@ if TYPE_CHECKING:
 class StreamInit(Phase):
     """`refused`: a connect has failed and connect() has not been told so yet; `error`: its errno until read.
 
-    `before` is what a socket shows that has given up the port the kernel chose for it; the address it keeps.
+    `before` is what a socket shows that has given up the port the kernel chose for it, or has not got one yet
+    (IP_BIND_ADDRESS_NO_PORT); the address it keeps.
     """
 
     refuses = True
@@ -53,7 +62,12 @@ class StreamInit(Phase):
         if self.bound is not None or self.refused:
             raise NetError(errno.EINVAL)  # row CORE-19
         bind_to_link(self.socket, address[0], address[2])
-        self.bound = bind(self.socket, self.socket.host.netns.tcp.ports, address[:2])
+        bound = bind(self.socket, self.socket.host.netns.tcp.ports, address[:2])
+        if address[1] or not self.socket.options.value(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT):
+            self.bound = bound
+        else:  # claimed and given back: an address that cannot be had is told now
+            bound.release()
+            self.before = address[0], 0
         self.socket.chose_port = address[1] != 0
         self.socket.chose_address = any(address[0])
 
@@ -70,7 +84,7 @@ class StreamInit(Phase):
         if not any(address[0]) and first_hop(bytes(socket.options.value(IPPROTO_IP, IP_OPTIONS))):
             raise NetError(errno.EINVAL)  # a source route to nowhere
         bind_to_link(socket, address[0], address[2], connecting=True)
-        source, remote = connect_source(socket, self.bound.addr if self.bound else None, address[:2])
+        source, remote = connect_source(socket, self.bound.addr if self.bound else self.before[0], address[:2])
         oif = bound_interface(socket) or _unicast_interface(socket, remote[0])
         if socket.repair.on:
             connect_repaired(socket, self.bound, source, remote, oif)

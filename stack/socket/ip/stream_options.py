@@ -36,6 +36,7 @@ from stack.socket.options import SOL_SOCKET, Kind, Option, OptionTable, OptionVa
 from stack.socket.options_device import SO_BINDTOIFINDEX, SO_MARK, bound_interface
 from stack.socket.options_socket import (
     SO_BUF_LOCK,
+    SO_DONTROUTE,
     SO_KEEPALIVE,
     SO_OOBINLINE,
     SO_PEEK_OFF,
@@ -354,6 +355,7 @@ _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
     (IPPROTO_TCP, TCP_RTO_MIN_US, "rto_min", lambda microseconds: microseconds * NS_PER_US),
     (IPPROTO_TCP, TCP_DELACK_MAX_US, "delayed_ack_max", lambda microseconds: microseconds * NS_PER_US),
     (SOL_SOCKET, SO_RCVLOWAT, "rcvlowat", int),
+    (SOL_SOCKET, SO_DONTROUTE, "direct", bool),
     (SOL_SOCKET, SO_KEEPALIVE, "keepalive", bool),
     (SOL_SOCKET, SO_OOBINLINE, "oob_inline", bool),
     (IPPROTO_TCP, TCP_KEEPIDLE, "keepalive_idle", lambda seconds: seconds * NS_PER_S),
