@@ -27,7 +27,7 @@ RATE: Final = 20_000_000  #: bits per second
 ALGORITHMS: Final = ("reno", "cubic", "bbr")
 _MSS: Final = 1448
 #: Not counted: slow start, and the first losses.
-_WARM_SECONDS: Final = 5
+WARM_SECONDS: Final = 5
 
 
 def _line(seed: int) -> Impairment:
@@ -48,12 +48,12 @@ def theory(algorithm: str) -> float:
     return RATE * (1 - LOSS) * _MSS / (_MSS + 66) / 1e6
 
 
-def ours(algorithm: str, seconds: int, seed: int = 1) -> float:
-    """Mb/s between two stacks over `seconds` of virtual time."""
+def ours(algorithm: str, seconds: int, seed: int = 1, warm: int = WARM_SECONDS) -> float:
+    """Mb/s between two stacks over `seconds` of virtual time, behind `warm` that are not counted."""
     with Simulation(seed) as sim:
         near, far = sim.stack("near"), sim.stack("far")
         sim.link(near, far, there=_line(seed), back=_BACK, addresses=(["10.0.0.1/24"], ["10.0.0.2/24"]))
-        end = sim.clock() + (seconds + _WARM_SECONDS) * NS_PER_S
+        end = sim.clock() + (seconds + warm) * NS_PER_S
         counted: list[int] = []
 
         def send() -> Program[None]:
@@ -90,8 +90,8 @@ def ours(algorithm: str, seconds: int, seed: int = 1) -> float:
         return (counted[-1] - counted[0]) * 8 / seconds / 1e6
 
 
-def linux(algorithms: tuple[str, ...], seconds: int) -> dict[str, float]:
-    """Mb/s of each algorithm between two Linux nodes, those the kernel has. Raises NoKernelHostError."""
+def linux(algorithms: tuple[str, ...], seconds: int, warm: int = WARM_SECONDS) -> dict[str, float]:
+    """Mb/s of each algorithm between two Linux nodes, those the kernel has, as `ours`. Raises NoKernelHostError."""
     results: dict[str, float] = {}
     with ExitStack() as stack:
         network = stack.enter_context(Network())
@@ -106,7 +106,7 @@ def linux(algorithms: tuple[str, ...], seconds: int) -> dict[str, float]:
                     switch = Switch(network.scheduler)
                     network.attach_locked(switch.attach(end))
                     network.attach_locked(switch.attach(host.tap))
-            threads.append(threading.Thread(target=_transfer, args=(one, other, algorithm, seconds, results)))
+            threads.append(threading.Thread(target=_transfer, args=(one, other, algorithm, seconds, warm, results)))
         network.start()
         for thread in threads:
             thread.start()
@@ -115,7 +115,9 @@ def linux(algorithms: tuple[str, ...], seconds: int) -> dict[str, float]:
     return results
 
 
-def _transfer(one: KernelHost, other: KernelHost, algorithm: str, seconds: int, results: dict[str, float]) -> None:
+def _transfer(
+    one: KernelHost, other: KernelHost, algorithm: str, seconds: int, warm: int, results: dict[str, float]
+) -> None:
     """One transfer between two namespaces; its Mb/s goes to `results`."""
     with other.socket() as listener, one.socket() as sender:
         listener.bind(("10.0.0.2", 1))
@@ -124,7 +126,7 @@ def _transfer(one: KernelHost, other: KernelHost, algorithm: str, seconds: int, 
         sender.settimeout(10)
         sender.connect(("10.0.0.2", 1))
         receiver, _ = listener.accept()
-        end = time.monotonic() + _WARM_SECONDS + seconds
+        end = time.monotonic() + warm + seconds
 
         def send() -> None:
             blob = bytes(1 << 16)
@@ -146,10 +148,10 @@ def _transfer(one: KernelHost, other: KernelHost, algorithm: str, seconds: int, 
         thread.join()
 
 
-def figures(seconds: int) -> list[Figure]:
+def figures(seconds: int, warm: int = WARM_SECONDS) -> list[Figure]:
     """Each algorithm's throughput over the path, beside Linux's and theory's."""
     try:
-        measured: dict[str, Any] = linux(ALGORITHMS, seconds)
+        measured: dict[str, Any] = linux(ALGORITHMS, seconds, warm)
         reason = "not in this kernel"
     except NoKernelHostError as error:
         measured, reason = {}, str(error)
@@ -157,7 +159,7 @@ def figures(seconds: int) -> list[Figure]:
     for algorithm in ALGORITHMS:
         # A second of BBR is ten of the others: it fills the line.
         length, seeds = (seconds, (1,)) if algorithm == "bbr" else (seconds * 4, (1, 2))
-        rate = sum(ours(algorithm, length, seed) for seed in seeds) / len(seeds)
+        rate = sum(ours(algorithm, length, seed, warm) for seed in seeds) / len(seeds)
         theirs = measured.get(algorithm)
         beside = f"Linux {theirs:.2f}" if theirs else f"Linux: {reason}"
         name = f"{algorithm}, {RTT * 1000:.0f} ms, {LOSS:.0%} loss, {RATE // 1_000_000} Mb/s"

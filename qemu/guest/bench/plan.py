@@ -334,7 +334,7 @@ def _stack_alone(options: Options) -> Iterator[Section]:
         "packets without any offload, one core": lambda: cost.packet_rates(seconds),
         "connections that say nothing": lambda: cost.idle_connections(counts),
         "socket calls, beside the kernel's": lambda: list(sockets.figures(3 if options.quick else 9)),
-        "bulk TCP over a simulated path": lambda: paths.figures(2 if options.quick else 10),
+        "bulk TCP over a simulated path": lambda: paths.figures(1, warm=1) if options.quick else paths.figures(10),
     }
     for title, work in works.items():
         if options.wants(title, ""):
