@@ -26,6 +26,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from stack.scheduler import NS_PER_MS
 from stack.services.host_sockets import HostSockets
 from stack.vsock import VsockConnection, VsockState
 from stack.vsock.status import NO_ROOM, NOT_DIRECTLY
@@ -40,6 +41,9 @@ REPORT: Final = 128 << 10
 #: the socket needs no copy of ours. The kernel doubles it, to allow for its own costs, and grants no more than
 #: net.core.wmem_max; its default is 208 KiB, a fifth of what a guest may send ahead.
 SOCKET_BUFFER: Final = 512 << 10
+#: Guests tell of room by themselves as they read, and soon; asking each time costs both sides a packet and an interrupt
+#: (a thousand for each gigabyte). After so long (ns) without a word one that only answers is asked.
+ASK_AFTER: Final = 5 * NS_PER_MS
 #: Pieces in one sendmsg; IOV_MAX is 1024.
 PIECES: Final = 64
 
@@ -53,11 +57,13 @@ class Pump:
     """
 
     __slots__ = (
+        "_asking",
         "_can_read",
         "_can_write",
         "_deaf",
         "_early",
         "_ended",
+        "_heeding",
         "_hosts",
         "_mute",
         "_on_end",
@@ -82,11 +88,13 @@ class Pump:
         self._early = early
         self._on_end = on_end
         self._can_read = self._can_write = True  # until EAGAIN
+        self._heeding = True  # told of room in the socket
         self._mute = False  # the host's program will not send any more
         self._deaf = False  # the host's program will not receive any more
         self._said_mute = False  # the host's program knows that the guest will not send any more
         self._said_deaf = False  # ... that the guest will not receive any more
         self._ended = False
+        self._asking = connection.timer(self._ask)
         # The guest hears of room before it runs out: it goes on sending while we go on writing.
         connection.set_wanted(max(1, connection.rcvbuf - REPORT))
         connection.on_event = self._event
@@ -137,6 +145,7 @@ class Pump:
                 sent = self._sock.sendmsg(connection.views(PIECES))
             except BlockingIOError:
                 self._can_write = False
+                self._heed_room(True)
                 return False
             except BrokenPipeError:
                 self._deaf = True
@@ -149,8 +158,14 @@ class Pump:
             self._said_mute = True
             _shut(self._sock, socket.SHUT_WR)
         elif self._can_write:
+            self._heed_room(False)
             connection.use_sink(self._sock.fileno())
         return False
+
+    def _heed_room(self, heed: bool) -> None:
+        if heed is not self._heeding:
+            self._heeding = heed
+            self._hosts.heed_room(self._sock, heed=heed)
 
     def _to_guest(self) -> bool:
         connection = self.connection
@@ -163,8 +178,10 @@ class Pump:
                 return False
             room = connection.writable
             if not room:
-                connection.ask_credit()
+                if not self._asking.armed:
+                    self._asking.arm_in(ASK_AFTER)
                 return False
+            self._asking.cancel()
             if self._early:
                 self._early = self._early[connection.write(self._early) :]
                 continue
@@ -188,6 +205,10 @@ class Pump:
                 connection.shutdown_write()
         return False
 
+    def _ask(self) -> None:
+        """The guest had no room for us a while ago."""
+        self.connection.ask_credit()
+
     def _look_for_the_end(self) -> None:
         connection = self.connection
         if connection.readable:
@@ -204,6 +225,7 @@ class Pump:
 
     def _close(self, *, abrupt: bool = False) -> None:
         self._ended = True
+        self._asking.cancel()
         self._hosts.remove(self._sock, self)
         close_socket(self._sock, abrupt=abrupt)
         self._on_end(self)

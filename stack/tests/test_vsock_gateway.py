@@ -369,23 +369,6 @@ def test_a_guest_that_never_reads_stops_the_host(rig: GatewayRig) -> None:
     assert len(stream.received) == sent
 
 
-def test_a_guest_that_does_not_say_what_it_has_read_is_asked(tmp_path: Path) -> None:
-    """One-way streams to guests that send credit only when asked stall otherwise (Asterinas #2885)."""
-    with gateway_rig(tmp_path, scripted=True) as rig:
-        client = rig.client(b"CONNECT 5\n")
-        (request,) = rig.transport.take()
-        rig.transport.feed(Op.RESPONSE, request[2], 5, alloc=10)
-        rig.settle()
-        client.sendall(b"x" * 10)
-        rig.settle()
-        client.sendall(b"y" * 5)
-        rig.settle()
-        assert rig.transport.ops() == ["RW", "CREDIT_REQUEST"]
-        rig.transport.feed(Op.CREDIT_UPDATE, request[2], 5, alloc=10, forwarded=10)
-        rig.settle()
-        assert rig.transport.ops()[0] == "RW"
-
-
 def test_a_guest_with_a_huge_buffer_cannot_make_us_hold_more_than_ours(tmp_path: Path) -> None:
     with gateway_rig(tmp_path, guest_buffer=0xFFFFFFFF) as rig:
         client = rig.client(b"CONNECT 5\n")

@@ -28,8 +28,8 @@ The end, as Linux does it (rows VS-07, VS-08, VS-13):
 from __future__ import annotations
 
 import errno
-from collections.abc import Container
-from typing import Any, Final
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
@@ -37,6 +37,9 @@ from stack.vsock.queue import COALESCE
 from stack.vsock.status import NOT_DIRECTLY, ConnectionStatus, VsockState
 from stack.vsock.transport import Buffer, VsockTx
 from stack.wire.vsock import MAX_PAYLOAD, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM, Op
+
+if TYPE_CHECKING:
+    from stack.scheduler import Timer
 
 CLOSE_TIMEOUT: Final = 8 * NS_PER_S  # Linux VSOCK_CLOSE_TIMEOUT
 CONNECT_TIMEOUT: Final = 2 * NS_PER_S  # Linux VSOCK_DEFAULT_CONNECT_TIMEOUT
@@ -212,6 +215,10 @@ class VsockConnection(ConnectionStatus):
     def _check_writable(self) -> None:
         if not self.can_write:
             raise NetError(errno.ENOTCONN if self.state is VsockState.CONNECTING else errno.EPIPE)
+
+    def timer(self, callback: Callable[[], None]) -> Timer:
+        """A timer for whoever uses this connection."""
+        return self._port.scheduler.timer(callback)
 
     def ask_credit(self) -> None:
         """Somebody wants to write and the peer takes nothing: have it say when it does."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from stack.bursts import histogram
@@ -37,6 +37,7 @@ from stack.vsock.connection import VsockConnection
 from stack.vsock.seqpacket import CONNECTIONS, PACKET_COST
 from stack.vsock.sibling import connect_sibling
 from stack.vsock.status import NO_ROOM, NOT_DIRECTLY
+from stack.vsock.straight import ROUND_BYTES, send_on
 from stack.vsock.transport import VsockRx, VsockTransport, VsockTx
 from stack.vsock.turns import LITTLE, SHARE_BYTES, Turns
 from stack.wire.vsock import CID_HOST, TYPE_SEQPACKET, TYPE_STREAM, Op
@@ -49,10 +50,6 @@ if TYPE_CHECKING:
 #: Live connections of one guest: below what a guest's flood of requests should cost us (reference section 4.4).
 CONNECTION_LIMIT: Final = 1024
 REPLY_LIMIT: Final = 1024  # RSTs waiting for room; what a correct guest provokes is one or two
-ROUND_BYTES: Final = 512 << 10  # data of one transmit call: within the cache
-#: System calls of one turn for what goes straight to sockets: a guest that sends single bytes, and goes on while we
-#: look, is not to keep the other guests waiting.
-SINK_CALLS: Final = 128
 #: Bursts that may be kept for the sake of little: four megabytes. A socket of the host takes 200 KiB at a time, so one
 #: that keeps up is a burst or two behind, and copying for it cost as much again as moving its bytes (measured).
 YOUNG: Final = 8
@@ -130,8 +127,10 @@ class GuestPort:
             return 0
         if self.fed:
             self._compact()
-        sent_on = self._send_on(self._next_data) if self.sinks and self._next_data is not None else 0
-        burst = self.transport.receive(budget)
+        sent_on, had_turn = 0, False
+        if self.sinks and self._next_data is not None:
+            sent_on, had_turn = send_on(self.transport, self._next_data, self.connections, self.sinks)
+        burst: Sequence[VsockRx] = () if had_turn else self.transport.receive(budget)
         self._look()
         connections = self.connections
         for packet in burst:
@@ -154,24 +153,6 @@ class GuestPort:
             self._flush()
         self._call()
         return len(burst) + sent_on
-
-    def _send_on(self, next_data: Callable[[], tuple[int, int, int, int, int] | None]) -> int:
-        """What lies first in the guest's ring, as long as it is for sockets that take it: packets."""
-        transport, connections, sinks = self.transport, self.connections, self.sinks
-        packets, enough = 0, ROUND_BYTES
-        for _ in range(SINK_CALLS):
-            if enough <= 0 or (route := next_data()) is None:
-                break
-            _, dst_cid, src_port, dst_port, kind = route
-            connection = connections.get((dst_port, src_port)) if dst_cid == CID_HOST else None
-            if connection is None or connection not in sinks or connection.kind != kind:
-                break
-            count, size = connection.send_on(transport, sinks[connection], enough)
-            if not count:
-                break
-            packets += count
-            enough -= size
-        return packets
 
     def _call(self) -> None:
         """Whoever waits for the guest's buffers may look again, if there may be some."""
