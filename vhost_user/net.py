@@ -42,7 +42,7 @@ from .frames import ETHER_HEADER, MIN_FRAME, VLAN_TAG, Buffer, finished, rarp, t
 from .message import Protocol
 from .net_offloads import OFFLOAD_CSUM, may_send, offloads, takes, vnet_bits
 from .pairs import Pairs
-from .slab import RxFrame, sliced
+from .slab import SMALL_BURST, RxFrame, burst_view, sliced
 from .steering import Steering
 from .workers import Workers
 
@@ -165,7 +165,12 @@ class NetDevice(Device):
         self._chunks = ffi.new("struct chunk[]", BURST_FRAMES)
         self._chunk_bytes = memoryview(ffi.buffer(self._chunks))
         self._bad = ffi.new("uint64_t[]", lib.VNET_DROPS)
-        self._inbox = ffi.new("struct vnet_inbox *")
+        small = ffi.new("uint8_t[]", SMALL_BURST)
+        self._small = memoryview(ffi.buffer(small))
+        self._taking = ffi.new("struct gw_take *", {"max_bytes": BURST_BYTES})
+        self._burst = self._taking.burst
+        self._burst.small, self._burst.small_size = small, SMALL_BURST
+        self._inbox = ffi.addressof(self._taking, "inbox")
         self._inbox.records, self._inbox.chunks, self._inbox.drops = self._records, self._chunks, self._bad
         self._inbox.mtu = mtu
         self._tx_drops: dict[str, int] = {}
@@ -212,6 +217,9 @@ class NetDevice(Device):
         self.mtu = self._wanted_mtu
         self.carrier = not self.closed and rings[0].live and rings[1].live
         self._sources = [] if self.faults.holding else [ring for ring in rings[1::2] if ring.live]
+        if len(self._sources) == 1:
+            only = self._sources[0]
+            self._taking.ring, self._taking.max_chain = only.handle, only.max_chain_bytes
         self._ignored = [ring for ring in rings[1::2] if ring.started and not ring.enabled and ring.broken is None]
         # A pair is used for sending only when both of its rings run: the guest reaps them together.
         self._sinks = [ring for ring, back in zip(rings[0::2], rings[1::2], strict=True) if ring.live and back.live]
@@ -254,16 +262,17 @@ class NetDevice(Device):
         return frames
 
     def _take(self, ring: Virtqueue, budget: int, join: int) -> list[RxFrame]:
-        burst = ring.pop(min(BURST_FRAMES, budget), BURST_BYTES)
-        number = burst.count
-        if not number:
+        taking = self._taking
+        taking.budget = min(budget, BURST_FRAMES)
+        taking.join = join
+        chains = ring.take(taking)
+        if not chains:
             return []
-        view = burst.view
         inbox = self._inbox
-        count = lib.vnet_take(inbox, ffi.from_buffer(burst.records), number, len(view), join)
         self.frames_in += inbox.frames
         self.bytes_in += inbox.bytes
-        return sliced(view, self._record_bytes, count, self._chunk_bytes, inbox.nchunks, inbox.alike)
+        view = burst_view(self._burst, self._small)[8 * chains :]
+        return sliced(view, self._record_bytes, taking.frames, self._chunk_bytes, inbox.nchunks, inbox.alike)
 
     def linger(self) -> None:
         """Look for frames for some microseconds, or until there is one; other threads have the interpreter meanwhile.

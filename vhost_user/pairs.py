@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vhost_user._vring import ffi, lib
 
-from .slab import sliced
+from .slab import SMALL_BURST, burst_view, sliced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .virtqueue import Virtqueue
     from .workers import Workers
 
-#: Bursts up to this many bytes become a `bytes` object (see virtqueue.py).
-_SMALL_BURST: Final = 8192
 #: A ring with as many bytes in a burst is worth another thread.
 _MUCH: Final = 32 << 10
 
@@ -47,13 +45,13 @@ class Pairs:
         self._takes = ffi.new("struct gw_take[]", max(1, len(rings)))
         self._buffers = []
         for take, ring in zip(self._takes, rings, strict=False):
-            small = ffi.new("uint8_t[]", _SMALL_BURST)
+            small = ffi.new("uint8_t[]", SMALL_BURST)
             records = ffi.new("struct vnet_record[]", self._frames)
             chunks = ffi.new("struct chunk[]", self._frames)
             drops = ffi.new("uint64_t[]", lib.VNET_DROPS)
             take.ring, take.pair, take.steer = ring.handle, ring.index // 2, self._steering.handle
             take.max_bytes, take.max_chain = self._max_bytes // len(rings), ring.max_chain_bytes
-            take.burst.small, take.burst.small_size = small, _SMALL_BURST
+            take.burst.small, take.burst.small_size = small, SMALL_BURST
             take.inbox.records, take.inbox.chunks, take.inbox.drops = records, chunks, drops
             self._buffers.append((*(memoryview(ffi.buffer(made)) for made in (small, records, chunks)), drops))
         self._workers.serve(len(rings))
@@ -96,11 +94,7 @@ class Pairs:
         self, take: Any, chains: int, buffers: tuple[memoryview, memoryview, memoryview, Any]
     ) -> list[RxFrame]:
         small, records, chunks, drops = buffers
-        size = take.burst.bytes
-        if size > _SMALL_BURST:
-            raw = memoryview(ffi.buffer(ffi.gc(take.burst.slab, lib.gw_slab_free, size), size))
-        else:
-            raw = memoryview(small[:size].tobytes())
+        raw = burst_view(take.burst, small)
         if take.inbox.frames < chains:  # some were bad
             total = self._inbox.drops
             for reason in range(lib.VNET_DROPS):

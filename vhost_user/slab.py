@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import Any, Final
+
+from vhost_user._vring import ffi, lib
 
 _CHUNK: Final = Struct("=II")  #: struct chunk: begin, end
 #: struct vnet_record: begin, end, chunk, flags, gso_type, gso_size, csum_start, csum_offset.
 _RECORD: Final = Struct("=IIHHHHHH")
 _PLACE: Final = Struct("=IIH10x")  #: of it: begin, end, chunk
 
+#: Bursts up to this many bytes become a `bytes` object; larger ones keep the slab C made, whose finalizer costs more
+#: than such a copy.
+SMALL_BURST: Final = 8192
+
 RxFrame = tuple[memoryview, int, int, int, int, int]
+
+
+def burst_view(burst: Any, small: memoryview) -> memoryview:
+    """All of a burst (`struct gw_burst`), in memory of its own; `small` is its buffer for those that are."""
+    size: int = burst.bytes
+    if size > SMALL_BURST:
+        return memoryview(ffi.buffer(ffi.gc(burst.slab, lib.gw_slab_free, size), size))
+    return memoryview(small[:size].tobytes())
 
 
 def slab_views(slab: memoryview, chunks: memoryview, count: int) -> list[memoryview]:

@@ -39,6 +39,7 @@ from vhost_user.ring_control import (
     RingCounters,
     RingError,
 )
+from vhost_user.slab import SMALL_BURST, burst_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,9 +75,6 @@ MAX_CHAIN_BYTES: Final = 65536 + 256
 #: costs one memcpy, an address about 150 ns.
 _BY_ADDRESS: Final = 4096
 
-#: Bursts up to this many bytes become a `bytes` object; larger ones keep the slab C made, whose finalizer costs more
-#: than such a copy.
-_SMALL_BURST: Final = 8192
 _EXTERNAL: Final = lib.GW_PART_EXTERNAL
 _SPLIT: Final = lib.GW_PUSH_SPLIT
 _U32S: Final = ffi.typeof("uint32_t[]")
@@ -109,12 +107,12 @@ class Virtqueue(RingControl):
         super().__init__(index, max_size, gate=gate)
         #: longest chain `pop` delivers; longer ones are returned unread and counted
         self.max_chain_bytes = MAX_CHAIN_BYTES
-        small = ffi.new("uint8_t[]", _SMALL_BURST)
+        small = ffi.new("uint8_t[]", SMALL_BURST)
         self._small = memoryview(ffi.buffer(small))
         self._got = ffi.new("int64_t *")
         self._partial = 0  # what push_split answers beside the count
         self._lone = ffi.new("uint32_t[]", [1, 0])  # what C is told of one frame of one part: its length comes last
-        self._burst = ffi.new("struct gw_burst *", {"small": small, "small_size": _SMALL_BURST})
+        self._burst = ffi.new("struct gw_burst *", {"small": small, "small_size": SMALL_BURST})
 
     # -- data: takes the gate for one burst ------------------------------------------------------------------------
 
@@ -135,13 +133,20 @@ class Virtqueue(RingControl):
                 return EMPTY_BURST
         finally:
             self._gate.release()
-        size = burst.bytes
-        if size > _SMALL_BURST:
-            raw = memoryview(ffi.buffer(ffi.gc(burst.slab, lib.gw_slab_free, size), size))
-        else:
-            raw = memoryview(self._small[:size].tobytes())
+        raw = burst_view(burst, self._small)
         cut = 8 * count
         return PopBurst(raw[cut:], raw[:cut], count)
+
+    def take(self, take: Any) -> int:
+        """As `pop`, with everything judged in the same call (`struct gw_take *`, csrc/take.h); how many chains."""
+        self._gate.acquire()
+        try:
+            if not self._live:
+                return 0
+            count: int = lib.gw_take_one(take)
+            return count if count >= 0 else self._check(count)
+        finally:
+            self._gate.release()
 
     def push(self, frames: Sequence[Sequence[bytes | bytearray | memoryview]], *, header_fixup: int = -1) -> int:
         """Copy frames into device-writable chains, in order; returns how many were accepted.

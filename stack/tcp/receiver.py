@@ -261,7 +261,10 @@ class Receiver:
             self.quick -= 1
             return 1
         if timer.deadline is None:
-            timer.arm_in(min(connection.layer.config.delayed_ack, connection.options.delayed_ack_max))
+            delay = connection.layer.config.delayed_ack
+            if delay > connection.options.delayed_ack_max:
+                delay = connection.options.delayed_ack_max
+            timer.arm(connection.scheduler.now + delay)
         return 0
 
     def advertise(self) -> int:

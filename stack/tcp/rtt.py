@@ -47,12 +47,18 @@ class RttEstimator:
                 self.minimum = rtt
         # Linux's way of the floor: not RTO >= 200 ms but RTO - SRTT >= 200 ms, which leaves room for a peer's
         # delayed ACK whatever the path's own delay is.
-        srtt = self.srtt
-        margin = self.variance << 2
-        rto = min(srtt + max(margin, self.floor), self.ceiling)
-        pto = (srtt << 1) + PTO_SLACK
+        # (Comparisons: each acknowledgment comes through here, and min() costs as much as all the rest.)
+        srtt, floor, ceiling = self.srtt, self.floor, self.ceiling
+        rto = srtt + (self.variance << 2)
+        if rto < srtt + floor:
+            rto = srtt + floor
+        if rto > ceiling:
+            rto = ceiling
         self.rto = rto
-        self.pto = min(pto, rto)
+        pto = (srtt << 1) + PTO_SLACK
+        if pto > rto:
+            pto = rto
+        self.pto = pto
 
     def limit(self, floor: int, ceiling: int) -> None:
         """From now on RTO - SRTT is at least `floor` and RTO at most `ceiling`, ns."""

@@ -15,11 +15,16 @@ static void run(void *argument) {
     const uint32_t *chain = (const uint32_t *)(const void *)bytes;
     uint64_t index = 8 * (uint64_t)take->chains;
     const uint8_t *payload = bytes + index;
-    for (int32_t i = 0; i < take->chains; i++)
+    for (int32_t i = 0; take->steer != NULL && i < take->chains; i++)
         if (chain[2 * i + 1] > VNET_HEADER)
             gw_steer_learn(take->steer, gw_flow(payload + chain[2 * i] + VNET_HEADER, chain[2 * i + 1] - VNET_HEADER),
                            (uint8_t)take->pair);
     take->frames = vnet_take(&take->inbox, bytes, (uint32_t)take->chains, take->burst.bytes - index, (int)take->join);
+}
+
+int32_t gw_take_one(struct gw_take *take) {
+    run(take);
+    return take->chains;
 }
 
 void gw_take(struct gw_pool *pool, struct gw_take *takes, uint32_t count, int wake) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* Bursts of frames from several transmit rings of one network card at the same time. */
+/* Bursts of frames from the transmit rings of one network card: out of the ring and judged in one call. */
 #ifndef GUESTWIRE_TAKE_H
 #define GUESTWIRE_TAKE_H
 
@@ -12,7 +12,7 @@
 /* One ring's part. */
 struct gw_take {
     struct gw_vring *ring;
-    struct gw_steer *steer; /* to learn from what comes through `pair` */
+    struct gw_steer *steer; /* to learn from what comes through `pair`; or NULL */
     uint32_t pair;
     uint32_t budget; /* 0: not now */
     uint32_t join;   /* as vnet_take */
@@ -24,7 +24,10 @@ struct gw_take {
     uint32_t frames; /* records of the inbox */
 };
 
-/* gw_vring_pop and vnet_take for each of `count` rings, whose gates are held, with everybody in the pool (or NULL). */
+/* gw_vring_pop and vnet_take for a ring whose gate is held; what is in `chains` then. */
+int32_t gw_take_one(struct gw_take *take);
+
+/* The same for each of `count` rings, whose gates are held, with everybody in the pool (or NULL). */
 void gw_take(struct gw_pool *pool, struct gw_take *takes, uint32_t count, int wake);
 /* cdef end */
 

@@ -296,6 +296,14 @@ static void test_taking_from_two_rings(void) {
     gw_take(pool, takes, 2, 0);
     CHECK_INT(takes[0].chains, 0);
     CHECK_INT(takes[1].chains, 0);
+    /* a card with one pair learns nothing */
+    struct gw_steer before = pairs.learned;
+    takes[0].budget = 16;
+    takes[0].steer = NULL;
+    CHECK_INT(gw_take_one(&takes[0]), 1);
+    CHECK_INT(takes[0].frames, 1);
+    CHECK_INT(memcmp(&before, &pairs.learned, sizeof before), 0);
+    CHECK_INT(gw_take_one(&takes[0]), 0);
     gw_pool_free(pool);
     close_pairs(&pairs);
 }
