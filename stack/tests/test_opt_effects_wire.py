@@ -203,7 +203,9 @@ def test_opt_ipv6_mtu_discover_on_the_wire() -> None:
 
 
 def test_opt_ipv6_addr_preferences_choose_the_source() -> None:
-    """IPV6_ADDR_PREFERENCES (RFC 5014): temporary addresses as source, or public ones, for who asks."""
+    """IPV6_ADDR_PREFERENCES (RFC 5014): temporary addresses as source, or public ones, for who asks, of datagrams and
+    of TCP connections; who is bound to an address keeps it.
+    """
     with Network() as network:
         gw, others = two_ways(network)
         for stack, names in ((gw, ("2001:db8::1", "2001:db8::77")), (others[0], ("2001:db8::2",))):
@@ -221,3 +223,16 @@ def test_opt_ipv6_addr_preferences_choose_the_source() -> None:
                     sock.setsockopt(IPV6, 72, preference)
                     sock.sendto(b"x", ("2001:db8::2", 5000))
                     assert target.recvfrom(9)[1][0] == source
+        with others[0].socket.create_server(("::", 5000), family=kernel.AF_INET6) as listener:
+            for preference, bound, source in (
+                (0x1, "::", "2001:db8::77"),
+                (0x2, "::", "2001:db8::1"),
+                (0x1, "2001:db8::1", "2001:db8::1"),
+            ):
+                with gw.socket.socket(kernel.AF_INET6) as sock:
+                    sock.setsockopt(IPV6, 72, preference)
+                    sock.bind((bound, 0))
+                    sock.connect(("2001:db8::2", 5000))
+                    served, address = listener.accept()
+                    served.close()
+                    assert address[0] == sock.getsockname()[0] == source

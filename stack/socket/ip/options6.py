@@ -98,10 +98,13 @@ def basic_rows6(*, tos_keeps_ecn: bool) -> list[Option]:
     ]
 
 
-#: Flags that do something for TCP sockets, too.
+#: Options of TCP sockets, too. Those of the last two lines are about datagrams: Linux takes them, and they do nothing.
 _OF_STREAMS: Final = (
     *(IPV6_2292PKTINFO, IPV6_2292HOPLIMIT, IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_MINHOPCOUNT),
     *(IPV6_UNICAST_IF, IPV6_TRANSPARENT, IPV6_FREEBIND, IPV6_RECVERR, IPV6_MTU_DISCOVER),
+    *(IPV6_MTU, IPV6_PATHMTU, IPV6_ADDR_PREFERENCES),
+    *(IPV6_MULTICAST_IF, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_LOOP, IPV6_MULTICAST_ALL, IPV6_RECVERR_RFC4884),
+    *(IPV6_RECVPATHMTU, IPV6_DONTFRAG, IPV6_RECVORIGDSTADDR, IPV6_RECVFRAGSIZE),
 )
 
 
@@ -169,6 +172,8 @@ def _v6_unbound(socket: Any, value: object) -> None:
 
 def _multicast_if(socket: Socket, value: int) -> int:
     """An interface's index; 0 for what routing says."""
+    if socket.type == SOCK_STREAM:
+        raise NetError(errno.ENOPROTOOPT)
     bound = bound_interface(socket)
     if value and value not in socket.host.netns.ip.interfaces:
         raise NetError(errno.ENODEV)

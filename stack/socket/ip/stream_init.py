@@ -17,7 +17,7 @@ from stack.socket.ip.options import (
     port_range,
     unicast_interface,
 )
-from stack.socket.ip.options6 import IPV6_UNICAST_IF
+from stack.socket.ip.options6 import IPV6_UNICAST_IF, prefers_temporary
 from stack.socket.ip.scope import bind_to_link
 from stack.socket.ip.stream_options import reuse
 from stack.socket.message import MSG_ERRQUEUE, MSG_OOB, Message
@@ -90,6 +90,9 @@ class StreamInit(Phase):
             connect_repaired(socket, self.bound, source, remote, oif)
             return None
         tcp, options = socket.host.netns.tcp, socket.tcp_options(remote[0])
+        if source is None and len(remote[0]) == 16:
+            preferred = prefers_temporary(socket)
+            source = socket.host.netns.ip.preferred_source(remote[0], preferred, oif=oif, mark=options.mark)
         deferred = False
         if fastopen is None and socket.fastopen_connect:
             fastopen = b""
