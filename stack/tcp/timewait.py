@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from stack.ip.source_route import answer_options
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.tcp.mib import Mib
 from stack.tcp.minisock import Minisock, send_single
@@ -123,9 +124,9 @@ class TimeWait(Minisock):
         if old or flags & ACK:
             layer.time_waits.restart(self)
         if flags & FIN or self.may_answer(seg, Mib.ACK_SKIPPED_TIME_WAIT):
-            self._acknowledge()
+            self._acknowledge(seg)
 
-    def _acknowledge(self) -> None:
+    def _acknowledge(self, seg: Segment) -> None:
         options = None
         if self.stamped:
             stamp = (self.layer.scheduler.now // NS_PER_MS + self.timestamp_offset) & MASK
@@ -141,6 +142,7 @@ class TimeWait(Minisock):
             options,
             ttl=self.ttl,
             tos=self.tos,
+            ip_options=answer_options(self.layer.ip, seg.packet),
         )
 
 

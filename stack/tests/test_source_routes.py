@@ -450,24 +450,3 @@ def test_udp_13_segments_carry_the_options(world: World) -> None:
         other.sendto(b"abcdefgh", one.getsockname())
         for data in (b"abc", b"def", b"gh"):
             assert told(one)[:2] == (data, [(RECVOPTS, b"\1\1\1\1")])
-
-
-def test_source_routes_on_a_live_connection() -> None:
-    """IP_OPTIONS with a source route lead a connection's packets from when they are set until they are taken away."""
-    with Network(clock=ManualClock(), rng=random.Random(1)) as network:
-        one, other = cable(network.scheduler)
-        left, middle = network.stack("left"), network.stack("middle")
-        left.add_interface(one, addresses=[f"{LINUX[4]}/24"])
-        left.add_route("10.8.0.0/24", OURS[4])
-        middle.add_interface(other, addresses=[f"{OURS[4]}/24", "10.9.0.7/24"])
-        right = add_right(network, middle)
-        with right.socket.create_server((RIGHT, 80)) as server, left.socket.create_connection((RIGHT, 80)) as client:
-            served, _ = server.accept()
-            with served:
-                for option in (by_way_of(LOOSE, "10.9.0.7"), b""):
-                    client.setsockopt(IP, OPTIONS, option)
-                    client.sendall(b"question")
-                    assert served.recv(9) == b"question"
-                    served.sendall(b"answer")
-                    assert client.recv(9) == b"answer"
-                    assert (client._sock.connection.route.dst == kernel.inet_aton(RIGHT)) == (not option)
