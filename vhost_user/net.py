@@ -40,7 +40,7 @@ from .features import NetFeature, net_offer, without_orphans
 from .forwarding import Forwarder, Port
 from .frames import ETHER_HEADER, MIN_FRAME, VLAN_TAG, Buffer, finished, rarp, tagged
 from .message import Protocol
-from .net_offloads import OFFLOAD_CSUM, may_send, offloads, takes, vnet_bits
+from .net_offloads import OFFLOAD_CSUM, RX_DROPS, may_send, offloads, takes, vnet_bits
 from .pairs import Pairs
 from .slab import SMALL_BURST, RxFrame, burst_view, sliced
 from .steering import Steering
@@ -69,20 +69,6 @@ BURST_BYTES: Final = 512 << 10
 #: Frames go to the ring in portions of about this many bytes, so that the guest starts on the first ones while we
 #: copy the next: a prototype pushed 4 superframes a call a third faster than 15, which left both sides in lockstep.
 PORTION_BYTES: Final = 256 << 10
-
-#: Names of enum vnet_drop in csrc/vnet.h, in its order.
-RX_DROPS: Final = (
-    "header",
-    "short",
-    "long",
-    "csum-refused",
-    "csum-range",
-    "gso-type",
-    "gso-size",
-    "gso-csum",
-    "gso-headers",
-    "checksum",
-)
 
 #: How often `linger` looks: 5 us to 15 us, by how long a processor pauses. Who wants the Network waits that long.
 LINGER_LOOKS: Final = 256

@@ -39,6 +39,20 @@ _TAKEN: Final = (
     (GSO_UDP_L4, lib.VNET_USO, OFFLOAD_USO),
 )
 
+#: Names of enum vnet_drop in csrc/vnet.h, in its order: what no guest may send, and frames that are damaged.
+RX_DROPS: Final = (
+    "header",
+    "short",
+    "long",
+    "csum-refused",
+    "csum-range",
+    "gso-type",
+    "gso-size",
+    "gso-csum",
+    "gso-headers",
+    "checksum",
+)
+
 
 def may_send(features: int) -> int:
     """lib.VNET_* bits of what the guest may send."""
