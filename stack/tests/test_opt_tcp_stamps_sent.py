@@ -9,24 +9,40 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from stack import Network
-from stack.socket.poll import ERR, OUT, PRI
-from stack.testing.clock import ManualClock
+from stack.socket.poll import OUT, PRI
 from stack.tests.kernel_twin import World, code, has_ipv6_loopback
-
-SOL = kernel.SOL_SOCKET
-SO_TIMESTAMPNS, SO_MARK, SO_TIMESTAMPING, SO_SELECT_ERR_QUEUE, SO_TIMESTAMPING_NEW = 35, 36, 37, 45, 65
-OPT_STATS_MESSAGE = 54
-TX_SOFTWARE, RX_SOFTWARE, SOFTWARE, OPT_ID, TX_SCHED, TX_ACK = 2, 8, 16, 128, 256, 512
-TCP_TX_DELAY = 37
-OPT_CMSG, OPT_TSONLY, OPT_STATS, OPT_ID_TCP = 1024, 2048, 4096, 65536
-ALL = TX_SCHED | TX_SOFTWARE | TX_ACK | SOFTWARE
-SENT, SCHEDULED, ACKNOWLEDGED = 0, 1, 2
-IP_RECVERR, IPV6_RECVERR = 11, 25
+from stack.tests.stamps import (
+    ACKNOWLEDGED,
+    ALL,
+    OPT_CMSG,
+    OPT_ID,
+    OPT_ID_TCP,
+    OPT_STATS,
+    OPT_STATS_MESSAGE,
+    OPT_TSONLY,
+    RX_SOFTWARE,
+    SCHEDULED,
+    SENT,
+    SO_SELECT_ERR_QUEUE,
+    SO_TIMESTAMPING,
+    SO_TIMESTAMPING_NEW,
+    SO_TIMESTAMPNS,
+    SOFTWARE,
+    SOL,
+    TX_ACK,
+    TX_SCHED,
+    TX_SOFTWARE,
+    entry,
+    nothing_more,
+    pair,
+    told,
+    wait_for_error,
+)
 
 #: Where a Stack and the kernel part.
 DIFFERENCES = {
@@ -76,64 +92,6 @@ def family(request: pytest.FixtureRequest) -> int:
     if request.param == kernel.AF_INET6 and not has_ipv6_loopback():
         pytest.skip("no ::1 on this machine")
     return int(request.param)
-
-
-class Entry(NamedTuple):
-    """One of the error queue: what of, its number, data, and the control messages before the last."""
-
-    kind: int
-    number: int
-    data: bytes
-    others: list[tuple[int, int, bytes]]
-
-
-def wait_for_error(world: World, sock: Any) -> None:
-    if world.network is None:
-        poll = select.poll()
-        poll.register(sock, 0)
-        assert poll.poll(10_000)
-    assert world.bits(sock) & ERR
-
-
-def entry(world: World, sock: Any) -> Entry:
-    wait_for_error(world, sock)
-    data, ancillary, flags, address = sock.recvmsg(70_000, 999, kernel.MSG_ERRQUEUE)
-    assert (flags, address) == (kernel.MSG_ERRQUEUE, None)
-    level, kind, told = ancillary.pop()
-    assert (level, kind) in ((kernel.IPPROTO_IP, IP_RECVERR), (kernel.IPPROTO_IPV6, IPV6_RECVERR))
-    *fixed, info, number = struct.unpack_from("@IBBBBII", told)
-    assert fixed == [errno.ENOMSG, 4, 0, 0, 0]
-    return Entry(info, number, data, ancillary)
-
-
-def told(world: World, sock: Any, *kinds: int) -> list[int]:
-    """The numbers of the next entries, which must be of these kinds. The kernel may have sent something twice."""
-    entries: list[tuple[int, int]] = []
-    while len(entries) < len(kinds):
-        each = entry(world, sock)
-        if world.network is not None or each[:2] not in entries:
-            entries.append(each[:2])
-    assert [kind for kind, _ in entries] == list(kinds)
-    return [number for _, number in entries]
-
-
-def nothing_more(sock: Any) -> None:
-    sock.setblocking(False)
-    assert code(sock.recvmsg, 9, 99, kernel.MSG_ERRQUEUE) == errno.EAGAIN
-    sock.settimeout(10)
-
-
-def pair(world: World, family: int = kernel.AF_INET) -> tuple[Any, Any]:
-    with world.socket.socket(family) as listener:
-        listener.bind(("::1" if family == kernel.AF_INET6 else "127.0.0.1", 0))
-        listener.listen()
-        client = world.socket.socket(family)
-        client.settimeout(10)
-        client.connect(listener.getsockname())
-        client.setsockopt(kernel.IPPROTO_TCP, kernel.TCP_NODELAY, 1)
-        served, _ = listener.accept()
-    served.settimeout(10)
-    return client, served
 
 
 def read(sock: Any, size: int) -> None:
@@ -405,115 +363,3 @@ def test_opt_so_timestamping_of_tcp_sendall_is_one_send(world: World) -> None:
         reader.join()
         assert told(world, client, ACKNOWLEDGED) == [999_999]
         nothing_more(client)
-
-
-# -- in virtual time --------------------------------------------------------------------------------------------------
-
-
-MILLISECOND = 1_000_000  # ns
-
-
-def at(each: Entry) -> int:
-    """When it was, in milliseconds from midnight 1970."""
-    ((_, _, data),) = each.others
-    seconds, nanoseconds = struct.unpack_from("@qq", data)
-    return int(seconds * 1000 + nanoseconds // MILLISECOND)
-
-
-def virtual() -> tuple[World, Any, Any]:
-    network = Network(clock=ManualClock())
-    world = World(network.stack("gw").socket, network)
-    client, served = pair(world)
-    client.setsockopt(SOL, SO_TIMESTAMPING, ALL | OPT_ID | OPT_TSONLY)
-    return world, client, served
-
-
-def run(world: World, milliseconds: int) -> None:
-    """Turn by turn, for so long."""
-    network = world.network
-    assert network is not None
-    end = network.clock() + milliseconds * MILLISECOND
-    due = network.poll(network.clock())
-    while due is not None and due <= end:
-        due = network.poll(due)
-    network.poll(end)
-
-
-def test_opt_so_timestamping_of_tcp_is_when_it_was() -> None:
-    """In virtual time, with TCP_TX_DELAY at both ends: scheduled at once, sent after the delay, acknowledged when the
-    peer's answer is there.
-    """
-    world, client, served = virtual()
-    assert world.network is not None
-    with world.network, client, served:
-        client.setsockopt(kernel.IPPROTO_TCP, TCP_TX_DELAY, 30_000)
-        served.setsockopt(kernel.IPPROTO_TCP, TCP_TX_DELAY, 50_000)
-        client.send(b"abc")
-        first = entry(world, client)
-        nothing_more(client)
-        run(world, 29)
-        nothing_more(client)
-        run(world, 200)
-        then, last = entry(world, client), entry(world, client)
-        assert [each.kind for each in (first, then, last)] == [SCHEDULED, SENT, ACKNOWLEDGED]
-        assert at(then) - at(first) == 30
-        assert at(last) - at(first) == 80
-
-
-def test_opt_so_timestamping_of_tcp_again_when_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sent again is scheduled and sent again, as often as it is; acknowledged once."""
-    world, client, served = virtual()
-    assert world.network is not None
-    with world.network, client, served:
-        receiver = served._sock.connection
-        monkeypatch.setattr(type(receiver), "fast", lambda *_: True)  # nothing arrives
-        client.send(b"abc")
-        assert told(world, client, SCHEDULED, SENT) == [2, 2]
-        run(world, 1500)
-        again = []
-        while world.bits(client) & ERR:
-            again.append(entry(world, client).kind)
-        assert len(again) >= 4
-        assert again == [SCHEDULED, SENT] * (len(again) // 2)
-        monkeypatch.undo()
-        run(world, 10_000)
-        kinds = []
-        while world.bits(client) & ERR:
-            kinds.append(entry(world, client).kind)
-        assert kinds == [SCHEDULED, SENT, ACKNOWLEDGED]
-        assert client._sock.connection.sender.marks is None
-
-
-def test_opt_so_timestamping_of_tcp_keeps_a_bounded_number_of_marks() -> None:
-    """However many sends wait with MSG_EOR, the account of them is bounded; entries beyond SO_RCVBUF are lost."""
-    world, client, served = virtual()
-    assert world.network is not None
-    with world.network, client, served:
-        client.setsockopt(SOL, kernel.SO_RCVBUF, 10_000)
-        client.setsockopt(kernel.IPPROTO_TCP, kernel.TCP_CORK, 1)
-        for _ in range(5000):
-            client.send(b"x", kernel.MSG_EOR)
-        marks = client._sock.connection.sender.marks
-        assert len(marks._stamps) == 4096
-        client.setsockopt(kernel.IPPROTO_TCP, kernel.TCP_CORK, 0)
-        numbers = []
-        while world.bits(client) & ERR:
-            numbers.append(entry(world, client).number)
-        assert numbers == [n // 2 for n in range(len(numbers))]
-        assert 0 < len(numbers) < 60
-        run(world, 1000)
-        assert client._sock.connection.sender.marks is None
-
-
-def test_opt_so_timestamping_of_tcp_closed_before_it_is_acknowledged() -> None:
-    """Nobody is told once the socket is closed, and nothing refers to it."""
-    world, client, served = virtual()
-    assert world.network is not None
-    with world.network, served:
-        client.setsockopt(kernel.IPPROTO_TCP, TCP_TX_DELAY, 30_000)
-        client.send(b"abc")
-        connection = client._sock.connection
-        client.close()
-        assert connection.sender.marks is None
-        run(world, 1000)
-        assert served.recv(9) == b"abc"
