@@ -31,8 +31,10 @@ from stack.services.host_sockets import HostSockets
 from stack.vsock import VsockConnection, VsockState
 from stack.vsock.status import NO_ROOM, NOT_DIRECTLY
 
-#: Bytes one stream moves each way before it is the next one's turn.
+#: Bytes one stream moves before it is the next one's turn, out of its queue and straight into the guest's buffers. The
+#: latter touches no cache of ours, and mostly ends with the ring, whose room is shared out apart (`stack.vsock.turns`).
 SHARE: Final = 512 << 10
+SHARE_TO_GUEST: Final = 1 << 20
 #: Bytes received at a time: several packets, and a buffer the allocator does not have to clear.
 PIECE: Final = 256 << 10
 #: Bytes taken from the guest before it is told: half of what a Linux guest keeps under way by default.
@@ -187,10 +189,10 @@ class Pump:
                 continue
             if not self._can_read:
                 return False
-            if moved >= SHARE:
+            if moved >= SHARE_TO_GUEST:
                 return True
             try:
-                count = connection.receive_from(self._sock.fileno(), SHARE - moved)
+                count = connection.receive_from(self._sock.fileno(), SHARE_TO_GUEST - moved)
                 if count == NOT_DIRECTLY:
                     data = self._sock.recv(min(room, PIECE))
                     count = connection.write(data) if data else 0

@@ -10,7 +10,7 @@ import pytest
 
 from stack.tests.vsock_world import VsockWorld
 from stack.vsock import SeqpacketConnection, VsockConnection
-from stack.vsock.straight import ROUND_BYTES
+from stack.vsock.guest import ROUND_BYTES
 from stack.vsock.turns import LITTLE
 from stack.wire.vsock import SEQ_EOM, TYPE_SEQPACKET, TYPE_STREAM, Op
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from stack.scheduler import Scheduler
 from stack.testing.vsock import GUEST_CID, ScriptedGuest
 from stack.vsock import VsockEngine, VsockState
-from stack.vsock.straight import ROUND_BYTES, SINK_CALLS
+from stack.vsock.straight import SINK_CALLS, STRAIGHT_BYTES
 from stack.vsock.transport import VsockRx
 from stack.wire.vsock import CID_HOST, TYPE_STREAM, Op
 
@@ -94,13 +94,13 @@ def test_vs_12_what_goes_straight_counts_as_received_and_consumed() -> None:
 
 def test_what_is_more_than_a_turns_share_goes_straight_in_the_next_turn() -> None:
     """Not the usual way, by a copy, in the same one: half of a fast stream did."""
-    world = World(buffer=4 * ROUND_BYTES)
-    packets = 3 * ROUND_BYTES // 65_536
+    world = World(buffer=4 * STRAIGHT_BYTES)
+    packets = 3 * STRAIGHT_BYTES // 65_536
     world.guest.others.clear()
     world.send(*[65_536] * packets, 1000)
     assert len(world.guest.limits) == packets + 1
     assert set(world.guest.others) == {0}
-    assert world.connection.credit.received == 3 * ROUND_BYTES + 1000
+    assert world.connection.credit.received == 3 * STRAIGHT_BYTES + 1000
 
 
 def test_more_than_was_granted_never_goes_straight() -> None:

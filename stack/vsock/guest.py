@@ -37,7 +37,7 @@ from stack.vsock.connection import VsockConnection
 from stack.vsock.seqpacket import CONNECTIONS, PACKET_COST
 from stack.vsock.sibling import connect_sibling
 from stack.vsock.status import NO_ROOM, NOT_DIRECTLY
-from stack.vsock.straight import ROUND_BYTES, send_on
+from stack.vsock.straight import send_on
 from stack.vsock.transport import VsockRx, VsockTransport, VsockTx
 from stack.vsock.turns import LITTLE, SHARE_BYTES, Turns
 from stack.wire.vsock import CID_HOST, TYPE_SEQPACKET, TYPE_STREAM, Op
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 #: Live connections of one guest: below what a guest's flood of requests should cost us (reference section 4.4).
 CONNECTION_LIMIT: Final = 1024
 REPLY_LIMIT: Final = 1024  # RSTs waiting for room; what a correct guest provokes is one or two
+ROUND_BYTES: Final = 512 << 10  # data of one transmit call: within the cache
 #: Bursts that may be kept for the sake of little: four megabytes. A socket of the host takes 200 KiB at a time, so one
 #: that keeps up is a burst or two behind, and copying for it cost as much again as moving its bytes (measured).
 YOUNG: Final = 8

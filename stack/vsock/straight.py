@@ -14,7 +14,9 @@ from stack.wire.vsock import CID_HOST
 if TYPE_CHECKING:
     from stack.vsock.connection import VsockConnection
 
-ROUND_BYTES: Final = 512 << 10  # what one guest moves in a turn, each way: within the cache
+#: Of one guest in a turn. Twice what a turn copies: these bytes do not pass through our caches, and with each turn goes
+#: a word about credit, which wakes the guest.
+STRAIGHT_BYTES: Final = 1 << 20
 #: System calls of one turn: a guest that sends single bytes, and goes on while we look, is not to keep the other guests
 #: waiting.
 SINK_CALLS: Final = 128
@@ -29,7 +31,7 @@ def send_on(
     """Packets that went straight; and whether that was all this turn may bring, so that what lies behind them, which is
     probably for the same sockets, must not go the usual way but waits for the next turn.
     """
-    packets, enough = 0, ROUND_BYTES
+    packets, enough = 0, STRAIGHT_BYTES
     for _ in range(SINK_CALLS):
         if enough <= 0:
             return packets, True
