@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from stack import Credentials, Network
+from stack.link.cable import cable
 from stack.socket.poll import IN, OUT
+from stack.testing.kernel_host import KernelHost, NoKernelHostError
 from stack.tests.kernel_twin import LOOPBACK, World, code
 
 SOL = kernel.SOL_SOCKET
@@ -152,3 +154,23 @@ def test_udp_18_needs_cap_net_raw() -> None:
         with stack.acting(Credentials.user(1000)):
             assert code(stack.socket.socket, kernel.AF_INET, kernel.SOCK_RAW, 200) == errno.EPERM
         stack.socket.socket(kernel.AF_INET, kernel.SOCK_RAW, 200).close()
+
+
+def test_udp_06_tcp_05_where_no_route_leads() -> None:
+    """No route, to a host or to a group: ENETUNREACH, of a Stack and of a namespace of the kernel's with one link."""
+    try:
+        linux = KernelHost("10.9.0.2/24")
+    except NoKernelHostError as error:
+        pytest.skip(str(error))
+    with linux, Network() as network:
+        left, _ = cable(network.scheduler)
+        gw = network.stack("gw")
+        gw.add_interface(left, addresses=["10.9.0.2/24"])
+        for module in (linux, gw.socket):
+            with module.socket(kernel.AF_INET, kernel.SOCK_DGRAM) as udp, module.socket(kernel.AF_INET) as tcp:
+                for target in ("192.0.2.1", "224.1.2.3"):
+                    assert code(udp.sendto, b"x", (target, 9)) == errno.ENETUNREACH
+                    assert code(udp.connect, (target, 9)) == errno.ENETUNREACH
+                for target in ("192.0.2.1", "224.1.2.3", "10.9.0.255", "255.255.255.255"):
+                    assert code(tcp.connect, (target, 9)) == errno.ENETUNREACH
+                assert code(udp.sendto, b"x", ("10.9.0.255", 9)) == errno.EACCES

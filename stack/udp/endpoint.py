@@ -184,7 +184,8 @@ class UdpEndpoint:
             address, port = dst
             if not port:
                 raise NetError(errno.EINVAL)
-            route = way(self.find_route, address, self.v4.options if how.options is None else how.options, how)
+            options = self.v4.options if how.options is None else how.options
+            route = way(self.find_route, address, options, how) if options else self.find_route(address, how)
             if address != route.dst and not any(address):
                 address = route.dst
         self._check_broadcast(route)
