@@ -15,6 +15,7 @@ import pytest
 
 from stack.credentials import Credentials
 from stack.testing.builders import inet_checksum
+from stack.tests.kernel_twin import World as Twin
 from stack.tests.kernel_twin import code
 from stack.tests.packet_world import (
     HUP,
@@ -545,6 +546,7 @@ def test_raw_and_packet_sockets_tell_what_waits(world: World) -> None:
     assert _asked(world, sock, 0x541B) == _asked(world, packet, 0x541B) == 0
     sock.sendto(b"abc", (LO4, 0))
     sock.sendto(b"longer than that", (LO4, 0))
+    Twin.until(lambda: _asked(world, sock, 0x541B) > 0 and _asked(world, packet, 0x541B) > 0)
     assert _asked(world, sock, 0x541B) == 23
     assert _asked(world, packet, 0x541B) == 37
     assert _asked(world, sock, 0x5411) == 0
