@@ -50,7 +50,7 @@ from typing import Any, Final, Literal, TypeVar
 from stack.background import FOREVER, Background, seconds
 from stack.network import MAX_EVENTS, Network, Runner, closed_error
 from stack.patience import Patience
-from stack.scheduler import NS_PER_S
+from stack.scheduler import NS_PER_S, NS_PER_US
 from stack.socket.base import AGAIN, Again, Timeout
 from stack.socket.poll import ALWAYS, Pollee
 from stack.switching import SwitchInterval
@@ -62,6 +62,10 @@ T = TypeVar("T")
 
 #: So many glances, and turns with something to do in them, pass between two looks at the descriptors.
 LOOK_AROUND: Final = 8
+#: A look in C that took longer (ns) has cost us the interpreter: somebody computes beside us, and took it meanwhile. So
+#: many spins then look in Python, which lets go of it for a microsecond at a time: most often nobody is quick enough.
+LOST: Final = 50 * NS_PER_US
+SHY: Final = 256
 #: The main thread sleeps no longer than this at a time, seconds. Python looks for signals before it goes to sleep, and
 #: one that interrupts a sleep ends it; but one that comes just between the look and the sleep would wait for its end.
 SIGNAL_GAP: Final = 1.0
@@ -92,6 +96,7 @@ class _RealRunner(Token):
         self._glances = 0  # since the descriptors were last looked at
         self._looking: tuple[int, int] | None = None  # of a glance in vain: since when, and since when without traffic
         self._can_spin = (os.cpu_count() or 1) > 1
+        self._shy = 0  # so many spins are without a look in C
         self.background: Background = Background(self)
 
     # -- what the Network asks ----------------------------------------------------------------------------------------
@@ -298,7 +303,12 @@ class _RealRunner(Token):
         network = self.network
         if self._can_spin and now - quiet_since < self._patience.window() and not network.turnstile.locked():
             network.stats.spins += 1
-            network.linger()
+            if self._shy:
+                self._shy -= 1
+            else:
+                network.linger()
+                if self.clock() - now > LOST:
+                    self._shy = SHY
             return True
         return False
 

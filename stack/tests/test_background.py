@@ -15,6 +15,8 @@ import pytest
 
 from stack import Network
 from stack.background import FAR, FOREVER, RECENT
+from stack.patience import Patience
+from stack.runner import LOST, SHY
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.socket.poll import IN
 from stack.tests.test_runner_handoffs import Outside
@@ -218,3 +220,25 @@ def test_a_spin_looks_on_without_python(world: World, monkeypatch: pytest.Monkey
         del world.network.hot[other]
     assert not world.device.arriving, "it would not see what comes for the other one"
     os.close(other.fd)
+
+
+@pytest.mark.parametrize(("took", "looks"), [(LOST, SHY + 3), (LOST + 1, 2)])
+def test_a_look_that_cost_the_interpreter_is_not_repeated_soon(
+    world: World, monkeypatch: pytest.MonkeyPatch, took: int, looks: int
+) -> None:
+    """In C it takes microseconds; if we are back much later, a thread that computes had the interpreter meanwhile."""
+    done: list[int] = []
+
+    def linger() -> None:
+        done.append(world.network.stats.spins)
+        world.now += took
+        if len(done) == looks:
+            world.device.put(0)
+
+    monkeypatch.setattr(world.device, "linger", linger, raising=False)
+    monkeypatch.setattr(Patience, "window", lambda _: NS_PER_S)
+    with world.network.lock:
+        world.network.hot[world.device] = None
+        world.device.suppress()
+    assert world.network.block_on(world.device.pollees[0], IN, None, world.device.take, (0,)) is True
+    assert done[-1] - done[0] == SHY + 2 if looks > 2 else SHY + 1
