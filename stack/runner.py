@@ -1,4 +1,5 @@
-"""Waiting for a Network: the only file of the stack that reads a clock or sleeps. Who may poll is in `stack.token`.
+"""Waiting for a Network: the only file of the stack that reads a clock. Who may poll is in `stack.token`,
+how long to look in `stack.patience`, the last follower in `stack.background`.
 
 Theory of operation
 -------------------
