@@ -5,8 +5,8 @@ Theory of operation
 Every socket is registered once, edge triggered, for both directions; what the kernel reports are hints that something
 *may* go now, and whoever owns the socket tries until the kernel says EAGAIN. So a socket that nobody wants to read from
 (its bytes have nowhere to go) costs nothing, and nothing has to be told to the kernel when that changes. The exception
-is an owner that writes much: a Unix socket reports room with every piece its peer reads, and each report wakes us; so
-an owner may say that it asks for those only while it waits for room (`heed_room`).
+is an owner that moves much: the kernel reports every piece that its peer writes, and room with every piece that the
+peer of a Unix socket reads, and each report wakes us; so an owner may say which of them it waits for (`heed`).
 
 Owners are `Task`s: a hint, or `mark` from anywhere, makes a task ready; `service` runs each ready task once, for a
 bounded share of work, and those that have more to do again next turn. A hint that was fetched together with one whose
@@ -22,8 +22,8 @@ from typing import Final, Protocol
 
 #: Hints taken from the kernel at a time.
 MAX_EVENTS: Final = 256
-_READ: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-_ANY: Final = _READ | select.EPOLLOUT
+_NEITHER: Final = select.EPOLLRDHUP | select.EPOLLET
+_ANY: Final = _NEITHER | select.EPOLLIN | select.EPOLLOUT
 
 
 class Task(Protocol):
@@ -75,9 +75,9 @@ class HostSockets:
         self._epoll.modify(fd, _ANY)
         self.mark(task)
 
-    def heed_room(self, sock: socket.socket, *, heed: bool) -> None:
-        """Whether hints that something may be written are wanted; if there is room already, one comes now."""
-        self._epoll.modify(sock.fileno(), _ANY if heed else _READ)
+    def heed(self, sock: socket.socket, *, data: bool, room: bool) -> None:
+        """Which hints are wanted beside those about the end; what is the case already is hinted at once."""
+        self._epoll.modify(sock.fileno(), _NEITHER | (select.EPOLLIN if data else 0) | (select.EPOLLOUT if room else 0))
 
     def mark(self, task: Task) -> None:
         """`task` has something to do."""

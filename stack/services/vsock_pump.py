@@ -65,7 +65,8 @@ class Pump:
         "_deaf",
         "_early",
         "_ended",
-        "_heeding",
+        "_heeds_data",
+        "_heeds_room",
         "_hosts",
         "_mute",
         "_on_end",
@@ -90,7 +91,7 @@ class Pump:
         self._early = early
         self._on_end = on_end
         self._can_read = self._can_write = True  # until EAGAIN
-        self._heeding = True  # told of room in the socket
+        self._heeds_data = self._heeds_room = True  # hints about them are wanted
         self._mute = False  # the host's program will not send any more
         self._deaf = False  # the host's program will not receive any more
         self._said_mute = False  # the host's program knows that the guest will not send any more
@@ -147,7 +148,7 @@ class Pump:
                 sent = self._sock.sendmsg(connection.views(PIECES))
             except BlockingIOError:
                 self._can_write = False
-                self._heed_room(True)
+                self._heed(data=self._heeds_data, room=True)
                 return False
             except BrokenPipeError:
                 self._deaf = True
@@ -160,14 +161,20 @@ class Pump:
             self._said_mute = True
             _shut(self._sock, socket.SHUT_WR)
         elif self._can_write:
-            self._heed_room(False)
+            self._heed(data=self._heeds_data, room=False)
             connection.use_sink(self._sock.fileno())
         return False
 
-    def _heed_room(self, heed: bool) -> None:
-        if heed is not self._heeding:
-            self._heeding = heed
-            self._hosts.heed_room(self._sock, heed=heed)
+    def _stalled(self) -> bool:
+        """The guest takes nothing: what the host's program writes meanwhile need not wake us. We look afterwards."""
+        self._can_read = True
+        self._heed(data=False, room=self._heeds_room)
+        return False
+
+    def _heed(self, *, data: bool, room: bool) -> None:
+        if data is not self._heeds_data or room is not self._heeds_room:
+            self._heeds_data, self._heeds_room = data, room
+            self._hosts.heed(self._sock, data=data, room=room)
 
     def _to_guest(self) -> bool:
         connection = self.connection
@@ -182,7 +189,7 @@ class Pump:
             if not room:
                 if not self._asking.armed:
                     self._asking.arm_in(ASK_AFTER)
-                return False
+                return self._stalled()
             self._asking.cancel()
             if self._early:
                 self._early = self._early[connection.write(self._early) :]
@@ -198,9 +205,10 @@ class Pump:
                     count = connection.write(data) if data else 0
             except BlockingIOError:
                 self._can_read = False
+                self._heed(data=True, room=self._heeds_room)
                 return False
             if count == NO_ROOM:
-                return False
+                return self._stalled()
             moved += count
             if not count:
                 self._mute = True

@@ -96,3 +96,30 @@ def test_a_program_that_reads_wakes_nobody_while_there_is_room(rig: GatewayRig) 
     rig.settle()
     assert said(client) == b"z"
     assert rig.gateway.hosts.service(64) == 0
+
+
+def test_a_program_that_writes_wakes_nobody_while_the_guest_takes_nothing(rig: GatewayRig) -> None:
+    """What it wrote is found once there is credit; and once all of it is moved, the next piece is told of again."""
+    client = rig.client(b"CONNECT 5\n")
+    stream = rig.stream
+    said(client)
+    for _ in range(3):
+        begun, sent = len(stream.received), 0
+        while stream.unread < stream.buf_alloc:
+            client.sendall(bytes(64 << 10))
+            sent += 64 << 10
+            rig.settle()
+        for _ in range(3):
+            client.sendall(b"more")
+            sent += 4
+            assert rig.gateway.hosts.service(64) == 0
+        for _ in range(3):
+            stream.consume(stream.unread)
+            rig.settle()
+        assert len(stream.received) == begun + sent
+        for number in range(3):
+            client.sendall(b"word")
+            rig.settle()
+            assert len(stream.received) == begun + sent + 4 * (number + 1)
+        stream.consume(stream.unread)
+        rig.settle()
