@@ -2,8 +2,8 @@
 
 One thread runs pure Python without pause, another calls again and again into C code that holds the interpreter's lock
 for tens of milliseconds at a time. Control messages are answered by a thread of their own, which needs the lock once
-per message; QEMU holds its own big lock while it waits. The bounds are far from what is measured on an idle machine
-(a few milliseconds) and close enough to notice a wait for a whole burst, a time-out or another thread's turn on top.
+per message; QEMU holds its own big lock while it waits. How long that takes is a row of the benchmark; here it is
+whether it goes on at all. The bounds are what a neighbour on the machine cannot cause, but a waiter that starves does.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from qemu.guest import Guest
 
 #: How long the C call below holds the lock, roughly; the interpreter cannot be made to wait less than that.
 HOLD_SECONDS = 0.03
-#: One set_link is some twenty replies and QMP in the same interpreter besides, each a turn of the two threads; slack
-#: for a machine that runs other things besides.
-CONTROL_P99_SECONDS = 1.0
-PING_P99_SECONDS = 0.6
+#: One set_link is some twenty replies and QMP in the same interpreter besides, each a turn of the two threads.
+CONTROL_P99_SECONDS = 8.0
+PING_P99_SECONDS = 4.0
 
 
 @contextmanager

@@ -39,7 +39,19 @@ def refusal(attempt: object) -> int:
 def kernel_refuses(
     first: bytes, second: bytes, kind: int, reuse_addr: tuple[bool, ...], reuse_port: tuple[bool, ...], listen: bool
 ) -> int:
-    """What the running kernel says to two binds of one port."""
+    """What the running kernel says to two binds of one port.
+
+    Another program may hold the port at the second address, so a refusal counts if several ports are refused.
+    """
+    for _ in range(4):
+        if not (refused := one_refusal(first, second, kind, reuse_addr, reuse_port, listen)):
+            break
+    return refused
+
+
+def one_refusal(
+    first: bytes, second: bytes, kind: int, reuse_addr: tuple[bool, ...], reuse_port: tuple[bool, ...], listen: bool
+) -> int:
     with contextlib.ExitStack() as stack:
         sockets = []
         for index, address in enumerate((first, second)):

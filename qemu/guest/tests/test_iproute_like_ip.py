@@ -71,8 +71,10 @@ CHANGES = [
     *("route replace 10.77.0.0/16 via 10.8.0.7", "route add blackhole 9.9.9.0/24", "route del default"),
     "route add 10.78.0.0/16 nexthop via 10.8.0.3 nexthop via 10.8.0.4 weight 3",
     *("route del 10.78.0.0/16", "neigh add 10.8.0.9 lladdr 02:01:01:01:01:01 dev v1", "neigh del 10.8.0.9 dev v1"),
-    *("link set v1 mtu 1400", "link set v1 alias left", "link set v2 down", "link set v2 name w2"),
+    *("link set v1 mtu 1400", "link set v1 alias left", "link set v2 down"),
     *("addr del 10.8.0.1/24 dev v1", "link del v1", "link add br0 type bridge", "link set br0 up"),
+    # A link that nothing else speaks of: iproute2 goes on calling a link by its old name where another names it.
+    *("link add br1 type bridge", "link set br1 name renamed"),
 ]
 
 #: Run in a network namespace of its own: what `ip monitor` prints of the changes, and what we print.
