@@ -73,9 +73,9 @@ CHANGES = [
     *("route del 10.78.0.0/16", "neigh add 10.8.0.9 lladdr 02:01:01:01:01:01 dev v1", "neigh del 10.8.0.9 dev v1"),
     *("link set v1 mtu 1400", "link set v1 alias left", "link set v2 down"),
     *("addr del 10.8.0.1/24 dev v1", "link del v1", "link add br0 type bridge", "link set br0 up"),
-    # A link that nothing else speaks of: iproute2 goes on calling a link by its old name where another names it.
-    *("link add br1 type bridge", "link set br1 name renamed"),
 ]
+#: The last one: iproute2 goes on calling a link by its old name where something else names it.
+RENAME = ["link add v3 type veth peer name v4", "link set v3 name the-end"]
 
 #: Run in a network namespace of its own: what `ip monitor` prints of the changes, and what we print.
 KERNEL_MONITOR = """
@@ -93,16 +93,16 @@ with subprocess.Popen(["ip", *words], stdout=subprocess.PIPE, text=True) as moni
         netlink.setsockopt(270, 11, 1)
         netlink.bind((0, groups(words)))
         netlink.settimeout(20)
-        for line in [*json.loads(sys.argv[1]), "link add the-end type bridge"]:
+        for line in json.loads(sys.argv[1]):
             subprocess.run(["ip", *line.split()], check=True)
         theirs, ours = [], []
         for line in monitor.stdout:
             theirs.append(line.rstrip("\\n"))
-            if "the-end: " in line:
+            if "the-end@" in line:
                 break
         for text in run(Client(netlink), words, Style()):
             ours += text.split("\\n")
-            if "the-end: " in text:
+            if "the-end@" in text:
                 break
         monitor.terminate()
 print(json.dumps([theirs, ours]))
@@ -139,7 +139,7 @@ def test_asked_of_the_kernel_every_answer_is_ips_own_to_the_byte() -> None:
 
 def test_told_by_the_kernel_every_change_is_said_as_ip_monitor_says_it() -> None:
     kernel_answers_possible()
-    command = ["unshare", "-rn", sys.executable, "-c", KERNEL_MONITOR, json.dumps(CHANGES)]
+    command = ["unshare", "-rn", sys.executable, "-c", KERNEL_MONITOR, json.dumps(CHANGES + RENAME)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     theirs, ours = json.loads(done.stdout)
