@@ -61,6 +61,15 @@ class World:
                 return
             select.select([], [], [], 0.001)
 
+    def delivered(self) -> None:
+        """Come back when what was sent before is with its receivers or lost: loopback keeps its order."""
+        if self.network is None:
+            with self.socket.socket(type=_kernel.SOCK_DGRAM) as last:
+                last.bind((LOOPBACK, 0))
+                last.settimeout(10)
+                last.sendto(b"", last.getsockname())
+                last.recv(1)
+
     def listener(self, backlog: int = 5) -> Any:
         sock = self.socket.socket()
         sock.bind((LOOPBACK, 0))

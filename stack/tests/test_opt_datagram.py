@@ -139,7 +139,7 @@ def test_opt_so_rcvbuf_bounds_what_waits(world: World) -> None:
         receiver.setsockopt(SOL, kernel.SO_RCVBUF, 8192)
         for _ in range(200):
             sender.send(bytes(500))
-        world.settle(receiver, IN)
+        world.delivered()
         got = 0
         receiver.setblocking(False)
         while True:
@@ -519,7 +519,7 @@ def test_opt_so_rxq_ovfl_counts_what_was_lost(world: World) -> None:
         receiver.setsockopt(SOL, kernel.SO_RCVBUF, 4096)
         for _ in range(100):
             sender.send(bytes(500))
-        world.settle(receiver, IN)
+        world.delivered()
         assert told(receiver) == []
         taken = 1
         receiver.setblocking(False)
@@ -595,7 +595,7 @@ def test_opt_so_meminfo_tells_limits_and_drops(world: World) -> None:
         receiver.setsockopt(SOL, kernel.SO_SNDBUF, 30_000)
         for _ in range(100):
             sender.send(bytes(500))
-        world.settle(receiver, IN)
+        world.delivered()
         info = struct.unpack("@9I", receiver.getsockopt(SOL, 55, 36))
         assert info[0] > 500
         assert (info[1], info[3]) == (8192, 60_000)
