@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stack.tests import test_opt_multicast as names
-from stack.tests.kernel_twin import LOOPBACK, World, code
+from stack.tests.kernel_twin import LOOPBACK, World, code, has_ipv6_loopback
 from stack.tests.test_opt_datagram import datagram, heard
 from stack.tests.test_opt_multicast import (
     FOE,
@@ -128,6 +128,35 @@ def test_opt_ip_multicast_all_hears_what_others_joined(lan: Lan) -> None:
             assert hears(lan, idle) == NOBODY
             idle.setsockopt(level, names.JOIN_GROUP, group_req(eth0, group))
             assert hears(lan, idle) == EVERYBODY
+
+
+def test_opt_ip_multicast_all_of_ipv6_sockets(world: World) -> None:
+    """IP_MULTICAST_ALL is 0 from the start on sockets of AF_INET6, TCP's as well: of IPv4 groups they hear their own
+    only, and with 1 what others joined, too.
+    """
+    if world.network is None and not has_ipv6_loopback():
+        pytest.skip("no IPv6 on this machine")
+    with (
+        datagram(world) as member,
+        datagram(world) as sender,
+        world.socket.socket(kernel.AF_INET6, kernel.SOCK_DGRAM) as idle,
+        world.socket.socket(kernel.AF_INET6) as stream,
+    ):
+        assert stream.getsockopt(IP, 49) == idle.getsockopt(IP, 49) == 0
+        member.setsockopt(IP, names.ADD, mreq())
+        sender.setsockopt(IP, 32, kernel.inet_aton(LOOPBACK))
+        idle.bind(("::", 0))
+        port = idle.getsockname()[1]
+        idle.settimeout(10)
+        sender.sendto(b"unheard", (GROUP, port))
+        idle.setsockopt(IP, 49, 1)
+        sender.sendto(b"all", (GROUP, port))
+        assert idle.recv(9) == b"all"
+        idle.setsockopt(IP, 49, 0)
+        sender.sendto(b"unheard", (GROUP, port))
+        idle.setsockopt(IP, names.ADD, mreq())
+        sender.sendto(b"own", (GROUP, port))
+        assert idle.recv(9) == b"own"
 
 
 def test_opt_ip_multicast_ttl_goes_into_the_packet(world: World) -> None:

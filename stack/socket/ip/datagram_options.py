@@ -20,6 +20,7 @@ from stack.socket.ip.options import (
     IPPROTO_IPV6,
     ip_rows,
     multicast_interface,
+    rows_beside6,
     tos_of,
     ttl_of,
     unicast_interface,
@@ -82,7 +83,7 @@ _ROWS4: Final = [
 ]
 #: AF_INET sockets do not know IPPROTO_IPV6, AF_INET6 ones know both.
 DATAGRAM_OPTIONS: Final = OptionTable(_ROWS4)
-DATAGRAM6_OPTIONS: Final = OptionTable([*_ROWS4, *datagram_rows6(), *memberships.rows6()])
+DATAGRAM6_OPTIONS: Final = OptionTable([*rows_beside6(_ROWS4), *datagram_rows6(), *memberships.rows6()])
 
 
 def apply(socket: DatagramSocket, endpoint: UdpEndpoint) -> None:

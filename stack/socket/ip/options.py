@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.credentials import Capability
@@ -133,6 +134,13 @@ def ip_rows(*, stream: bool) -> list[Option]:
         row(IP_UNICAST_IF, "IP_UNICAST_IF", act=_set_unicast_if),
         row(IP_LOCAL_PORT_RANGE, "IP_LOCAL_PORT_RANGE", act=_set_port_range),
         row(IP_PROTOCOL, "IP_PROTOCOL", writable=False, get=_protocol),
+    ]
+
+
+def rows_beside6(rows: list[Option]) -> list[Option]:
+    """As AF_INET6 sockets have them: there, Linux lets IP_MULTICAST_ALL begin with 0."""
+    return [
+        replace(row, default=0) if (row.level, row.number) == (IPPROTO_IP, IP_MULTICAST_ALL) else row for row in rows
     ]
 
 

@@ -28,6 +28,7 @@ from stack.socket.ip.options import (
     IPPROTO_IPV6,
     ip_rows,
     multicast_interface,
+    rows_beside6,
     tos_of,
     ttl_of,
     unicast_interface,
@@ -197,7 +198,7 @@ RAW6_OPTIONS: Final = OptionTable(
     unknown_level_get=errno.ENOPROTOOPT,
 )
 PING4_OPTIONS: Final = OptionTable(_ROWS4)
-PING6_OPTIONS: Final = OptionTable([*_ROWS4, *_ROWS6], unknown_level_get=errno.ENOPROTOOPT)
+PING6_OPTIONS: Final = OptionTable([*rows_beside6(_ROWS4), *_ROWS6], unknown_level_get=errno.ENOPROTOOPT)
 
 
 def apply(socket: IpMessageSocket, endpoint: IpEndpoint) -> None:

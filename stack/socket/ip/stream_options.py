@@ -21,6 +21,7 @@ from stack.socket.ip.options import (
     IPPROTO_IP,
     IPPROTO_IPV6,
     ip_level,
+    rows_beside6,
     tos_of,
     ttl_of,
 )
@@ -339,7 +340,7 @@ TCP_ROWS: Final = (
 
 _ROWS: Final = [*_socket_rows(), *filter_level(), *ip_level(), packet_options4(), *TCP_ROWS]
 STREAM_OPTIONS: Final = OptionTable(_ROWS)
-STREAM6_OPTIONS: Final = OptionTable([*_ROWS, *stream_rows6(), packet_options6()])
+STREAM6_OPTIONS: Final = OptionTable([*rows_beside6(_ROWS), *stream_rows6(), packet_options6()])
 
 #: (level, number) of what `TcpOptions` takes, the field, and how the value is converted.
 _FIELDS: Final[tuple[tuple[int, int, str, Callable[[Any], Any]], ...]] = (
