@@ -47,6 +47,7 @@ class HostSockets:
         self._tasks: dict[int, Task] = {}
         self._fresh: set[int] = set()  # registered while hints are being handed out
         self._ready: dict[Task, None] = {}
+        self.busy = 0  #: tasks that share this turn
 
     def __len__(self) -> int:
         """Sockets registered."""
@@ -115,6 +116,7 @@ class HostSockets:
                 self._ready[task] = None
         ready = self._ready
         batch = tuple(ready)
+        self.busy = len(batch)
         for task in batch:
             if task in ready:  # an earlier one may have ended it
                 del ready[task]

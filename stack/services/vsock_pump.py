@@ -32,7 +32,8 @@ from stack.vsock import VsockConnection, VsockState
 from stack.vsock.status import NO_ROOM, NOT_DIRECTLY
 
 #: Bytes one stream moves before it is the next one's turn, out of its queue and straight into the guest's buffers. The
-#: latter touches no cache of ours, and mostly ends with the ring, whose room is shared out apart (`stack.vsock.turns`).
+#: latter touches no cache of ours, and mostly ends with the ring, whose room is shared out apart (`stack.vsock.turns`);
+#: streams that have something at the same time divide it, so that the guest reads the one while we write the next.
 SHARE: Final = 512 << 10
 SHARE_TO_GUEST: Final = 1 << 20
 #: Bytes received at a time: several packets, and a buffer the allocator does not have to clear.
@@ -178,7 +179,7 @@ class Pump:
 
     def _to_guest(self) -> bool:
         connection = self.connection
-        moved = 0
+        moved, share = 0, max(PIECE, SHARE_TO_GUEST // (self._hosts.busy or 1))
         while not self._mute:
             if not connection.can_write:
                 if not self._said_deaf and connection.state is not VsockState.CLOSED:
@@ -196,10 +197,10 @@ class Pump:
                 continue
             if not self._can_read:
                 return False
-            if moved >= SHARE_TO_GUEST:
+            if moved >= share:
                 return True
             try:
-                count = connection.receive_from(self._sock.fileno(), SHARE_TO_GUEST - moved)
+                count = connection.receive_from(self._sock.fileno(), share - moved)
                 if count == NOT_DIRECTLY:
                     data = self._sock.recv(min(room, PIECE))
                     count = connection.write(data) if data else 0

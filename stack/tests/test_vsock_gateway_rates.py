@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stack.services.host_sockets import HostSockets
 from stack.services.vsock_pump import ASK_AFTER
 from stack.tests.gateway_rig import GatewayRig, gateway_rig, said
 from stack.vsock.transport import VsockTx
@@ -123,3 +124,23 @@ def test_a_program_that_writes_wakes_nobody_while_the_guest_takes_nothing(rig: G
             assert len(stream.received) == begun + sent + 4 * (number + 1)
         stream.consume(stream.unread)
         rig.settle()
+
+
+def test_tasks_know_how_many_share_their_turn() -> None:
+    """Pumps divide by it what they move to the guest."""
+    hosts, seen = HostSockets(), []
+
+    class Noting:
+        def hint(self, *, hung_up: bool) -> None:
+            raise AssertionError("no socket, no hint")
+
+        def run(self) -> bool:
+            seen.append(hosts.busy)
+            return False
+
+    for many in (1, 3):
+        for _ in range(many):
+            hosts.mark(Noting())
+        hosts.service(64)
+    hosts.close()
+    assert seen == [1, 3, 3, 3]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from stack.scheduler import Scheduler
 from stack.testing.vsock import GUEST_CID, ScriptedGuest
 from stack.vsock import VsockEngine, VsockState
-from stack.vsock.straight import SINK_CALLS, STRAIGHT_BYTES
+from stack.vsock.straight import SINK_CALLS, STRAIGHT_BYTES, STRAIGHT_BYTES_ALONE
 from stack.vsock.transport import VsockRx
 from stack.wire.vsock import CID_HOST, TYPE_STREAM, Op
 
@@ -26,6 +26,7 @@ class SendingGuest(ScriptedGuest):
         self.room, self.fails = 1 << 30, 0
         self.host_port = 0
         self.limits: list[int] = []
+        self.shares: list[int] = []
         self.others: list[int] = []  #: packets in the ring whenever it was emptied the usual way
 
     def receive(self, budget: int) -> Sequence[VsockRx]:
@@ -39,6 +40,7 @@ class SendingGuest(ScriptedGuest):
         assert fd == SINK
         assert enough > 0
         self.limits.append(limit)
+        self.shares.append(enough)
         if self.fails:
             raise OSError(self.fails, "fails")
         size, buf_alloc, fwd_cnt = self.ring[0]
@@ -101,6 +103,19 @@ def test_what_is_more_than_a_turns_share_goes_straight_in_the_next_turn() -> Non
     assert len(world.guest.limits) == packets + 1
     assert set(world.guest.others) == {0}
     assert world.connection.credit.received == 3 * STRAIGHT_BYTES + 1000
+
+
+def test_a_stream_that_is_alone_moves_half_of_what_several_move_in_a_turn() -> None:
+    """Its program reads the one half while the guest writes the other."""
+    world = World(buffer=4 * STRAIGHT_BYTES)
+    world.send(1000)
+    other = world.engine.connect(GUEST_CID, GUEST_PORT + 1, buffer=1 << 18)
+    world.turn()
+    world.guest.feed(Op.RESPONSE, other.local[1], GUEST_PORT + 1)
+    world.turn()
+    other.use_sink(SINK)
+    world.send(1000)
+    assert world.guest.shares == [STRAIGHT_BYTES_ALONE, STRAIGHT_BYTES]
 
 
 def test_more_than_was_granted_never_goes_straight() -> None:

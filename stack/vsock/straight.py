@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from stack.vsock.connection import VsockConnection
 
 #: Of one guest in a turn. Twice what a turn copies: these bytes do not pass through our caches, and with each turn goes
-#: a word about credit, which wakes the guest.
+#: a word about credit, which wakes the guest. A stream that is the only one gets half: while its program reads that,
+#: the guest writes anew; with all of it in the socket at once each would wait for the other (docs/decisions/0034).
 STRAIGHT_BYTES: Final = 1 << 20
+STRAIGHT_BYTES_ALONE: Final = 512 << 10
 #: System calls of one turn: a guest that sends single bytes, and goes on while we look, is not to keep the other guests
 #: waiting.
 SINK_CALLS: Final = 128
@@ -31,7 +33,7 @@ def send_on(
     """Packets that went straight; and whether that was all this turn may bring, so that what lies behind them, which is
     probably for the same sockets, must not go the usual way but waits for the next turn.
     """
-    packets, enough = 0, STRAIGHT_BYTES
+    packets, enough = 0, STRAIGHT_BYTES if len(sinks) > 1 else STRAIGHT_BYTES_ALONE
     for _ in range(SINK_CALLS):
         if enough <= 0:
             return packets, True

@@ -11,8 +11,8 @@ import pytest
 from vhost_user.tests import c_programs
 
 #: Percent of branches. What sigbus.c has beyond that is for two threads changing handlers at the same instant, what
-#: pool.c and take.c have is for want of memory or threads, and for more rings than a device has. Where threads share the
-#: work, a branch or two is taken only when they meet: there is room for those.
+#: pool.c and take.c have is for want of memory or threads, and for more rings than a device has. Where threads share
+#: the work, a branch or two is taken only when they meet: there is room for those.
 WANTED = dict.fromkeys(c_programs.MEASURED, 95.0)
 WANTED |= {"sigbus.c": 80.0, "pool.c": 80.0, "take.c": 80.0, "bridge.c": 92.0, "steer.c": 92.0}
 
