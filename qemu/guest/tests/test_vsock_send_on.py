@@ -166,6 +166,7 @@ def test_a_count_that_cannot_be_true_is_seen_in_packets_that_go_straight(tmp_pat
             guest.say([guest.packet(stream, OP_RW, b"fine")])
             sock.settimeout(5)
             assert sock.recv(100) == b"fine"
+            settled(lambda: port.sinks, guest)
             stream.received = 1000  # it was sent nothing
             guest.say([guest.packet(stream, OP_RW, b"lie")])
             settled(lambda: stream.ended, guest)
@@ -212,6 +213,10 @@ def test_a_pause_in_the_middle_neither_loses_nor_repeats_what_goes_straight(tmp_
                     guest.hear(1)
                 guest.say([guest.packet(stream, OP_RW, piece)])
                 stream.sent += len(piece)
+                if at == 0:
+                    settled(lambda: port.sinks, guest)
+                elif at == 20_000:
+                    settled(lambda: sum(moved), guest)
                 guest.driver.stop()
                 with suppress(BlockingIOError):
                     got += sock.recv(5000)
@@ -234,6 +239,9 @@ def test_a_driver_that_starts_anew_ends_what_goes_straight_and_its_number_is_nob
             sock.settimeout(20)
             guest.say([guest.packet(stream, OP_RW, b"x")])
             assert sock.recv(10) == b"x"
+            settled(lambda: port.sinks, guest)
+            guest.say([guest.packet(stream, OP_RW, b"y")])
+            assert sock.recv(10) == b"y"
             guest.driver.reset()
             guest.driver.start()
             again = guest.open()
