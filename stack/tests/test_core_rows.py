@@ -170,7 +170,7 @@ def test_core_03_socketpair_refused(world: World, family: int, kind: int, expect
     gc.collect()  # what others left goes now, not in between
     before = len(os.listdir("/proc/self/fd"))
     assert code(world.socket.socketpair, family, kind) == expected
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what others left may have gone meanwhile
 
 
 def test_core_04_wrong_descriptors(world: World) -> None:

@@ -347,4 +347,4 @@ def test_no_descriptor_is_left_behind() -> None:
     for _ in range(20):
         Network()  # not even closed
     gc.collect()
-    assert count() == before
+    assert count() <= before  # what others left may have gone meanwhile

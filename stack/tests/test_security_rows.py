@@ -229,7 +229,7 @@ def test_sec_09_nothing_leaks(stack: Stack) -> None:
             os.close(reading)
         assert code(os.write, writing, b"x") == errno.EPIPE
         os.close(writing)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what others left may have gone meanwhile
 
 
 def test_sec_10_lengths_are_checked_first(stack: Stack) -> None:

@@ -65,7 +65,7 @@ def test_sockets_nobody_waits_for_have_none(stack: Stack) -> None:
     for client, served in pairs:
         client.close()
         served.close()
-    assert count() == before
+    assert count() <= before  # what others left may have gone meanwhile
 
 
 def test_running_out_of_descriptors_is_an_error(stack: Stack) -> None:
@@ -202,7 +202,7 @@ def test_a_failed_constructor_leaves_nothing(stack: Stack) -> None:
         with pytest.raises((OSError, TypeError, ValueError, OverflowError)):
             stack.socket.socket(*arguments)
     gc.collect()
-    assert count() == before
+    assert count() <= before  # what others left may have gone meanwhile
 
 
 def test_a_thread_blocked_in_recv_costs_no_polling(stack: Stack) -> None:
@@ -249,7 +249,7 @@ def test_many_sockets_in_one_event_loop(stack: Stack) -> None:
 
     before = count()
     assert asyncio.run(main()) == [b"%d" % number for number in range(200)]
-    assert count() == before
+    assert count() <= before  # what others left may have gone meanwhile
 
 
 # -- what installed() adds --------------------------------------------------------------------------------------------

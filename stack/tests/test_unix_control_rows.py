@@ -161,7 +161,7 @@ def test_ctrl_03_room(world: UnixWorld, pipe: tuple[int, int], room: int, count:
     assert flags == (0 if count == 3 else kernel.MSG_CTRUNC)
     for fd in received:
         os.close(fd)
-    assert open_count() == before
+    assert open_count() <= before  # what others left may have gone meanwhile
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,7 +171,7 @@ def test_ctrl_03_read_without_room(world: UnixWorld, kind: int, pipe: tuple[int,
     before = open_count()
     one.sendmsg([b"x"], [rights(pipe[0])])
     assert other.recv(9) == b"x"
-    assert open_count() == before
+    assert open_count() <= before  # what others left may have gone meanwhile
     one.sendmsg([b"x"], [rights(pipe[0])])
     other.close()
     assert open_count() <= before

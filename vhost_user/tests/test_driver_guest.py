@@ -332,7 +332,7 @@ def test_a_driver_leaves_nothing_behind() -> None:
             pass
         with pytest.raises(DriverError), net_rig(NetDevice(queues=1), queues=2):
             pass
-    assert descriptors() == before
+    assert descriptors() <= before  # what others left may have gone meanwhile
 
 
 def test_both_drivers_start_themselves_or_leave_it_to_the_caller() -> None:

@@ -38,7 +38,7 @@ def world() -> Iterator[World]:
     world.close()
     logging.getLogger("vhost_user").setLevel(logging.NOTSET)
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what others left may have gone meanwhile
 
 
 def test_the_well_behaved_life_uses_every_request_and_is_never_refused(world: World) -> None:

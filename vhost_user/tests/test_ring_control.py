@@ -325,7 +325,7 @@ def test_descriptors_are_owned_and_closed(guest: Guest) -> None:
                 setter(os.eventfd(0))
             ring.queue.stop()
             assert ring.queue.kick_fd is None
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what others left may have gone meanwhile
 
 
 def test_reset_forgets_everything_and_the_queue_can_be_set_up_again(ring: Ring, guest: Guest) -> None:

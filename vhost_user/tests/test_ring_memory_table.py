@@ -210,4 +210,4 @@ def test_a_thousand_tables_leave_nothing(fd: int) -> None:
         table.close()
         larger.close()
     assert mapped_pages() == 0
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors  # what others left may have gone meanwhile
