@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import threading
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -23,7 +24,7 @@ _UCRED: Final = struct.Struct("=iII")
 _SHORT_OF_SECONDS: Final = 0.1
 
 
-class Door:
+class Door(ABC):
     """Listens at `path` (SOCK_SEQPACKET) until `close`; `_serve` is what happens inside, in the client's thread."""
 
     def __init__(self, path: Path, *, name: str, purpose: str, most: int) -> None:
@@ -95,9 +96,9 @@ class Door:
         with connection, suppress(OSError):
             self._serve(connection)
 
+    @abstractmethod
     def _serve(self, connection: socket.socket) -> None:
         """Until the client or we have had enough; an OSError ends it, the connection is closed for it."""
-        raise NotImplementedError
 
 
 def may_connect(connection: socket.socket) -> bool:

@@ -28,7 +28,6 @@ CORPUS = Path(vhost_user.fuzz.__file__).with_name("corpus_messages.txt")
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     gc.collect()  # descriptors of earlier tests' garbage are not to be counted
-    gc.collect()  # what others left goes now, not in between
     before = len(os.listdir("/proc/self/fd"))
     logging.getLogger("vhost_user").setLevel(logging.CRITICAL)  # broken rings have a line each
     world = World()
