@@ -69,7 +69,8 @@ class Peer:
         self.streams[stream.port] = stream
         self.say([self.packet(stream, OP_REQUEST)])
         while not stream.connected:
-            if not self.hear(_WAIT_SECONDS) or stream.ended:
+            # One look may bring the acceptance, all of a short stream, and its end.
+            if not self.hear(_WAIT_SECONDS) or (stream.ended and not stream.connected):
                 raise TimeoutError("the host did not accept")
         return stream
 

@@ -126,6 +126,28 @@ def test_all_of_it_arrives_in_order(
             assert not any(name.startswith("violation") for name in port.drops)
 
 
+def test_a_stream_that_is_over_before_the_guest_looks_was_accepted(tmp_path: Path) -> None:
+    """Acceptance, bytes and end in one look at the ring: the stream is open, and what it brought is there."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / f"uds_{PORT}"))
+        listener.listen()
+        digests: list[str] = []
+        with world(tmp_path) as (guest, _):
+            early = guest.hear
+
+            def late(timeout: float) -> int:
+                """Only when the host has nothing more to say of the stream."""
+                feed(listener, 1000, digests)
+                assert any(guest.driver.rx.wait(5.0, after=3) for _ in range(10))  # a call may come early
+                return early(timeout)
+
+            guest.hear = late  # type: ignore[method-assign]  # an instance's own
+            stream = guest.open()
+            assert stream.connected
+            assert stream.ended
+            assert hashlib.blake2s(guest.data[stream.port]).hexdigest() == digests[0]
+
+
 def test_a_guest_that_gives_no_credit_is_not_sent_to(tmp_path: Path) -> None:
     """Exactly what was granted, though the program has more and the ring has room."""
     with socket.socket(socket.AF_UNIX) as listener:
