@@ -75,6 +75,9 @@ MAX_CHAIN_BYTES: Final = 65536 + 256
 #: costs one memcpy, an address about 150 ns.
 _BY_ADDRESS: Final = 4096
 
+#: For so many looks in vain a call may be owed.
+OWED_LOOKS: Final[int] = lib.GW_OWED_LOOKS
+
 _EXTERNAL: Final = lib.GW_PART_EXTERNAL
 _SPLIT: Final = lib.GW_PUSH_SPLIT
 _U32S: Final = ffi.typeof("uint32_t[]")
@@ -162,10 +165,15 @@ class Virtqueue(RingControl):
         mode = lib.GW_PUSH_ONE if header_fixup < 0 else lib.GW_PUSH_MERGE
         return self._push(frames, mode, max(header_fixup, 0), 0)
 
-    def push_one(self, frame: bytes, *, header_fixup: int = -1) -> int:
-        """As `push` of one frame that is one part, for a third of the price."""
+    def push_one(self, frame: bytes, *, header_fixup: int = -1, patiently: bool = False) -> int:
+        """As `push` of one frame that is one part, for a third of the price.
+
+        `patiently`: the guest's call may wait for the next one, or until `elapse` has counted `OWED_LOOKS`.
+        """
         lone, length = self._lone, len(frame)
         mode, at = (lib.GW_PUSH_ONE, 0) if header_fixup < 0 else (lib.GW_PUSH_MERGE, header_fixup)
+        if patiently:
+            mode |= lib.GW_PUSH_PATIENTLY
         self._gate.acquire()
         try:
             if not self._live:
@@ -348,6 +356,12 @@ class Virtqueue(RingControl):
             return self._live and self._check(lib.gw_vring_linger(self._ring, looks)) > 0
         finally:
             self._gate.release()
+
+    def elapse(self, looks: int) -> None:
+        """So many looks for work were in vain, or will be (`OWED_LOOKS`): a call owed for that long is made."""
+        with self._gate:
+            if self._live:
+                lib.gw_vring_elapse(self._ring, looks)
 
     def suppress(self) -> None:
         """We look by ourselves: the guest need not kick until `arm`."""

@@ -20,6 +20,7 @@ struct push {
     const uint32_t *parts;
     const uint8_t *blob;
     const void *const *external;
+    bool patiently;
 };
 
 /* Reads the bytes of frames, part by part. */
@@ -219,7 +220,10 @@ static int push(struct gw_vring *ring, void *arguments) {
         source.left = 0;
     }
     ring->counters.bytes += ring->partial;
-    gw_publish(ring, taken);
+    if (asked->patiently)
+        gw_publish_patiently(ring, taken);
+    else
+        gw_publish(ring, taken);
     return (int)accepted;
 }
 
@@ -241,7 +245,9 @@ static bool complete(const struct push *asked, uint32_t part_count, uint64_t blo
 int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_size, const uint32_t *words,
                   uint32_t frames, uint32_t parts, const uint8_t *blob, uint64_t blob_size,
                   const void *const *external, uint32_t external_count) {
-    struct push asked = {mode, at, header_size, words, frames, words + frames, blob, external};
+    bool patiently = (mode & GW_PUSH_PATIENTLY) != 0;
+    mode &= ~GW_PUSH_PATIENTLY;
+    struct push asked = {mode, at, header_size, words, frames, words + frames, blob, external, patiently};
     if (!complete(&asked, parts, blob_size, external_count) || frames > INT32_MAX)
         return GW_BAD_ARGUMENT;
     bool fits = mode == GW_PUSH_SPLIT ? (at & UINT16_MAX) + 4 <= header_size && (at >> 16) + 4 <= header_size

@@ -42,6 +42,7 @@ struct gw_vring {
     uint32_t hint;                /* the region looked up last */
     uint16_t last_avail;          /* next index to take */
     uint16_t used_idx;            /* next index to publish; read from guest memory only at start (rule 10) */
+    uint32_t owed;                /* looks in vain until a call that was put off is made; 0: none was */
     bool event_idx, indirect;     /* negotiated */
     bool log_all, log_used;       /* mark payload; mark the used ring at log_gpa */
     bool fresh;                   /* started, but nothing read from guest memory yet */
@@ -109,6 +110,9 @@ int gw_available(struct gw_vring *ring);
 
 /* Publish `count` entries written by gw_put_used, take as many chains, and call the guest if it wants that. */
 void gw_publish(struct gw_vring *ring, uint32_t count);
+
+/* The same for chains nobody waits for: the call may wait for the next one, or until GW_OWED_LOOKS have elapsed. */
+void gw_publish_patiently(struct gw_vring *ring, uint32_t count);
 
 /* Walk and check the chain that begins at head; its pieces are appended to ring->pieces, of which the caller left
  * gw_chain_pieces_max. `writable` is the direction every buffer must have. 0 or a gw_result. */

@@ -73,6 +73,9 @@ int vnet_finish_checksum(uint8_t *frame, size_t length, uint32_t start, uint32_t
  * or the reason to drop it, an enum vnet_drop. */
 int vnet_judge(const uint8_t *slab, uint32_t at, uint32_t size, uint32_t accept, uint32_t mtu, struct vnet_record *r);
 
+/* 1: the chain is a TCP segment that carries nothing, so its sender's buffers hold nothing that somebody waits to write. */
+int vnet_bare(const uint8_t *chain, uint32_t length);
+
 /* chains: n pairs (offset, length) into the slab. out has room for n records, which refer to the slab, all in chunk 0.
  * drops[VNET_DROPS] is added to. Returns the number of records. */
 size_t vnet_parse(const uint8_t *slab, size_t slab_size, const uint32_t *chains, size_t n, uint32_t accept,

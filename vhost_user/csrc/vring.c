@@ -103,10 +103,19 @@ void gw_event_signal(int fd) {
 }
 
 void gw_vring_signal(struct gw_vring *ring) {
+    ring->owed = 0;
     if (ring->call_fd < 0)
         return;
     gw_event_signal(ring->call_fd);
     ring->counters.calls++;
+}
+
+void gw_vring_elapse(struct gw_vring *ring, uint32_t looks) {
+    if (ring->owed == 0)
+        return;
+    ring->owed -= (uint32_t)gw_least(looks, ring->owed);
+    if (ring->owed == 0)
+        gw_vring_signal(ring);
 }
 
 int gw_vring_drain_kick(struct gw_vring *ring) {
@@ -195,6 +204,7 @@ static int arm(struct gw_vring *ring, void *arguments) {
 int gw_vring_arm(struct gw_vring *ring, uint32_t beyond) {
     /* First: a kick from here on must wake us. */
     (void)gw_vring_drain_kick(ring);
+    gw_vring_elapse(ring, GW_OWED_LOOKS);
     int most = (int)gw_least(beyond, ring->num);
     return gw_run(ring, arm, &most);
 }
@@ -250,15 +260,17 @@ void gw_vring_unplace(struct gw_vring *ring) {
 }
 
 void gw_vring_stop(struct gw_vring *ring) {
+    gw_vring_elapse(ring, GW_OWED_LOOKS);
     gw_vring_unplace(ring);
     ring->fresh = false;
 }
 
 /* -- used entries --------------------------------------------------------------------------------------------------- */
 
-void gw_publish(struct gw_vring *ring, uint32_t count) {
+/* Returns whether the guest wants a call for these. */
+static bool publish(struct gw_vring *ring, uint32_t count) {
     if (count == 0)
-        return;
+        return false;
     uint16_t old = ring->used_idx;
     uint16_t new = (uint16_t)(old + count);
     gw_store16(ring->used + RING_IDX, new, memory_order_release);
@@ -273,16 +285,23 @@ void gw_publish(struct gw_vring *ring, uint32_t count) {
     log_used(ring, RING_ENTRIES, (uint64_t)USED_ENTRY * (count - straight));
     log_used(ring, RING_IDX, 2);
     atomic_thread_fence(memory_order_seq_cst);
-    bool wanted;
-    if (ring->event_idx) {
-        uint16_t event = gw_load16(ring->avail + RING_ENTRIES + AVAIL_ENTRY * ring->num, memory_order_relaxed);
-        wanted = (uint16_t)(new - event - 1) < (uint16_t)(new - old);
-    } else
-        wanted = !(gw_load16(ring->avail + RING_FLAGS, memory_order_relaxed) & NO_INTERRUPT);
-    if (wanted)
+    if (!ring->event_idx)
+        return !(gw_load16(ring->avail + RING_FLAGS, memory_order_relaxed) & NO_INTERRUPT);
+    uint16_t event = gw_load16(ring->avail + RING_ENTRIES + AVAIL_ENTRY * ring->num, memory_order_relaxed);
+    return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
+}
+
+void gw_publish(struct gw_vring *ring, uint32_t count) {
+    if (publish(ring, count) || (count > 0 && ring->owed > 0))
         gw_vring_signal(ring);
     else
-        ring->counters.calls_spared++;
+        ring->counters.calls_spared += count > 0;
+}
+
+void gw_publish_patiently(struct gw_vring *ring, uint32_t count) {
+    if (publish(ring, count) && ring->owed == 0)
+        ring->owed = GW_OWED_LOOKS;
+    ring->counters.calls_spared += count > 0;
 }
 
 /* -- guest to device ------------------------------------------------------------------------------------------------ */
@@ -312,11 +331,23 @@ static void copy_chains(struct gw_vring *ring, uint8_t *slab, uint32_t taken, ui
     }
 }
 
+/* Whether nobody waits for any of these to come back. */
+static bool all_patient(const struct gw_burst *burst, const uint8_t *copies, uint32_t records) {
+    const uint32_t *record = (const uint32_t *)(const void *)copies;
+    const uint8_t *payload = copies + 8 * (size_t)records;
+    for (uint32_t i = 0; i < records; i++)
+        if (!burst->patient(payload + record[2 * i], record[2 * i + 1]))
+            return false;
+    return true;
+}
+
 static int pop(struct gw_vring *ring, void *arguments) {
     const struct pop *asked = arguments;
     int waiting = gw_available(ring);
     if (waiting < 0)
         return waiting;
+    if (waiting == 0)
+        gw_vring_elapse(ring, 1);
     uint32_t limit = (uint32_t)gw_least((uint64_t)waiting, asked->budget);
     uint32_t taken = 0, records = 0;
     uint64_t bytes = 0;
@@ -346,11 +377,15 @@ static int pop(struct gw_vring *ring, void *arguments) {
             return GW_NO_MEMORY;
         }
     }
+    uint8_t *copies = ring->slab != NULL ? ring->slab : asked->burst->small;
     if (records > 0)
-        copy_chains(ring, ring->slab != NULL ? ring->slab : asked->burst->small, taken, records);
+        copy_chains(ring, copies, taken, records);
     for (uint32_t i = 0; i < taken; i++)
         gw_put_used(ring, i, ring->chains[i].head, 0);
-    gw_publish(ring, taken);
+    if (records > 0 && asked->burst->patient && all_patient(asked->burst, copies, records))
+        gw_publish_patiently(ring, taken);
+    else
+        gw_publish(ring, taken);
     ring->counters.dropped_long += taken - records;
     ring->counters.bytes += bytes;
     asked->burst->slab = ring->slab;

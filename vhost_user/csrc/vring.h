@@ -20,6 +20,7 @@ enum gw_push_mode {
     GW_PUSH_MERGE, /* into one or more, their number as le16 at offset `at` of the frame */
     GW_PUSH_SPLIT, /* into however many there are, each beginning with the header, in which the le32 at the low half of
                        * `at` is the payload behind it, and the le32 at the high half (0: none) is 0 but in the last */
+    GW_PUSH_PATIENTLY = 16, /* or-ed in: nobody waits for these, the call may be owed for a while */
 };
 
 /* What a device must never do (fault.c). */
@@ -66,6 +67,7 @@ struct gw_burst {
     uint8_t *small;      /* the caller's: where bursts of up to small_size bytes go */
     uint64_t small_size;
     uint8_t *slab;       /* larger ones, for gw_slab_free; or NULL */
+    int (*patient)(const uint8_t *chain, uint32_t length); /* whether its sender can do without it for a while; or NULL */
     uint64_t bytes;
 };
 
@@ -159,6 +161,14 @@ int gw_vring_arm(struct gw_vring *ring, uint32_t beyond);
 
 /* Empty the kick descriptor: 1 if it was signalled. */
 int gw_vring_drain_kick(struct gw_vring *ring);
+
+/* Calls that can wait (a chain whose sender can do without it, a frame nobody waits for) are owed for so many looks that
+ * find nothing to do. One takes a microsecond, or 5 to 15 with the lingering before it: half a millisecond at most. */
+enum { GW_OWED_LOOKS = 32 };
+
+/* So many have been in vain; who is about to sleep says GW_OWED_LOOKS. Looks of gw_vring_pop count by themselves, and
+ * gw_vring_arm and gw_vring_stop make the call. */
+void gw_vring_elapse(struct gw_vring *ring, uint32_t looks);
 
 /* Write the call descriptor, whatever the guest's suppression says. */
 void gw_vring_signal(struct gw_vring *ring);

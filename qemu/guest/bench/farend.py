@@ -36,13 +36,15 @@ class Transfer:
 class FarEnd:
     """Listens on a port of the system's choice and serves every connection by `serve`, each in a thread.
 
-    A context manager: `port` is where to connect to, `transfers` what was moved.
+    A context manager: `port` is where to connect to, `transfers` what was moved. `one_by_one`: the thread that accepts
+    also serves, each connection to its end, for a peer that has one at a time.
     """
 
     sockets: Any  #: a module with the interface of `socket`
     host: str
     serve: Callable[[Any, Transfer], None]
     family: int | None = None
+    one_by_one: bool = False
     transfers: list[Transfer] = field(default_factory=list)
     port: int = 0
 
@@ -80,6 +82,9 @@ class FarEnd:
             connection.settimeout(_WAIT_SECONDS)
             transfer = Transfer()
             self.transfers.append(transfer)
+            if self.one_by_one:
+                self._run(connection, transfer)
+                continue
             thread = threading.Thread(target=self._run, args=(connection, transfer), daemon=True)
             self._threads.append(thread)
             thread.start()

@@ -90,7 +90,7 @@ def sections(options: Options) -> Iterator[Section]:
 
 # -- with a guest -----------------------------------------------------------------------------------------------------
 
-_EVERYTHING: Final = (*rows.BULK, *rows.DATAGRAMS, rows.ROUND_TRIP, rows.CONNECTS)
+_EVERYTHING: Final = (*rows.BULK, *rows.DATAGRAMS, rows.ROUND_TRIP, rows.CONNECTS, rows.CONNECTS_THREADED)
 _VSOCK: Final = "vsock with the guest"
 
 

@@ -111,9 +111,9 @@ def request_response(guest: Guest, path: Path, seconds: float) -> Figures:
     return {"median": float(figures["p50_us"]), "p99": float(figures["p99_us"]), "own": cost}
 
 
-def connect_request_response(guest: Guest, path: Path, seconds: float) -> Figures:
-    """Connect, one byte there and back, close: per second."""
-    with FarEnd(path.sockets, path.bind, echo) as far:
+def connect_request_response(guest: Guest, path: Path, seconds: float, *, threads: bool = False) -> Figures:
+    """Connect, one byte there and back, close: per second. `threads`: the far end makes one for each connection."""
+    with FarEnd(path.sockets, path.bind, echo, one_by_one=not threads) as far:
         load = guest.load("crr", path.reach, far.port, seconds=seconds, size=1, response=1)
         figures = load.result(timeout=seconds + _GRACE_SECONDS)
     return {"rate": float(figures["count"]) / float(figures["seconds"])}
@@ -132,8 +132,12 @@ ROUND_TRIP: Final = Measurement("TCP request/response", request_response, _TRIP)
 ROUND_TRIP_COST: Final = Measurement(
     "TCP request/response", request_response, (*_TRIP, Quantity("own", ", CPU of this process", "us", False))
 )
-CONNECTS: Final = Measurement(
-    "TCP connect/request/close", connect_request_response, (Quantity("rate", "", "/s", True),)
+_PER_SECOND: Final = (Quantity("rate", "", "/s", True),)
+CONNECTS: Final = Measurement("TCP connect/request/close", connect_request_response, _PER_SECOND)
+CONNECTS_THREADED: Final = Measurement(
+    "TCP connect/request/close, a thread each",
+    lambda g, p, s: connect_request_response(g, p, s, threads=True),
+    _PER_SECOND,
 )
 BULK: Final = (
     GUEST_TO_HOST,

@@ -542,6 +542,79 @@ static void test_notifications(void) {
     close_guest(&guest);
 }
 
+static int short_ones(const uint8_t *chain, uint32_t length) {
+    (void)chain;
+    return length == 1;
+}
+
+static int pop_patiently(struct guest *guest) {
+    struct gw_burst burst = {.patient = short_ones};
+    int count = gw_vring_pop(guest->ring, MANY, MANY, MANY, &burst);
+    gw_slab_free(burst.slab);
+    return count;
+}
+
+static void test_owed_calls(uint64_t features) {
+    struct guest guest;
+    open_guest(&guest, 8);
+    start(&guest, features, 65530);
+    calls(&guest);
+    uint8_t *used_event = at(&guest, AVAIL + 4 + 2 * 8);
+    gw_store16(used_event, 65530, memory_order_relaxed);
+    desc(&guest, 0, BUFFERS, 1, 0, 0);
+    desc(&guest, 1, BUFFERS, 2, 0, 0);
+    desc(&guest, 2, BUFFERS, 40, D_WRITE, 0);
+    /* so many looks in vain later */
+    offer(&guest, 0);
+    CHECK_INT(pop_patiently(&guest), 1);
+    CHECK_INT(used_idx(&guest), 65531);
+    for (int look = 1; look < GW_OWED_LOOKS; look++)
+        CHECK_INT(pop_patiently(&guest), 0);
+    CHECK_INT(calls(&guest), 0);
+    CHECK_INT(pop_patiently(&guest), 0);
+    CHECK_INT(calls(&guest), 1);
+    CHECK_INT(pop_patiently(&guest), 0);
+    CHECK_INT(calls(&guest), 0);
+    /* with the next burst in which one is not patient, whether or not that one is wanted a call for */
+    gw_store16(used_event, 65531, memory_order_relaxed);
+    offer(&guest, 0);
+    CHECK_INT(pop_patiently(&guest), 1);
+    offer(&guest, 0);
+    CHECK_INT(pop_patiently(&guest), 1); /* owed already */
+    CHECK_INT(calls(&guest), 0);
+    offer(&guest, 0);
+    offer(&guest, 1);
+    CHECK_INT(pop_patiently(&guest), 2);
+    CHECK_INT(calls(&guest), 1);
+    /* before we sleep */
+    gw_store16(used_event, 65535, memory_order_relaxed);
+    offer(&guest, 0);
+    CHECK_INT(pop_patiently(&guest), 1);
+    CHECK_INT(gw_vring_arm(guest.ring, 0), 0);
+    CHECK_INT(calls(&guest), 1);
+    /* of a frame to the guest; when the ring stops */
+    gw_store16(used_event, 0, memory_order_relaxed);
+    offer(&guest, 2);
+    CHECK_INT(push_one(&guest, GW_PUSH_ONE | GW_PUSH_PATIENTLY, 0, 0, "x", 1), 1);
+    CHECK_INT(calls(&guest), 0);
+    gw_vring_elapse(guest.ring, GW_OWED_LOOKS - 1);
+    CHECK_INT(calls(&guest), 0);
+    gw_vring_stop(guest.ring);
+    CHECK_INT(calls(&guest), 1);
+    /* nobody to call */
+    start(&guest, features, 1);
+    calls(&guest);
+    gw_store16(used_event, 1, memory_order_relaxed);
+    gw_vring_set_call(guest.ring, -1);
+    offer(&guest, 0);
+    CHECK_INT(pop_patiently(&guest), 1);
+    gw_vring_elapse(guest.ring, GW_OWED_LOOKS + 1);
+    gw_vring_set_call(guest.ring, guest.call);
+    gw_vring_elapse(guest.ring, GW_OWED_LOOKS);
+    CHECK_INT(calls(&guest), 0);
+    close_guest(&guest);
+}
+
 static void test_dirty_log(void) {
     struct guest guest;
     open_guest(&guest, 8);
@@ -637,6 +710,8 @@ int main(void) {
     test_receive();
     test_faults();
     test_notifications();
+    test_owed_calls(INDIRECT_AND_EVENT);
+    test_owed_calls(0);
     test_dirty_log();
     test_mapping();
     test_checksum();
