@@ -43,17 +43,21 @@ def sliced(
 ) -> list[RxFrame]:
     """The frames of a burst: `count` packed struct vnet_record about `slab`, and its `nchunks` packed struct chunk.
 
-    `alike`: the records differ in their places only, which is the usual case and costs a quarter less.
+    `alike`: the records from the second on differ in their places only, which is usual and costs a quarter less.
     """
     if not count:
         return []
     views = slab_views(slab, chunks, nchunks) if nchunks else [slab]
     if alike:
         begin, end, chunk, flags, gso_type, gso_size, start, offset = _RECORD.unpack_from(records)
+        first = (views[chunk][begin:end], flags, gso_type, gso_size, start, offset)
         if count == 1:
-            return [(views[chunk][begin:end], flags, gso_type, gso_size, start, offset)]
-        places = _PLACE.iter_unpack(records[: count * _PLACE.size])
-        return [(views[chunk][begin:end], flags, gso_type, gso_size, start, offset) for begin, end, chunk in places]
+            return [first]
+        _, _, _, flags, gso_type, gso_size, start, offset = _RECORD.unpack_from(records, _RECORD.size)
+        places = _PLACE.iter_unpack(records[_PLACE.size : count * _PLACE.size])
+        frames = [(views[chunk][begin:end], flags, gso_type, gso_size, start, offset) for begin, end, chunk in places]
+        frames.insert(0, first)
+        return frames
     return [
         (views[chunk][begin:end], flags, gso_type, gso_size, start, offset)
         for begin, end, chunk, flags, gso_type, gso_size, start, offset in _RECORD.iter_unpack(

@@ -1,4 +1,6 @@
-"""What others hang on an interface: handlers of ethertypes, taps, what makes it a bridge or a port."""
+"""What others hang on an interface: handlers of ethertypes and who takes from them, taps, what makes it a bridge or a
+port.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,19 @@ from stack.link.device import RxFrame, TxFrame
 if TYPE_CHECKING:
     from stack.iface.interface import Interface
 
+
+class Taker(Protocol):
+    """Who took a frame, and would take those that continue it without another look at what they have in common."""
+
+    def follow(self, burst: Sequence[RxFrame], at: int) -> int:
+        """Take the frames from `burst[at]` on as long as they are marked (`FOLLOWS`), each as if it had been handed up
+        like the one before. Returns the index of the first one not taken, which is to be handed up then."""
+        ...
+
+
 #: What an ethertype's handler is called with: interface, whole frame, TO_*, offload flags, gso_size (0: no superframe).
-FrameHandler: TypeAlias = Callable[["Interface", memoryview, int, int, int], None]
+#: It may answer who took the frame, if nobody else is to see what continues it.
+FrameHandler: TypeAlias = Callable[["Interface", memoryview, int, int, int], Taker | None]
 
 #: Takes what it wants of a burst and returns the rest, the very frames that came.
 RxHook: TypeAlias = Callable[[Sequence[RxFrame]], Sequence[RxFrame]]

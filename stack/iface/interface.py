@@ -2,12 +2,13 @@
 
 Theory of operation
 -------------------
-In: `service` takes one burst from the device, reads 14 bytes of each frame and calls the handler registered for the
-ethertype. A device that can join neighbours of one flow is asked to, unless somebody here looks at frames as they come
-(taps, bridges, VLANs). Out: the layers above append whole frames with `enqueue`; the first one of a turn asks the
-Scheduler to run `flush` at the end of the turn, so that everything queued meanwhile leaves in one `transmit`. What the
-device does not accept stays in order at the head of the queue and is retried at the next `service`, which the device's
-descriptor (or `on_change`) brings about. The queue is bounded in frames and bytes and drops at the tail, counted.
+In: `service` takes one burst from the device, and `demux` reads 14 bytes of each frame and calls the handler registered
+for the ethertype. A device that can join neighbours of one flow is asked to, and to mark those that continue the one
+before, unless somebody here looks at frames as they come (taps, bridges, VLANs). Out: the layers above append whole
+frames with `enqueue`; the first one of a turn asks the Scheduler to run `flush` at the end of the turn, so that
+everything queued meanwhile leaves in one `transmit`. What the device does not accept stays in order at the head of the
+queue and is retried at the next `service`, which the device's descriptor (or `on_change`) brings about. The queue is
+bounded in frames and bytes and drops at the tail, counted.
 
 A queued frame carries the offload facts its sender likes; before `transmit` the burst passes `stack.link.offload`
 if the device lacks something. Frames made ready for one set of offloads are looked at again if the device changes
@@ -25,7 +26,8 @@ from stack.bursts import histogram
 from stack.errors import DropReason, Drops, NetError
 from stack.iface.arp import Arp
 from stack.iface.changes import ChangeKind, ChangeLog
-from stack.iface.facts import TO_ALL, TO_GROUP, TO_US, InterfaceFlags, InterfaceStats, hardware_type, shown_flags
+from stack.iface.demux import deliver
+from stack.iface.facts import InterfaceFlags, InterfaceStats, hardware_type, shown_flags
 from stack.iface.hooks import FrameHandler, Ports, RxHook, Tap
 from stack.link.device import GSO_UDP_L4, CoalescingDevice, LingeringDevice, LinkDevice, Offload, RxFrame, TxFrame
 from stack.link.neighbour import Neighbour, NeighbourCache, NeighbourState
@@ -48,8 +50,6 @@ _USO: Final = int(Offload.USO)
 #: UDP superframes are so rare that their absence is no reason to look at every frame, see `enqueue`.
 _EVERYTHING: Final = int(ALL_OFFLOADS) & ~_USO
 
-#: destination, ethertype
-_DESTINATION: Final = struct.Struct("!6s6xH")
 _ETHERTYPE: Final = struct.Struct("!H")
 
 
@@ -200,26 +200,8 @@ class Interface:
             self._handle(burst, len(burst), sum(len(frame[0]) for frame in burst))
 
     def _handle(self, burst: Sequence[RxFrame], count: int, size: int) -> None:
-        """Hand each frame to whom its ethertype names. They came as `count` frames of `size` bytes together."""
-        mac = self.mac
-        handlers = self.handlers
-        for frame, flags, gso_type, gso_size, _, _ in burst:
-            if len(frame) < ethernet.HEADER_LENGTH:
-                self.drops.count(DropReason.TOO_SHORT)
-                continue
-            dst, ethertype = _DESTINATION.unpack_from(frame)
-            if dst == mac:
-                kind = TO_US
-            elif dst[0] & 1:
-                kind = TO_ALL if dst == ethernet.BROADCAST else TO_GROUP
-            else:
-                self.drops.count(DropReason.OTHER_HOST)
-                continue
-            handler = handlers.get(ethertype)
-            if handler is None:
-                self.drops.count(DropReason.UNKNOWN_ETHERTYPE)
-                continue
-            handler(self, frame, kind, flags, gso_size if gso_type else 0)
+        """Hand up what came as `count` frames of `size` bytes together."""
+        deliver(self, burst)
         self.stats.rx_packets += count
         self.stats.rx_bytes += size
 

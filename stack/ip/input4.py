@@ -29,6 +29,7 @@ from stack.wire.ipv4 import (
 )
 
 if TYPE_CHECKING:
+    from stack.iface.hooks import Taker
     from stack.iface.interface import Interface
     from stack.ip.layer import IpLayer
 
@@ -56,12 +57,12 @@ class Ipv4Input:
         self._drops = ip.drops
         self.reassembler = Reassembler(ip.scheduler, ip.drops, self._reassembly_timeout, timeout=TIMEOUT4)
 
-    def receive(self, iface: Interface, frame: memoryview, link_kind: int, flags: int, gso_size: int) -> None:
-        """One Ethernet frame of type 0x0800."""
+    def receive(self, iface: Interface, frame: memoryview, link_kind: int, flags: int, gso_size: int) -> Taker | None:
+        """One Ethernet frame of type 0x0800. Returns who took it, if the transport says so."""
         available = len(frame) - ETHERNET_LENGTH
         if available < HEADER_LENGTH:
             self._drops.count(DropReason.TOO_SHORT)
-            return
+            return None
         first, tos, total, _, fragment, ttl, proto, src, dst = _FIELDS.unpack_from(frame, ETHERNET_LENGTH)
         if first == 0x45:
             header_length = HEADER_LENGTH
@@ -73,40 +74,40 @@ class Ipv4Input:
             start = ETHERNET_LENGTH + header_length
             if first >> 4 != 4 or header_length < HEADER_LENGTH or header_length > available:
                 self._drops.count(DropReason.BAD_HEADER)
-                return
+                return None
             header_sum = int.from_bytes(frame[ETHERNET_LENGTH:start], "big")
         if total > available or total < header_length:
             self._drops.count(DropReason.TRUNCATED)
-            return
+            return None
         if header_sum % 0xFFFF:  # see stack.wire.checksum
             self._drops.count(DropReason.BAD_CHECKSUM)
-            return
+            return None
         if first != 0x45:
             onward = self._by_options(iface, frame, start, link_kind, flags, gso_size)
             if onward is None:
-                return
+                return None
             frame = onward
             dst = bytes(frame[_DESTINATION : _DESTINATION + 4])
         kind = self._local.get(dst)
         if kind is None:
             if not (iface.loopback and is_loopback(dst)):
                 self._for_others(iface, frame, dst, link_kind, flags, gso_size)
-                return
+                return None
             kind = _UNICAST
         elif kind is _MULTICAST and proto != igmp.PROTO and not self._ip.accepts_group(dst, iface, src):
             # IGMP itself passes: a query for a group comes from a router, whatever sources the group is joined for.
             self._drops.count(DropReason.NOT_FOR_US)
-            return
+            return None
         if not iface.loopback:
             lead = src[0]
             suspicious = lead >= 224 or lead == 127 or lead == 0 or dst[0] == 127 or src in self._local
             if suspicious and self._martian(src, dst, kind):
-                return
+                return None
             if link_kind and kind is _UNICAST:
                 kind = _BY_LINK[link_kind]
         if fragment & FRAGMENT_MASK:
             self._fragment(iface, frame, kind, header_length, total)
-            return
+            return None
         payload = frame[start : ETHERNET_LENGTH + total]
         packet = IpPacket(
             4,
@@ -127,7 +128,7 @@ class Ipv4Input:
         )
         if flags >> NOTE_SHIFT:
             packet = NotedPacket.of(packet, flags >> NOTE_SHIFT)
-        self._handlers.get(proto, self.unknown_protocol)(packet)
+        return self._handlers.get(proto, self.unknown_protocol)(packet)
 
     def _for_others(
         self, iface: Interface, frame: memoryview, dst: bytes, link_kind: int, flags: int, gso_size: int

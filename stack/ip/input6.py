@@ -32,6 +32,7 @@ from stack.wire.ipv6 import (
 )
 
 if TYPE_CHECKING:
+    from stack.iface.hooks import Taker
     from stack.iface.interface import Interface
     from stack.ip.layer import IpLayer
 
@@ -55,39 +56,39 @@ class Ipv6Input:
         self._drops = ip.drops
         self.reassembler = Reassembler(ip.scheduler, ip.drops, self._reassembly_timeout, timeout=TIMEOUT6, bury=True)
 
-    def receive(self, iface: Interface, frame: memoryview, link_kind: int, flags: int, gso_size: int) -> None:
-        """One Ethernet frame of type 0x86dd."""
+    def receive(self, iface: Interface, frame: memoryview, link_kind: int, flags: int, gso_size: int) -> Taker | None:
+        """One Ethernet frame of type 0x86dd. Returns who took it, if the transport says so."""
         available = len(frame) - _PAYLOAD_START
         if available < 0:
             self._drops.count(DropReason.TOO_SHORT)
-            return
+            return None
         first, length, proto, hop_limit, src, dst = HEADER.unpack_from(frame, ETHERNET_LENGTH)
         if first >> 28 != 6:
             self._drops.count(DropReason.BAD_HEADER)
-            return
+            return None
         if length > available:
             self._drops.count(DropReason.TRUNCATED)
-            return
+            return None
         kind = self._local.get(dst)
         if kind is None:
             if iface.index in self._ip.forwarding.active6:
                 self._ip.forwarding.forward6(iface, frame, link_kind, flags, gso_size)
-                return
+                return None
             self._drops.count(DropReason.NOT_FOR_US)
-            return
+            return None
         if kind is _MULTICAST and proto not in _EXTENSIONS and not self._ip.accepts_group(dst, iface, src):
             self._drops.count(DropReason.NOT_FOR_US)
-            return
+            return None
         if src[0] == 0xFF or (not iface.loopback and self._martian(src, dst)):
             self._drops.count(DropReason.MARTIAN_SOURCE)
-            return
+            return None
         if link_kind and kind is _UNICAST:
             kind = _MULTICAST
         header_length = HEADER_LENGTH
         if proto in _EXTENSIONS:
             end = _PAYLOAD_START + length
             self._extensions(iface, frame, ETHERNET_LENGTH, end, kind, flags, gso_size)
-            return
+            return None
         payload = frame[_PAYLOAD_START : _PAYLOAD_START + length]
         packet = IpPacket(
             6,
@@ -111,8 +112,8 @@ class Ipv6Input:
         handler = self._handlers.get(proto)
         if handler is None:
             self.unknown_protocol(packet, 6)
-        else:
-            handler(packet)
+            return None
+        return handler(packet)
 
     def _martian(self, src: bytes, dst: bytes) -> bool:
         """Addresses that cannot come in over a wire: ::1, our own, IPv4-mapped ones (RFC 4291 2.5)."""

@@ -33,7 +33,7 @@ from stack.ip.input4 import Ipv4Input
 from stack.ip.input6 import Ipv6Input
 from stack.ip.mld import Mld
 from stack.ip.output import IpOutput
-from stack.ip.packet import IcmpError, IpPacket, PacketKind
+from stack.ip.packet import IcmpError, IpPacket, PacketHandler, PacketKind
 from stack.ip.ping import PingTable
 from stack.ip.pmtu import MAX_ENTRIES as MAX_PATH_MTUS
 from stack.ip.pmtu import PathMtus
@@ -80,8 +80,8 @@ class IpLayer:
         self.broadcasts: set[bytes] = set()
         self.routes4 = RoutingPolicy(4, self.interfaces)
         self.routes6 = RoutingPolicy(16, self.interfaces)
-        self.handlers4: dict[int, Callable[[IpPacket], None]] = {}
-        self.handlers6: dict[int, Callable[[IpPacket], None]] = {}
+        self.handlers4: dict[int, PacketHandler] = {}
+        self.handlers6: dict[int, PacketHandler] = {}
         self._error_handlers: dict[int, Callable[[IcmpError], None]] = {}
         #: Local ports in use, by protocol number.
         self.ports = {
@@ -129,7 +129,7 @@ class IpLayer:
 
     # --- for transports -----------------------------------------------------------------------------------------
 
-    def register(self, proto: int, handler: Callable[[IpPacket], None], on_error: Callable[[IcmpError], None]) -> None:
+    def register(self, proto: int, handler: PacketHandler, on_error: Callable[[IcmpError], None]) -> None:
         """Hand packets of `proto`, of both families, to `handler`, and errors about packets we sent to `on_error`."""
         self.raw.place(proto, handler)
         self._error_handlers[proto] = on_error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from inspect import signature
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
+    from stack.iface.hooks import Taker
     from stack.iface.interface import Interface
 
 
@@ -88,6 +90,11 @@ class IpPacket:
     def header(self) -> memoryview:
         """The IP header with its options or extension headers."""
         return self.frame[self.start : self.start + self.header_length]
+
+
+#: What takes the packets of a protocol. It may answer who takes what continues one (`stack.link.device.FOLLOWS`), if
+#: nobody else is to see that.
+PacketHandler: TypeAlias = "Callable[[IpPacket], Taker | None]"
 
 
 class ReassembledPacket(IpPacket):

@@ -11,7 +11,6 @@ Linux).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from stack.ip.superframe import packets_of
@@ -19,7 +18,7 @@ from stack.wire.ipv6 import HEADER_LENGTH, walk_extensions
 
 if TYPE_CHECKING:
     from stack.ip.layer import IpLayer
-    from stack.ip.packet import IcmpError, IpPacket
+    from stack.ip.packet import IcmpError, IpPacket, PacketHandler
 
 
 class RawListener(Protocol):
@@ -35,7 +34,7 @@ class RawListener(Protocol):
 
 
 class _Front:
-    def __init__(self, ip: IpLayer, version: int, handler: Callable[[IpPacket], None] | None) -> None:
+    def __init__(self, ip: IpLayer, version: int, handler: PacketHandler | None) -> None:
         self._ip = ip
         self._version = version
         self.handler = handler
@@ -88,7 +87,7 @@ class RawTable:
             else:
                 handlers[proto] = front.handler
 
-    def place(self, proto: int, handler: Callable[[IpPacket], None]) -> None:
+    def place(self, proto: int, handler: PacketHandler) -> None:
         """`handler` is the one of `proto` from now on, for both versions, behind whoever listens."""
         for version in (4, 6):
             front = self._fronts.get((version, proto))
@@ -108,5 +107,5 @@ class RawTable:
         """Protocols listened to."""
         return len(self._fronts)
 
-    def _handlers(self, version: int) -> dict[int, Callable[[IpPacket], None]]:
+    def _handlers(self, version: int) -> dict[int, PacketHandler]:
         return self._ip.handlers4 if version == 4 else self._ip.handlers6

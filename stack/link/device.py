@@ -11,6 +11,17 @@ speaks and everything else is simpler:
 * ``gso_type``/``gso_size``: the frame is a superframe of `GSO_TCPV4`/`GSO_TCPV6` whose payload is to be cut into
   pieces of ``gso_size`` bytes; `GSO_ECN` may be or-ed in. `GSO_NONE` otherwise.
 * ``hdr_len`` (transmit only): bytes of all headers, a hint to the receiver.
+
+One fact is not from there, and comes from `CoalescingDevice.receive_coalesced` alone: `FOLLOWS` in ``flags``: the frame
+continues the one before it in the burst. Both are TCP segments over IPv4 without options or IPv6 without extension
+headers, with equal facts, and their headers say the same but for
+
+* the lengths: of one that follows, frame and IP packet end at the same byte, and it has payload,
+* the identification and checksum of IPv4, of which the latter is right,
+* the sequence number, which is the one after the payload of the frame before,
+* PSH, and the checksum of TCP, which the facts vouch for.
+
+So whatever is decided by headers alone is decided for both; who does not know the flag treats each as the frame it is.
 """
 
 from __future__ import annotations
@@ -24,6 +35,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 NEEDS_CSUM: Final = 1
 DATA_VALID: Final = 2
+FOLLOWS: Final = 128
 
 GSO_NONE: Final = 0
 GSO_TCPV4: Final = 1
@@ -120,8 +132,8 @@ class CoalescingDevice(Protocol):
 
     def receive_coalesced(self, budget: int) -> tuple[Sequence[RxFrame], int, int]:
         """As `LinkDevice.receive`, neighbours of one flow put together where one superframe could have been cut into
-        them, and nothing is lost by it. Returns the frames, and of how many frames and bytes on the wire they are
-        made; at most `budget` of these."""
+        them, and nothing is lost by it; of what is left, frames may be marked that continue the one before (`FOLLOWS`).
+        Returns the frames, and of how many frames and bytes on the wire they are made; at most `budget` of these."""
         ...
 
 

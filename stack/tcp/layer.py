@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from stack.link.device import Buffer
     from stack.scheduler import Scheduler
     from stack.tcp.pcb import Pcb
+    from stack.tcp.receiver import Receiver
 
 #: both ports, seq, ack, data offset, flags, window, checksum, urgent, first option word, TSval, TSecr
 _STAMPED: Final = struct.Struct("!IIIBBHHHIII")
@@ -230,8 +231,8 @@ class TcpLayer:
 
     # --- segments in ---------------------------------------------------------------------------------------------
 
-    def input(self, packet: IpPacket) -> None:
-        """One received segment or superframe. Never raises."""
+    def input(self, packet: IpPacket) -> Receiver | None:
+        """One received segment or superframe. Never raises. The answer takes what continues it, if anybody does."""
         data = packet.payload
         length = len(data)
         if length >= 32:
@@ -241,7 +242,7 @@ class TcpLayer:
             option = value = echo = 0
         else:
             self._slow(packet, data)
-            return
+            return None
         connection = self.connections.get((packet.src, packet.dst, ports))
         if (
             connection is not None
@@ -253,8 +254,9 @@ class TcpLayer:
             and connection.fast(data, length - (offset >> 2), seq, ack, window, value, echo, packet.gso_size)
         ):
             self.stats.fast_in += 1
-            return
+            return connection.receiver
         self._slow(packet, data)
+        return None
 
     def _slow(self, packet: IpPacket, data: memoryview) -> None:
         self.stats.ladder_in += 1

@@ -20,16 +20,22 @@ therefore never gets more than the initial buffer, however many such sockets the
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from stack.ip.route import RouteKind
+from stack.link.device import FOLLOWS
 from stack.tcp.buffers import ReceiveQueue
 from stack.tcp.mib import Mib
 from stack.tcp.reassembly import Reassembly
 from stack.tcp.receivetimes import ReceiveTimes
 from stack.tcp.seqnum import MASK
+from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
 
 if TYPE_CHECKING:
+    from stack.link.device import RxFrame
     from stack.tcp.pcb import Pcb
 
 QUICK_ACKS: Final = 16  # segments acknowledged at once at the start; Linux TCP_MAX_QUICKACKS
@@ -38,6 +44,7 @@ MAX_WINDOW_FIELD: Final = 65535
 MAX_SHIFT: Final = 14  # RFC 7323 section 2.3
 PIN_SLACK: Final = 64 * 1024  # bytes of slab a queue may keep alive beyond its buffer before it copies
 _OPTIONS: Final = 12  # bytes, a timestamp: what a full-sized segment may be short of the MSS
+_WINDOW: Final = struct.Struct("!14xH")  # of a TCP header
 DUPLICATE_ACKS_PER_TURN: Final = 64  # more tell the peer nothing new
 
 
@@ -180,6 +187,48 @@ class Receiver:
         queue.append(view)
         if queue.charge > self.pin_limit:
             queue.limit(self.pin_limit)
+
+    def follow(self, burst: Sequence[RxFrame], at: int) -> int:
+        """`stack.iface.hooks.Taker`: for what continues a segment that header prediction (`Pcb.fast`) took.
+
+        Payload and window are all there is to look at: the rest of what `fast` and those before it decide was decided
+        for that one, and would come to the same or change nothing. All came at the same moment.
+        """
+        connection = self.connection
+        transport = ETHERNET_LENGTH + connection.ip_header
+        if _WINDOW.unpack_from(burst[at][0], transport)[0] != connection.sender.raw_window:
+            return at  # not taken from a segment that overtook others (SND.WL1), but from one of these it might be
+        start = transport + (connection.predicted >> 2)
+        first, room = at, self.rcv_adv - self.rcv_nxt
+        left, segments, longest = room, 0, self.mss
+        queue, limit = self.queue, self.pin_limit
+        append = queue.append
+        for frame, flags, gso_type, gso_size, _, _ in islice(burst, at, None):
+            view = frame[start:]
+            size = len(view)
+            if size > left or not flags & FOLLOWS:
+                break
+            left -= size
+            at += 1
+            if gso_type:
+                segments += -(-size // gso_size)
+            else:
+                segments += 1
+                gso_size = size
+            if gso_size > longest:
+                longest = gso_size
+            append(view)
+            if queue.charge > limit:
+                queue.limit(limit)
+        if at > first:
+            self.rcv_nxt += room - left
+            self.data_segments += segments
+            if longest > self.mss:
+                self.mss = min(longest, connection.advmss)
+            if self.times is not None:
+                self.times.note(self.rcv_nxt, connection.scheduler.now)
+            connection.layer.stats.fast_in += at - first
+        return at
 
     def text(self, seq: int, view: memoryview, gso_size: int) -> bool:
         """Seventh step of RFC 9293 section 3.10.7.4 for payload trimmed to the window. True if RCV.NXT advanced."""

@@ -1,8 +1,9 @@
 """Generic receive offload in Python: the model of what a device that coalesces does, and a device that does it.
 
 The rules are those of `CoalescingDevice`: only neighbours are joined, only where cutting the superframe gives the very
-packets back. The vhost-user card does this in C; tests hold that against this model, and put `Coalescing` between any
-device and the stack, so that what is tested without coalescing can be tested with it.
+packets back; what continues the frame before it is marked (`trains`). The vhost-user card does this in C; tests hold
+that against this model, and put `Coalescing` between any device and the stack, so that what is tested without it can be
+tested with it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from stack.link.device import (
     TxFrame,
 )
 from stack.link.offload import MINIMUM_GSO_SIZE, verify_rx
+from stack.testing import trains
 from stack.testing.builders import inet_checksum, pseudo_header
 
 _ETHERNET: Final = 14
@@ -172,7 +174,7 @@ class Coalescing(AroundDevice):
 
     def receive_coalesced(self, budget: int) -> tuple[Sequence[RxFrame], int, int]:
         burst = self.device.receive(budget)
-        frames = coalesce(map(_verified, burst))
+        frames = trains.mark(coalesce(map(_verified, burst)))
         self.joined += len(burst) - len(frames)
         return frames, len(burst), sum(len(frame[0]) for frame in burst)
 

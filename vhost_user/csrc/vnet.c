@@ -14,6 +14,7 @@
 
 #include "checksum.h"
 #include "gro.h"
+#include "train.h"
 
 enum {
     ETHER_HEADER = 14,
@@ -264,11 +265,13 @@ uint32_t vnet_take(struct vnet_inbox *inbox, void *burst, uint32_t n, size_t siz
     inbox->bytes = 0;
     for (size_t i = 0; i < count; i++)
         inbox->bytes += records[i].end - records[i].begin;
-    if (join)
+    if (join) {
         count = gro_join(slab, records, count);
-    inbox->alike = 1;
-    for (size_t i = 1; i < count && inbox->alike; i++)
-        inbox->alike = same_facts(&records[0], &records[i]);
+        vnet_mark_followers(slab, records, count);
+    }
+    inbox->alike = 1; /* the first one need not be: it follows nobody */
+    for (size_t i = 2; i < count && inbox->alike; i++)
+        inbox->alike = same_facts(&records[1], &records[i]);
     inbox->nchunks = (uint32_t)vnet_place(records, count, size, inbox->chunks);
     return (uint32_t)count;
 }

@@ -12,7 +12,7 @@
 /* cdef begin */
 /* One good frame: where it lies in the slab (behind its header) and what its header said. chunk is 0 for a frame that
  * is to be looked at in the slab; a small frame has the number (from 1) of the chunk to copy out, and begin and end
- * are then offsets into that chunk. */
+ * are then offsets into that chunk. flags: those of struct virtio_net_hdr, and VNET_FOLLOWS. */
 struct vnet_record {
     uint32_t begin, end;
     uint16_t chunk, flags, gso_type, gso_size, csum_start, csum_offset;
@@ -22,6 +22,7 @@ enum {
     VNET_HEADER = 12,      /* struct virtio_net_hdr with num_buffers: VERSION_1 or MRG_RXBUF (virtio 1.3 5.1.6) */
     VNET_MIN_GSO = 48,     /* smallest gso_size taken: bounds the segments a guest can make us cut from 64 KiB */
     VNET_MAX_DATAGRAMS = 128, /* of a UDP superframe whose datagrams are smaller than that, as many as Linux makes */
+    VNET_FOLLOWS = 128,    /* flag of a record: the frame continues the one before it (train.h) */
 };
 
 /* What vnet_parse may accept: the offloads the driver acked, and whether to verify checksums itself. */
@@ -53,7 +54,7 @@ struct vnet_inbox {
     uint32_t accept, mtu;
     uint32_t nchunks; /* of the last burst */
     uint32_t frames;  /* good ones in the last burst, however many records they became */
-    uint32_t alike;   /* all records say the same but for the place */
+    uint32_t alike;   /* from the second on all records say the same but for the place */
     uint64_t bytes;   /* of the frames */
     struct vnet_record *records;
     struct chunk *chunks;
@@ -61,8 +62,8 @@ struct vnet_inbox {
 };
 
 /* burst: n pairs of u32 (offset, length) and behind them the payload of `size` bytes they point into: what
- * gw_vring_pop makes. join: put neighbours of one flow together (gro.h), for which the payload is rewritten. Returns the
- * number of records. */
+ * gw_vring_pop makes. join: put neighbours of one flow together (gro.h), for which the payload is rewritten, and mark those
+ * that continue the one before (train.h). Returns the number of records. */
 uint32_t vnet_take(struct vnet_inbox *inbox, void *burst, uint32_t n, size_t size, int join);
 
 /* Completes a checksum whose field holds the pseudo-header's sum. Returns 0, or -1 when the field lies outside. */

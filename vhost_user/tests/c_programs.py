@@ -26,7 +26,7 @@ RINGS: Final = ["vring.c", "push.c", "forward.c", "fault.c", "chain.c", "memory.
 PAIRS: Final = ["bridge.c", "route.c", "take.c", "steer.c", "pool.c"]
 MEASURED: Final = [*RINGS, *PAIRS]
 #: What the tests of those need beside them.
-ALL: Final = [*MEASURED, "vnet.c", "gro.c"]
+ALL: Final = [*MEASURED, "vnet.c", "gro.c", "train.c"]
 
 FLAGS: Final = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
 SANITIZE: Final = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -60,8 +60,8 @@ HARNESSES: Final = [
     Program("fuzz_vring", RINGS, ("-max_len=2048",)),
     Program("fuzz_forward", RINGS, ("-max_len=4096",)),
     Program("fuzz_bridge", ALL, ("-max_len=4096",)),
-    Program("fuzz_headers", ["vnet.c", "gro.c", "vvsock.c", "checksum.c"], ("-max_len=4096",)),
-    Program("fuzz_gro", ["gro.c", "vnet.c", "checksum.c"], ("-max_len=4096",)),
+    Program("fuzz_headers", ["vnet.c", "gro.c", "train.c", "vvsock.c", "checksum.c"], ("-max_len=4096",)),
+    Program("fuzz_gro", ["gro.c", "train.c", "vnet.c", "checksum.c"], ("-max_len=4096",)),
     Program("fuzz_driver", ["vdriver.c"], ("-max_len=4096",)),
 ]
 

@@ -17,8 +17,8 @@ FLAGS = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-DSTANDALONE"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 HARNESSES = {
-    "fuzz_headers": ["vnet.c", "gro.c", "vvsock.c", "checksum.c"],
-    "fuzz_gro": ["gro.c", "vnet.c", "checksum.c"],
+    "fuzz_headers": ["vnet.c", "gro.c", "train.c", "vvsock.c", "checksum.c"],
+    "fuzz_gro": ["gro.c", "train.c", "vnet.c", "checksum.c"],
     "fuzz_driver": ["vdriver.c"],
 }
 

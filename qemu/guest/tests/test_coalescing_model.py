@@ -1,4 +1,4 @@
-"""The card's receive offload (C) against its model (Python): the same bursts become the same superframes."""
+"""The card's receive offload (C) against its model (Python): the same bursts become the same superframes and trains."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from stack.link.device import NEEDS_CSUM
+from stack.link.device import FOLLOWS, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM
 from stack.testing import builders
 from stack.testing.coalescing import coalesce
+from stack.testing.trains import mark
 from vhost_user.driver import NetDriver, NetFrame
 from vhost_user.net import NetDevice
 from vhost_user.server import Server
@@ -30,6 +31,7 @@ class Cards:
         server = stack.enter_context(Server())
         self.devices = NetDevice(mtu=9000), NetDevice(mtu=9000)
         self.drivers: list[NetDriver] = []
+        self.followers = 0  #: frames marked so far
         for device in self.devices:
             stack.callback(device.close)
             ours, theirs = socket.socketpair()
@@ -47,8 +49,10 @@ class Cards:
         joined, count, size = joining.receive_coalesced(256)
         assert (count, size) == (len(single), frames_in)
         assert [(bytes(view), *facts) for view, *facts in joined] == [
-            (bytes(view), *facts) for view, *facts in coalesce(single)
+            (bytes(view), *facts) for view, *facts in mark(coalesce(single))
         ]
+        assert not any(frame[1] & FOLLOWS for frame in single)
+        self.followers += sum(frame[1] & FOLLOWS != 0 for frame in joined)
         assert plain.drops == joining.drops
         return len(single) - len(joined)
 
@@ -67,7 +71,8 @@ class Flow:
         self.version = rng.choice((4, 6))
         self.proto = rng.choice((6, 17))
         self.partial = rng.random() < 0.5
-        self.size = rng.choice((1, 7, 22, 48, 100, 536, 1448))
+        self.superframes = self.partial and self.proto == 6 and rng.random() < 0.7
+        self.size = rng.choice((1, 7, 22, 48, 100, 536, 1448) if not self.superframes else (1000, 1449, 2900))
         self.options = bytes(4 * rng.randrange(0, 4))
         self.seq = rng.choice((1, 0xFFFFFF00))
         self.ident = rng.choice((7, 0xFFFE))
@@ -134,9 +139,12 @@ class Flow:
         )
         if not self.partial:
             return frame
+        gso = 0 if not self.superframes else GSO_TCPV4 if self.version == 4 else GSO_TCPV6
         return NetFrame(
             frame,
             NEEDS_CSUM,
+            gso_type=gso,
+            gso_size=rarely(1448, 1400) if gso else 0,
             csum_start=rarely(34 if self.version == 4 else 54, 14),
             csum_offset=16 if self.proto == 6 else 6,
         )
@@ -146,7 +154,7 @@ class Flow:
 def test_what_the_card_joins_is_what_the_model_joins(cards: Cards, seed: int) -> None:
     """Random flows with something wrong now and then: byte for byte the same frames, facts and drops."""
     rng = random.Random(seed)
-    joined = 0
+    joined, before = 0, cards.followers
     for _ in range(40):
         flows = [Flow(rng) for _ in range(rng.choice((1, 1, 2, 3)))]
         flow = flows[0]
@@ -156,6 +164,7 @@ def test_what_the_card_joins_is_what_the_model_joins(cards: Cards, seed: int) ->
             burst.append(flow.next())
         joined += cards.compare(burst)
     assert joined > 200
+    assert cards.followers > before + 60
 
 
 def test_long_runs(cards: Cards) -> None:
@@ -174,3 +183,19 @@ def test_long_runs(cards: Cards) -> None:
         builders.ethernet(OURS, GUEST, 0x0800, builders.ipv4(src, dst, 17, builders.udp(src, dst, 1, 2, bytes(8000))))
     ]
     assert cards.compare([*jumbo * 20]) == 20 - 3
+
+
+def test_superframes_of_a_bulk_transfer_are_a_train(cards: Cards) -> None:
+    """Eight of the longest are one burst, and seven of them continue the first; so they say."""
+    src, dst = HOSTS[4]
+    data = bytes(65483)
+    burst: list[NetFrame | bytes] = []
+    for number in range(8):
+        checksum = builders.partial_checksum(src, dst, 6, 20 + len(data))
+        flags = builders.ACK | (builders.PSH if number & 1 else 0)
+        segment = builders.tcp(src, dst, 1, 2, seq=number * len(data), flags=flags, payload=data, checksum=checksum)
+        frame = builders.ethernet(OURS, GUEST, 0x0800, builders.ipv4(src, dst, 6, segment, identification=number))
+        burst.append(NetFrame(frame, NEEDS_CSUM, GSO_TCPV4, gso_size=1460, csum_start=34, csum_offset=16))
+    before = cards.followers
+    assert cards.compare(burst) == 0
+    assert cards.followers == before + 7

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from stack.errors import NetError
-from stack.ip.packet import IcmpError, IpPacket, PacketKind
+from stack.ip.packet import IcmpError, IpPacket, PacketHandler, PacketKind
 from stack.ip.ports import PortTable
 from stack.ip.route import Route, RouteKind
 from stack.link.device import Buffer, Offload
@@ -74,11 +74,11 @@ class FakeIp:
         self.ports = {6: PortTable(scheduler.rng)}
         self.sent: deque[Sent] = deque()
         self.fail: NetError | None = None
-        self.handler: Callable[[IpPacket], None] = lambda packet: None
+        self.handler: PacketHandler = lambda packet: None
         self.on_error: Callable[[IcmpError], None] = lambda error: None
         self.confirmed = 0
 
-    def register(self, proto: int, handler: Callable[[IpPacket], None], on_error: Callable[[IcmpError], None]) -> None:
+    def register(self, proto: int, handler: PacketHandler, on_error: Callable[[IcmpError], None]) -> None:
         assert proto == 6
         self.handler, self.on_error = handler, on_error
 

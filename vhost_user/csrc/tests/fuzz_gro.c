@@ -2,13 +2,15 @@
 /* Joining under a fuzzer: whatever the frames, cutting what was joined gives them back.
  *
  * The oracle cuts each superframe by itself and compares every byte with the frames it was made of, but for checksums
- * nobody reads any more and identifications that mean nothing. With -DSTANDALONE this is a program of its own that feeds
- * itself runs with something wrong in them (argument: how many). Build with gro.c, vnet.c and checksum.c. */
+ * nobody reads any more and identifications that mean nothing. Of a frame marked as continuing the one before it makes the
+ * headers out of that one's, and compares. With -DSTANDALONE this is a program of its own that feeds
+ * itself runs with something wrong in them (argument: how many). Build with gro.c, train.c, vnet.c and checksum.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../gro.h"
+#include "../train.h"
 
 enum { MAX_CHAINS = 160, ACCEPT = 63 };
 
@@ -97,6 +99,52 @@ static size_t check_superframe(const uint8_t *super, const struct vnet_record *r
     return pieces;
 }
 
+static size_t followers; /* of all rounds */
+
+/* A frame marked as continuing the one before. */
+static void check_follower(const uint8_t *before, uint32_t length, const uint8_t *frame, uint32_t here) {
+    uint8_t made[14 + 40 + 60];
+    int six = before[12] == 0x86;
+    uint32_t transport = six ? 54 : 34;
+    uint32_t headers = transport + (uint32_t)(before[transport + 12] >> 4) * 4;
+    CHECK(before[six ? 20 : 23] == 6 && headers >= transport + 20 && headers < length && headers < here);
+    memcpy(made, before, headers);
+    if (six) {
+        CHECK(be16(before + 18) == length - 54);
+        put16(made + 18, here - 54);
+    } else {
+        CHECK(be16(before + 16) == length - 14 && slow_sum(frame + 14, 20, 0) == 0xffff);
+        CHECK(before[14] == 0x45 && !(be16(before + 20) & 0x3fff));
+        put16(made + 16, here - 14);
+        memcpy(made + 18, frame + 18, 2);
+        memcpy(made + 24, frame + 24, 2);
+    }
+    uint32_t seq = be32(before + transport + 4) + length - headers;
+    put16(made + transport + 4, seq >> 16);
+    put16(made + transport + 6, seq & 0xffff);
+    made[transport + 13] = (uint8_t)((made[transport + 13] & ~8) | (frame[transport + 13] & 8));
+    memcpy(made + transport + 16, frame + transport + 16, 2);
+    CHECK(memcmp(made, frame, headers) == 0);
+    followers++;
+}
+
+static void check_train(const uint8_t *slab, struct vnet_record *records, size_t count) {
+    struct vnet_record before[MAX_CHAINS];
+    memcpy(before, records, count * sizeof *before);
+    vnet_mark_followers(slab, records, count);
+    for (size_t i = 0; i < count; i++) {
+        struct vnet_record *r = &records[i], *last = i > 0 ? r - 1 : r;
+        if (r->flags & VNET_FOLLOWS) {
+            CHECK(i > 0 && r->flags == (VNET_FOLLOWS | before[i].flags) && before[i].flags != 0);
+            CHECK(before[i].flags == before[i - 1].flags && r->gso_type == last->gso_type);
+            CHECK(r->gso_size == last->gso_size && r->csum_start == last->csum_start);
+            check_follower(slab + last->begin, last->end - last->begin, slab + r->begin, r->end - r->begin);
+            r->flags &= (uint16_t)~VNET_FOLLOWS;
+        }
+        CHECK(memcmp(r, &before[i], sizeof *r) == 0);
+    }
+}
+
 /* Returns how many frames were joined with one before them. */
 static size_t check_join(const uint8_t *slab, size_t size, const uint32_t *chains, size_t n) {
     struct vnet_record before[MAX_CHAINS], after[MAX_CHAINS];
@@ -120,6 +168,8 @@ static size_t check_join(const uint8_t *slab, size_t size, const uint32_t *chain
         }
     }
     CHECK(i == count);
+    check_train(work, after, left);
+    check_train(slab, before, count);
     CHECK(vnet_place(after, left, size, chunks) <= left);
     free(work);
     return count - left;
@@ -230,7 +280,7 @@ int main(int argc, char **argv) {
         joined += here;
         most = here > most ? here : most;
     }
-    CHECK(rounds < 1000 || (joined > (size_t)rounds && most > 64)); /* it has something to check */
+    CHECK(rounds < 1000 || (joined > (size_t)rounds && most > 64 && followers > joined)); /* it has something to check */
     printf("%ld rounds\n", rounds);
     return 0;
 }
