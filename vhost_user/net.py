@@ -14,9 +14,8 @@ and costs nobody else anything. Large frames are views of the slab; small ones a
 stack may always leave checksums to us (`CSUM`): a guest that takes partial checksums gets them, for another one they
 are finished here, in C. Superframes are taken as far as the guest acknowledged GUEST_TSO4/6 and has buffers for them.
 
-*Calls that can wait.* An interrupt may cost the guest more than the frame it is for. The buffer of a segment without
-data (`vnet_bare`) holds nobody up, and a FIN ends a conversation rather than answering in one: for these the call is
-owed. It comes with the next one, after `OWED_LOOKS` looks in vain, or before we sleep.
+*Calls that can wait.* An interrupt may cost the guest more than the frame it is for; see `owed.py` for those to the
+guest. The buffer of a segment without data holds nobody up, nor does one of a bulk transfer (`vnet_can_wait` in C).
 
 *Control thread.* Features, MTU and RARP come from there. What the data path needs from features is computed in
 `on_features`, before any ring can run with them; what the owner sees (`carrier`, `offloads`, `mtu`) is computed in
@@ -45,10 +44,10 @@ from .forwarding import Forwarder, Port
 from .frames import ETHER_HEADER, MIN_FRAME, VLAN_TAG, Buffer, finished, rarp, tagged
 from .message import Protocol
 from .net_offloads import OFFLOAD_CSUM, RX_DROPS, may_send, offloads, takes, vnet_bits
+from .owed import OwedCall, patience
 from .pairs import Pairs
 from .slab import SMALL_BURST, RxFrame, burst_view, sliced
 from .steering import Steering
-from .virtqueue import OWED_LOOKS
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -81,11 +80,6 @@ LINGER_LOOKS: Final = 256
 
 #: A frame that leaves alone is put together first if its payload is not longer than this, bytes.
 _LONE_BYTES: Final = 2048
-
-#: Of a TCP segment: where its checksum and its flags are, and the one that says goodbye.
-_TCP_CHECKSUM: Final = 16
-_TCP_FLAGS: Final = 13
-_TCP_FIN: Final = 1
 
 #: Headers remembered, by offload facts.
 _MAX_HEADERS: Final = 256
@@ -181,7 +175,7 @@ class NetDevice(Device):
         self._sinks: list[Virtqueue] = []  # rings we put frames into
         self._blocked: Virtqueue | None = None  # the ring that had no room for the last frame
         self._blocked_room = 0
-        self._owing: Virtqueue | None = None  # the ring that may owe the guest a call
+        self._owed = OwedCall()
         self.on_features(0)
         for ring in self.rings[1::2]:
             ring.max_chain_bytes = lib.VNET_HEADER + MAX_SUPERFRAME + VLAN_TAG
@@ -225,7 +219,7 @@ class NetDevice(Device):
         self._pairs.place(self._sources)
         self.port.place(self._sinks, self.gates, self.mtu)
         self._forwarder.place(self._sources, steer=len(rings) > 2)
-        self._blocked = self._owing = None
+        self._blocked = self._owed.ring = None
         self._headers = {}
         self.offloads = offloads(self._gso_types)
         self.max_superframe = MAX_SUPERFRAME if self._gso_types else ETHER_HEADER + self.mtu
@@ -266,8 +260,7 @@ class NetDevice(Device):
         taking.join = join
         chains = ring.take(taking)
         if not chains:
-            if self._owing is not None:
-                self._owing.elapse(1)
+            self._owed.look()
             return []
         inbox = self._inbox
         self.frames_in += inbox.frames
@@ -352,10 +345,10 @@ class NetDevice(Device):
             return False
         if length < MIN_FRAME:
             whole += _PADDING[length:]
-        farewell = len(parts) == 1 and frame[6] == _TCP_CHECKSUM and parts[0][frame[5] + _TCP_FLAGS] & _TCP_FIN
-        if farewell:
-            self._owing = ring
-        return ring.push_one(whole, header_fixup=self._fixup, patiently=bool(farewell)) == 1
+        looks = patience(parts[0], frame[5], frame[6], self._inbox.bytes) if len(parts) == 1 else 0
+        if looks:
+            self._owed.note(ring, looks)
+        return ring.push_one(whole, header_fixup=self._fixup, patiently=looks > 0) == 1
 
     def _insist(self, ring: Virtqueue, frame: tuple[Buffer, ...]) -> int:
         """Once more for the first frame there was no room for; 1 if there is now.
@@ -451,9 +444,7 @@ class NetDevice(Device):
         """Kicks again from now on. True: look once more (frames came, room came, or something changed)."""
         self.clear_events()
         work = self.refresh() or bool(self._announcements)
-        if self._owing is not None:
-            self._owing.elapse(OWED_LOOKS)
-            self._owing = None
+        self._owed.settle()
         for ring in self._sources:
             work |= ring.arm()
         for ring in self._ignored:

@@ -4,7 +4,7 @@
 static void run(void *argument) {
     struct gw_take *take = argument;
     take->burst.slab = NULL;
-    take->burst.patient = vnet_bare;
+    take->burst.patient = vnet_can_wait;
     take->frames = 0;
     take->chains = 0;
     if (take->budget == 0)

@@ -118,13 +118,15 @@ static struct transport find_transport(const uint8_t *frame, uint32_t length) {
     return t;
 }
 
-int vnet_bare(const uint8_t *chain, uint32_t length) {
+int vnet_can_wait(const uint8_t *chain, uint32_t length) {
     if (length < VNET_HEADER + ETHER_HEADER)
         return 0;
     const uint8_t *frame = chain + VNET_HEADER;
     struct transport t = find_transport(frame, length - VNET_HEADER);
-    return t.version != 0 && t.proto == PROTO_TCP && !t.fragment && t.length >= 20 &&
-           t.length == (frame[t.offset + 12] >> 4) * 4u;
+    if (t.version == 0 || t.proto != PROTO_TCP || t.fragment || t.length < 20)
+        return 0;
+    uint32_t header = (frame[t.offset + 12] >> 4) * 4u;
+    return t.length == header || t.length >= header + VNET_BULK;
 }
 
 /* 1: verified, 0: nothing to verify (left to the stack), -1: wrong. */

@@ -20,6 +20,7 @@ struct vnet_record {
 
 enum {
     VNET_HEADER = 12,      /* struct virtio_net_hdr with num_buffers: VERSION_1 or MRG_RXBUF (virtio 1.3 5.1.6) */
+    VNET_BULK = 16384,     /* payload of a segment of which more follow */
     VNET_MIN_GSO = 48,     /* smallest gso_size taken: bounds the segments a guest can make us cut from 64 KiB */
     VNET_MAX_DATAGRAMS = 128, /* of a UDP superframe whose datagrams are smaller than that, as many as Linux makes */
     VNET_FOLLOWS = 128,    /* flag of a record: the frame continues the one before it (train.h) */
@@ -74,8 +75,9 @@ int vnet_finish_checksum(uint8_t *frame, size_t length, uint32_t start, uint32_t
  * or the reason to drop it, an enum vnet_drop. */
 int vnet_judge(const uint8_t *slab, uint32_t at, uint32_t size, uint32_t accept, uint32_t mtu, struct vnet_record *r);
 
-/* 1: the chain is a TCP segment that carries nothing, so its sender's buffers hold nothing that somebody waits to write. */
-int vnet_bare(const uint8_t *chain, uint32_t length);
+/* Whether a chain's sender can do without it for a while. 1 for TCP segments that carry nothing, whose sender's buffers hold
+ * nothing that somebody waits to write, and for those of a bulk transfer, who soon hears of the acknowledgment anyway. */
+int vnet_can_wait(const uint8_t *chain, uint32_t length);
 
 /* chains: n pairs (offset, length) into the slab. out has room for n records, which refer to the slab, all in chunk 0.
  * drops[VNET_DROPS] is added to. Returns the number of records. */

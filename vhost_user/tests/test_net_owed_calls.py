@@ -10,14 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from vhost_user.driver import DriverRing, NetDriver
+from vhost_user.driver import DriverRing, NetDriver, NetFrame
 from vhost_user.features import NetFeature
 from vhost_user.net import NetDevice, TxFrame
+from vhost_user.owed import ACK_LOOKS
 from vhost_user.virtqueue import OWED_LOOKS
 
-from .device_rig import GUEST_MAC, HOST_MAC, PSEUDO6, ether, ipv4, ipv6, net_rig, tcp, udp
+from .device_rig import GUEST_MAC, HOST_MAC, PSEUDO6, ether, ipv4, ipv6, net_rig, superframe4, tcp, udp
 
 NEEDS_CSUM = 1
+GSO_TCPV4 = 1
 FIN, ACK = 1, 16
 
 
@@ -45,7 +47,7 @@ BARE = [ether(0x0800, ipv4(6, tcp(b""))), ether(0x86DD, ipv6(6, tcp(b"", pseudo=
         ether(0x0800, ipv4(6, tcp(b"", words=8))), ether(0x0800, ipv4(6, tcp(b"")), vlans=1)]  # fmt: skip
 OTHERS = [ether(0x0800, ipv4(6, tcp(b"?"))), ether(0x86DD, ipv6(6, tcp(b"?", pseudo=PSEUDO6))),
           ether(0x0800, ipv4(17, udp(b""))), ether(0x0806, bytes(46)),
-          ether(0x0800, ipv4(6, tcp(b""), fragment=0x2000))]  # fmt: skip
+          ether(0x0800, ipv4(6, tcp(b""), fragment=0x2000)), ether(0x0800, ipv4(6, b"short"))]  # fmt: skip
 
 
 @pytest.mark.parametrize("frame", BARE)
@@ -73,6 +75,34 @@ def test_any_other_buffer_is_told_of_at_once(rig: tuple[NetDevice, NetDriver], f
     assert guest.send([frame]) == 1
     device.receive(64)
     assert calls(guest.tx()) == 1
+
+
+def bulk(size: int) -> NetFrame:
+    """A superframe with `size` bytes of payload."""
+    return NetFrame(superframe4(size), NEEDS_CSUM, GSO_TCPV4, gso_size=1460, csum_start=34, csum_offset=16)
+
+
+@pytest.mark.parametrize(("size", "told"), [(16383, 1), (16384, 0)])
+def test_the_buffer_of_a_bulk_transfer_can_wait(rig: tuple[NetDevice, NetDriver], size: int, told: int) -> None:
+    """Its sender hears of the acknowledgment soon, and sees all buffers that are free when it does."""
+    device, guest = rig
+    assert guest.send([bulk(size)]) == 1
+    assert len(device.receive(64)) == 1
+    assert calls(guest.tx()) == told
+
+
+@pytest.mark.parametrize(("size", "told"), [(16000, 1), (16384, 0)])
+def test_an_acknowledgment_in_a_bulk_transfer_can_wait(rig: tuple[NetDevice, NetDriver], size: int, told: int) -> None:
+    """For half as many looks as others: its sender may have reached the end of its window after all."""
+    device, guest = rig
+    assert guest.send([bulk(size)]) == 1
+    assert len(device.receive(64)) == 1
+    assert device.transmit([farewell(ACK)]) == 1
+    assert guest.rx().drain_calls() == told
+    for _ in range(ACK_LOOKS):
+        assert guest.rx().drain_calls() == 0
+        assert not device.receive(64)
+    assert guest.rx().drain_calls() == 1 - told
 
 
 def test_a_call_that_is_owed_comes_with_the_next_one(rig: tuple[NetDevice, NetDriver]) -> None:

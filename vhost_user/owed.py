@@ -1,0 +1,65 @@
+"""Calls to the guest that can wait, for what we put into its receive ring (docs/decisions/0042).
+
+What it is told of at once is the rule. Who ends a conversation does not wait for an answer in it, and who is in the
+middle of a bulk transfer has more to send than what is acknowledged: an interrupt for either costs the guest more than
+it brings. For these the call is owed: it comes with the next one, after so many looks for work in vain, or before we
+sleep.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from vhost_user._vring import lib
+
+from .virtqueue import OWED_LOOKS
+
+if TYPE_CHECKING:
+    from .virtqueue import Virtqueue
+
+#: A call for an acknowledgment in a bulk transfer is owed for so many looks in vain: 0.1 ms to 0.2 ms.
+ACK_LOOKS: Final = OWED_LOOKS // 2
+#: Of a TCP segment: where its checksum and its flags are; two of these.
+_TCP_CHECKSUM: Final = 16
+_TCP_FLAGS: Final = 13
+_FIN: Final = 1
+_ACK: Final = 16
+
+
+def patience(header: bytes | bytearray | memoryview, start: int, offset: int, heard: int) -> int:
+    """For how many looks in vain the guest may be left unaware of a frame that is headers alone; 0: for none.
+
+    The frame's checksum belongs at `start` + `offset` of it; the last burst from the guest was of `heard` bytes.
+    """
+    if offset != _TCP_CHECKSUM:
+        return 0
+    flags = header[start + _TCP_FLAGS]
+    if flags & _FIN:
+        return OWED_LOOKS
+    return ACK_LOOKS if flags == _ACK and heard >= lib.VNET_BULK else 0
+
+
+class OwedCall:
+    """Which ring may owe its guest a call, and for how many looks in vain."""
+
+    __slots__ = ("_each", "ring")
+
+    def __init__(self) -> None:
+        self.ring: Virtqueue | None = None
+        self._each = 1  # what a look in vain counts
+
+    def note(self, ring: Virtqueue, looks: int) -> None:
+        """`ring` is about to owe a call for `looks`."""
+        self.ring = ring
+        self._each = OWED_LOOKS // looks
+
+    def look(self) -> None:
+        """One more was in vain."""
+        if self.ring is not None:
+            self.ring.elapse(self._each)
+
+    def settle(self) -> None:
+        """We are about to sleep."""
+        if self.ring is not None:
+            self.ring.elapse(OWED_LOOKS)
+            self.ring = None
