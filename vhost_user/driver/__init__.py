@@ -4,6 +4,7 @@ For tests of devices and stacks in milliseconds, for benches, and for users who 
 
 * `NetDriver`, `VsockDriver`: connect to a back-end's socket, negotiate in QEMU's order, send and receive. Well-behaved.
 * `Frontend`: every message by name, and any bytes with any descriptors (`Frontend.send`, `send_bytes`).
+* `Exchange`: a message and its answer, over and over, timed: the driver's part of a round trip costs a microsecond.
 * `DriverRing`: beside the well-behaved operations, raw writes to descriptors, rings and indexes.
 * `GuestMemory`: a memfd in one or several regions with holes, sealed like QEMU's or not.
 
@@ -16,6 +17,7 @@ Nothing here waits longer than the timeout it was given.
 from .base import Driver, Order
 from .burst import Burst
 from .errors import DriverError
+from .exchange import Exchange
 from .frontend import Frontend
 from .memory import GuestMemory, MemoryRegion
 from .net import NetDriver, NetFrame
@@ -28,6 +30,7 @@ __all__ = [
     "Driver",
     "DriverError",
     "DriverRing",
+    "Exchange",
     "Frontend",
     "GuestMemory",
     "MemoryRegion",

@@ -10,6 +10,7 @@ from vhost_user.features import NET_OFFLOADS, NetFeature, without_orphans
 from .base import ALL_PROTOCOL_FEATURES, Driver, Order
 from .burst import Burst, Inbox
 from .errors import DriverError
+from .exchange import Exchange
 from .frontend import DEFAULT_TIMEOUT
 from .memory import MIB, GuestMemory
 from .ring import DriverRing
@@ -211,6 +212,11 @@ class NetDriver(Driver):
         """As `recv`, but frames are only copied out and counted: (frames, bytes without headers). For benches."""
         count, size = self._inbox.drain(self.rx(queue), limit, timeout=timeout, merge=self._merge)
         return count, size - count * NET_HEADER.size
+
+    def exchange(self, header: BytesLike, data: BytesLike, *, queue: int = 0, patience: float = 1.0) -> Exchange:
+        """A frame, behind its struct virtio_net_hdr in `header`, and the answer to it, over and over (see `Exchange`;
+        answers begin with their struct virtio_net_hdr)."""
+        return Exchange(self.tx(queue), self.rx(queue), header, data, merge=self._merge, patience=patience)
 
     @property
     def _merge(self) -> int:

@@ -128,16 +128,18 @@ class Peer(Host):
         if self.driver.send([frame], timeout=_WAIT_SECONDS) != 1:
             raise TimeoutError("the device took no frame")
 
-    def hear_length(self) -> int:
-        """Payload bytes of what came, nothing else looked at but ARP."""
-        seen = 0
-        for frame in self.driver.recv():
-            message = memoryview(frame.data)
-            if _U16.unpack_from(message, 12)[0] == builders.ETHERTYPE_IPV4:
-                seen += _U16.unpack_from(message, 16)[0] - 20 - (message[_TCP_AT + 12] >> 4 << 2)
-            else:
-                self.hear_arp(message[14:])
-        return seen
+    def hear_answer(self, frame: memoryview) -> bool:
+        """Whether `frame`, headers and all, is the next segment with data, which acknowledges all we sent; nothing else
+        is looked at but ARP, which is answered."""
+        if frame[12:14] != _IPV4:
+            self.hear_arp(frame[14:])
+            return False
+        seq, ack = _NUMBERS.unpack_from(frame, _TCP_AT + 4)
+        length = _U16.unpack_from(frame, 16)[0] - 20 - (frame[_TCP_AT + 12] >> 4 << 2)
+        if not length or seq != self.rcv_nxt & _U32 or ack != self.snd_nxt & _U32:
+            return False
+        self.rcv_nxt += length
+        return True
 
     def finish(self, deadline: float) -> None:
         """Close our direction and wait until the stack has acknowledged everything."""
@@ -264,26 +266,20 @@ def drain(peer: Peer, seconds: float) -> float:
 
 
 def round_trips(peer: Peer, seconds: float, size: int) -> list[float]:
-    """One segment there and one back, again and again: microseconds of each."""
+    """One segment there and one back, again and again: microseconds of each, from before the segment is copied to guest
+    memory until its answer was copied out. What was answered is checked between two trips, and not counted."""
     segment = Segment(peer, bytes(size))
-    ready = _ready([segment])
-    ring, rx = peer.driver.tx(), peer.driver.rx()
+    exchange = peer.driver.exchange(segment.header, segment.data, patience=_WAIT_SECONDS)
     times = []
-    now = began = time.perf_counter()
-    while now - began < seconds:
-        begun = now = time.perf_counter()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         segment.number(peer.snd_nxt, peer.rcv_nxt)
-        ready.send(ring, timeout=_WAIT_SECONDS)
         peer.snd_nxt += size
         wanted = peer.rcv_nxt + size
-        while peer.rcv_nxt < wanted:
-            while not rx.pending:
-                now = time.perf_counter()
-                if now - begun > _WAIT_SECONDS:
-                    raise TimeoutError("no answer")
-            now = time.perf_counter()
-            peer.rcv_nxt += peer.hear_length()
-        times.append((now - begun) * 1e6)
+        answer = exchange.ask()
+        while not peer.hear_answer(answer[_NET_HEADER.size :]) or peer.rcv_nxt < wanted:
+            answer = exchange.look()
+        times.append(exchange.nanoseconds * 1e-3)
     peer.leave()
     return times
 
