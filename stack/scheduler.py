@@ -70,7 +70,7 @@ class Timer:
 class Scheduler:
     """One per Network: ``now``, ``rng``, timers, and work deferred to the end of a turn."""
 
-    __slots__ = ("_sequence", "deferred", "epoch", "heap", "now", "rng")
+    __slots__ = ("_sequence", "deferred", "epoch", "heap", "now", "rng", "sole")
 
     def __init__(self, *, rng: Randomness, now: int = 0) -> None:
         self.now = now
@@ -79,6 +79,7 @@ class Scheduler:
         self.heap: list[tuple[int, int, Timer]] = []  #: (deadline, order of arming, timer); some superseded
         self._sequence = 0
         self.deferred: dict[Callable[[], None], None] = {}  #: asked for, in this order
+        self.sole = False  #: while deferred work runs: nothing else was asked for when it began
 
     def timer(self, callback: Callable[[], None]) -> Timer:
         return Timer(self, callback)
@@ -142,9 +143,11 @@ class Scheduler:
         while deferred:
             batch = list(deferred)
             deferred.clear()
+            self.sole = len(batch) == 1
             for callback in batch:
                 callback()
             count += len(batch)
+        self.sole = False
         return count
 
     @property

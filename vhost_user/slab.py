@@ -9,7 +9,7 @@ from vhost_user._vring import ffi, lib
 
 _CHUNK: Final = Struct("=II")  #: struct chunk: begin, end
 #: struct vnet_record: begin, end, chunk, flags, gso_type, gso_size, csum_start, csum_offset.
-_RECORD: Final = Struct("=IIHHHHHH")
+RECORD: Final = Struct("=IIHHHHHH")
 _PLACE: Final = Struct("=IIH10x")  #: of it: begin, end, chunk
 
 #: Bursts up to this many bytes become a `bytes` object; larger ones keep the slab C made, whose finalizer costs more
@@ -49,18 +49,18 @@ def sliced(
         return []
     views = slab_views(slab, chunks, nchunks) if nchunks else [slab]
     if alike:
-        begin, end, chunk, flags, gso_type, gso_size, start, offset = _RECORD.unpack_from(records)
+        begin, end, chunk, flags, gso_type, gso_size, start, offset = RECORD.unpack_from(records)
         first = (views[chunk][begin:end], flags, gso_type, gso_size, start, offset)
         if count == 1:
             return [first]
-        _, _, _, flags, gso_type, gso_size, start, offset = _RECORD.unpack_from(records, _RECORD.size)
+        _, _, _, flags, gso_type, gso_size, start, offset = RECORD.unpack_from(records, RECORD.size)
         places = _PLACE.iter_unpack(records[_PLACE.size : count * _PLACE.size])
         frames = [(views[chunk][begin:end], flags, gso_type, gso_size, start, offset) for begin, end, chunk in places]
         frames.insert(0, first)
         return frames
     return [
         (views[chunk][begin:end], flags, gso_type, gso_size, start, offset)
-        for begin, end, chunk, flags, gso_type, gso_size, start, offset in _RECORD.iter_unpack(
-            records[: count * _RECORD.size]
+        for begin, end, chunk, flags, gso_type, gso_size, start, offset in RECORD.iter_unpack(
+            records[: count * RECORD.size]
         )
     ]

@@ -79,6 +79,8 @@ _BY_ADDRESS: Final = 4096
 OWED_LOOKS: Final[int] = lib.GW_OWED_LOOKS
 
 _EXTERNAL: Final = lib.GW_PART_EXTERNAL
+_ONE: Final = lib.GW_PUSH_ONE
+_MERGE: Final = lib.GW_PUSH_MERGE
 _SPLIT: Final = lib.GW_PUSH_SPLIT
 _U32S: Final = ffi.typeof("uint32_t[]")
 
@@ -114,7 +116,6 @@ class Virtqueue(RingControl):
         self._small = memoryview(ffi.buffer(small))
         self._got = ffi.new("int64_t *")
         self._partial = 0  # what push_split answers beside the count
-        self._lone = ffi.new("uint32_t[]", [1, 0])  # what C is told of one frame of one part: its length comes last
         self._burst = ffi.new("struct gw_burst *", {"small": small, "small_size": SMALL_BURST})
 
     # -- data: takes the gate for one burst ------------------------------------------------------------------------
@@ -162,7 +163,7 @@ class Virtqueue(RingControl):
         ring of this size (or, unmerged, not the next chain) can ever take is counted, dropped and accepted; so is one
         shorter than its header. On a ring that is not live: 0.
         """
-        mode = lib.GW_PUSH_ONE if header_fixup < 0 else lib.GW_PUSH_MERGE
+        mode = _ONE if header_fixup < 0 else _MERGE
         return self._push(frames, mode, max(header_fixup, 0), 0)
 
     def push_one(self, frame: bytes, *, header_fixup: int = -1, patiently: bool = False) -> int:
@@ -170,16 +171,15 @@ class Virtqueue(RingControl):
 
         `patiently`: the guest's call may wait for the next one, or until `elapse` has counted `OWED_LOOKS`.
         """
-        lone, length = self._lone, len(frame)
-        mode, at = (lib.GW_PUSH_ONE, 0) if header_fixup < 0 else (lib.GW_PUSH_MERGE, header_fixup)
+        mode, at = (_ONE, 0) if header_fixup < 0 else (_MERGE, header_fixup)
         if patiently:
             mode |= lib.GW_PUSH_PATIENTLY
         self._gate.acquire()
         try:
             if not self._live:
                 return 0
-            lone[1] = length
-            return self._check(lib.gw_vring_push(self._ring, mode, at, 0, lone, 1, 1, frame, length, ffi.NULL, 0))
+            accepted: int = lib.gw_vring_push_one(self._ring, mode, at, frame, len(frame))
+            return accepted if accepted >= 0 else self._check(accepted)
         finally:
             self._gate.release()
 

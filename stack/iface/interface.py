@@ -221,6 +221,35 @@ class Interface:
         if not self._flush_asked:
             self._ask_flush()
 
+    def send_alone(self, frame: TxFrame, length: int) -> None:
+        """As `enqueue` and `flush`, called by the sole work of the end of a turn (`Scheduler.sole`): what would be
+        flushed next anyhow leaves at once, unless there is more to it.
+        """
+        if (
+            self._queue
+            or self._ready
+            or self._needs_prepare
+            or self.taps
+            or self._drain_callbacks
+            or self.loopback
+            or not self.scheduler.sole
+            or not self.tx_queue_length
+        ):
+            self.enqueue(frame, length)
+            return
+        burst = [frame]
+        offloads = self.offloads
+        self._queued_bytes = length
+        accepted = self.device.transmit(burst)
+        if accepted and not self._queue:
+            stats = self.stats
+            stats.tx_packets += 1
+            stats.tx_bytes += length
+            self.sent_bursts[1] += 1
+            self._queued_bytes = 0
+        else:
+            self._sent(burst, accepted, offloads)
+
     def send_frame(self, dst: bytes, ethertype: int, payload: bytes) -> None:
         """Queue one frame made of plain bytes."""
         if self.up:
@@ -271,8 +300,12 @@ class Interface:
             self._queued_bytes = 0
             return
         self._ready = []
-        offloads, stats = self.offloads, self.stats
-        accepted = self.device.transmit(burst)
+        offloads = self.offloads
+        self._sent(burst, self.device.transmit(burst), offloads)
+
+    def _sent(self, burst: list[TxFrame], accepted: int, offloads: Offload) -> None:
+        """The device has accepted so many of them, which were made ready for `offloads`."""
+        stats = self.stats
         stats.tx_packets += accepted
         self.sent_bursts[accepted.bit_length()] += 1
         done = burst

@@ -50,6 +50,7 @@ from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
 
 if TYPE_CHECKING:
+    from stack.iface.hooks import FrameHandler
     from stack.iface.interface import Interface
     from stack.scheduler import Scheduler
 
@@ -100,6 +101,7 @@ class IpLayer:
         self.icmp4 = Icmp4(self)
         self.icmp6 = Icmp6(self)
         self.input4 = Ipv4Input(self)
+        self._entry4: FrameHandler = self.input4.receive  # where interfaces but `lo` hand over frames
         self.input6 = Ipv6Input(self)
         #: Send a transport datagram: see `IpOutput.send`. An attribute, because a call saved is worth it here.
         output = IpOutput(self)
@@ -133,6 +135,13 @@ class IpLayer:
         """Hand packets of `proto`, of both families, to `handler`, and errors about packets we sent to `on_error`."""
         self.raw.place(proto, handler)
         self._error_handlers[proto] = on_error
+
+    def divert4(self, receive: FrameHandler) -> None:
+        """Have interfaces, but `lo`, hand IPv4 frames to `receive`, which leaves the rest to `input4`."""
+        self._entry4 = receive
+        for iface in self.interfaces.values():
+            if not iface.loopback:
+                iface.handlers[ETHERTYPE_IPV4] = receive
 
     def route(self, dst: bytes, *, src: bytes | None = None, oif: int = 0, mark: int = 0) -> Route:
         """Where packets to `dst` go, from `src` if that is settled, through interface `oif` if not 0; `mark` is what
@@ -272,7 +281,7 @@ class IpLayer:
             assert isinstance(iface, LoopbackInterface)
             self.loopback = iface
         self.interfaces[iface.index] = iface
-        iface.handlers[ETHERTYPE_IPV4] = self.input4.receive
+        iface.handlers[ETHERTYPE_IPV4] = self.input4.receive if iface.loopback else self._entry4
         iface.handlers[ETHERTYPE_IPV6] = self.input6.receive
         iface.solicit6 = self.icmp6.ndp.solicit
         iface.on_unreachable = self._unreachable

@@ -22,6 +22,7 @@ from stack.netns.lifetimes import Lifetimes
 from stack.netns.marks import ARRIVED, IMPLIED, MOVED, SILENT
 from stack.netns.naming import check_name
 from stack.packet import PacketLayer
+from stack.tcp import express
 from stack.tcp.layer import TcpLayer
 from stack.udp import UdpLayer
 from stack.unix import AbstractNames
@@ -74,6 +75,7 @@ class NetNamespace(Addresses):
         self.udp = UdpLayer(scheduler, self.ip)
         self.packet = PacketLayer(scheduler, self.ip, self.changes)  #: sockets that see whole frames
         self.tcp = TcpLayer(scheduler, self.ip, ports=self.ip.ports[6], config=tcp_config)
+        express.install(self.tcp)
 
     # --- life -----------------------------------------------------------------------------------------------------
 

@@ -110,6 +110,12 @@ class SendQueue:
         """Views of bytes [seq, seq + length), which must be held. No copy."""
         starts = self._starts
         chunks = self._chunks
+        if len(chunks) == 1 and length == self.end - seq and starts[0] == seq:
+            # All there is, in one piece: a question, an answer.
+            whole = chunks[0]
+            assert whole is not None, "slice of released bytes"
+            self._cursor = 1
+            return [whole]
         index = self._cursor
         count = len(starts)
         if index >= count or starts[index] > seq or (index + 1 < count and starts[index + 1] <= seq):
@@ -173,17 +179,22 @@ class ReceiveQueue:
     def append(self, view: memoryview) -> None:
         """Take a payload view; small ones are copied out of their buffer."""
         size = len(view)
-        self.length += size
         if size < COPY_BREAK:
-            view = memoryview(bytes(view))
-            self.charge += size + CHUNK_OVERHEAD
-        else:
-            pinned = view.obj
-            if pinned is not self._last_pinned:
-                self._last_pinned = pinned
-                self.charge += memoryview(pinned).nbytes
-            self.charge += CHUNK_OVERHEAD
+            self.append_small(view.tobytes(), size)
+            return
+        self.length += size
+        pinned = view.obj
+        if pinned is not self._last_pinned:
+            self._last_pinned = pinned
+            self.charge += memoryview(pinned).nbytes
+        self.charge += CHUNK_OVERHEAD
         self._chunks.append(view)
+
+    def append_small(self, data: bytes, size: int) -> None:
+        """Take the copy of a payload of fewer than COPY_BREAK bytes."""
+        self.length += size
+        self.charge += size + CHUNK_OVERHEAD
+        self._chunks.append(memoryview(data))
 
     def limit(self, most: int) -> None:
         """Bring the memory pinned below `most` if that takes no more than copying what is queued."""

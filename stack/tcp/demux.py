@@ -29,6 +29,11 @@ ANY4: Final = bytes(4)
 ANY6: Final = bytes(16)
 
 
+def flow_key(key: Key) -> bytes:
+    """Addresses and ports of a key as they are in a frame of a segment, one behind the other."""
+    return key[0] + key[1] + (key[2] & _PORTS).to_bytes(4, "big")
+
+
 class Demux:
     __slots__ = ("connections", "listeners", "minisocks", "ties")
 

@@ -23,7 +23,7 @@ from stack.ip.packet import PacketKind
 from stack.ip.source_route import answer_options
 from stack.scheduler import NS_PER_S
 from stack.tcp.connection import Connection
-from stack.tcp.demux import Demux, Key
+from stack.tcp.demux import Demux, Key, flow_key
 from stack.tcp.discovery import believes_icmp, resends
 from stack.tcp.ecn import CE, ECN_MASK
 from stack.tcp.fastopen import CLIENT, KEY_LENGTH, FastOpenClient
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from stack.ip.route import Route
     from stack.link.device import Buffer
     from stack.scheduler import Scheduler
+    from stack.tcp.express import Flow
     from stack.tcp.pcb import Pcb
     from stack.tcp.receiver import Receiver
 
@@ -100,6 +101,7 @@ class TcpLayer:
         self.demux = Demux()
         self.connections = self.demux.connections
         self.mib = MibCounters()  #: what `stats` has not, under Linux's names
+        self.flows: dict[bytes, Flow] = {}  #: by addresses and ports as they are in a frame, see `express`
         self.syn_queue = SynQueue(self)
         self.time_waits = TimeWaits(self)
         self.fastopen = FastOpenClient(self)
@@ -433,6 +435,8 @@ class TcpLayer:
         """`connection` is CLOSED, or a `TimeWait` has taken its place."""
         if self.connections.get(connection.key) is connection:
             del self.connections[connection.key]
+        if self.flows and len(connection.key[0]) == 4:
+            self.flows.pop(flow_key(connection.key), None)
         self._orphans.pop(connection, None)
 
     def tie(self, connection: Connection) -> None:

@@ -258,6 +258,11 @@ int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_
     return gw_run(ring, push, &asked);
 }
 
+int gw_vring_push_one(struct gw_vring *ring, int mode, uint32_t at, const uint8_t *frame, uint32_t length) {
+    const uint32_t words[] = {1, length};
+    return gw_vring_push(ring, mode, at, 0, words, 1, 1, frame, length, NULL, 0);
+}
+
 uint64_t gw_vring_partial(const struct gw_vring *ring) { return ring->partial; }
 
 /* -- from a socket straight into guest memory ------------------------------------------------------------------------

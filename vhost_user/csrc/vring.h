@@ -118,6 +118,9 @@ int gw_vring_push(struct gw_vring *ring, int mode, uint32_t at, uint32_t header_
                   uint32_t frames, uint32_t parts, const uint8_t *blob, uint64_t blob_size,
                   const void *const *external, uint32_t external_count);
 
+/* The same for one frame of one part, with five arguments to convert instead of eleven. */
+int gw_vring_push_one(struct gw_vring *ring, int mode, uint32_t at, const uint8_t *frame, uint32_t length);
+
 /* After a GW_PUSH_SPLIT that accepted fewer than all: bytes of payload of the next packet that found room. The rest of
  * it, with its header, is to be pushed again. */
 uint64_t gw_vring_partial(const struct gw_vring *ring);

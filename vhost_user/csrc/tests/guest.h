@@ -163,6 +163,8 @@ static inline int pop_all(struct guest *guest, uint32_t budget, uint64_t max_byt
 /* One frame of one part; 1, 0 or a gw_result. */
 static inline int push_one(struct guest *guest, int mode, uint32_t where, uint32_t header, const void *bytes,
                            uint32_t length) {
+    if (header == 0)
+        return gw_vring_push_one(guest->ring, mode, where, bytes, length);
     uint32_t words[2] = {1, length};
     return gw_vring_push(guest->ring, mode, where, header, words, 1, 1, bytes, length, NULL, 0);
 }

@@ -1,0 +1,220 @@
+"""A short way in: from an interface straight to the connection, for segments like the one before.
+
+Theory of operation
+-------------------
+A segment walks through three layers, and each asks what it asks of every packet. For the next segment of a flow most
+answers are those of the one before. So when a segment over IPv4 has come through by header prediction, `Express`, which
+stands where interfaces hand over IPv4 frames, remembers its *flow*: the connection, and the bytes of its headers that
+must be the same again. The next frame is taken apart by one unpack, compared, and handed to `Pcb.fast`, or, if it is no
+more than a short question or answer, taken here (`converse`). Whatever is not as remembered goes the long way, to which
+flows make no difference.
+
+What is not asked again, and why it would be answered as before:
+
+* whether the frame is for us, our addresses, what is a martian, who forwards: all of it goes by MACs, addresses and
+  TOS, which are compared, and by the configuration, any change of which changes the IP layer's generation;
+* whether somebody else wants such packets (raw sockets, filters, signatures): they stand in TCP's place among the
+  handlers, which is looked at;
+* which connection it is for: while the remembered one is in a state that predicts, and under the same key, it is found
+  by that key (what is tied to one interface is never remembered).
+
+Asked each time: header checksum, lengths, fragmentation, the device's word for the transport checksum. Connections with
+ECN go the long way. Over `lo` everything does, for what its frames carry besides (`stack.iface.loopback`).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from stack.tcp.buffers import COPY_BREAK
+from stack.tcp.pcb import PLAIN_OFFSET
+from stack.tcp.seqnum import HALF, MASK
+from stack.wire.ipv4 import FRAGMENT_MASK
+from stack.wire.tcp import ACK, PROTO, TIMESTAMPS_WORD
+
+if TYPE_CHECKING:
+    from stack.iface.interface import Interface
+    from stack.tcp.connection import Connection
+    from stack.tcp.demux import Key
+    from stack.tcp.layer import TcpLayer
+
+#: MACs, ethertype, version, IHL and TOS; total length; identification; flags and offset; TTL and protocol; checksum;
+#: addresses and ports; sequence number; acknowledgment number; data offset; flags; window
+_FRAME: Final = struct.Struct("!16sHHHHH12sIIBBH4x")
+_STAMP: Final = struct.Struct("!III")  #: first option word, TSval, TSecr
+_ETHERNET: Final = 14
+_PLAIN_TOTAL: Final = 40  # both headers without options
+_STAMPED_TOTAL: Final = 52
+_WORDS: Final = struct.Struct("!4H")  # both addresses
+_PSH_OFF: Final = 0xF7
+_FAMILY: Final = b"\x08\x00\x45"  # IPv4, without options
+#: NEEDS_CSUM | DATA_VALID
+_TRUSTED: Final = 3
+
+
+class Flow:
+    """What the headers of one connection's segments have in common as they come in."""
+
+    __slots__ = ("base", "connection", "generation", "head", "iface", "key")
+
+    def __init__(self, iface: Interface, head: bytes, place: bytes, connection: Connection, generation: int) -> None:
+        self.iface = iface
+        self.head = head
+        self.base = int.from_bytes(head[14:16], "big") + sum(_WORDS.unpack_from(place))
+        self.connection = connection
+        self.key: Key = connection.key
+        self.generation = generation
+
+
+def install(layer: TcpLayer) -> None:
+    """From now on interfaces hand IPv4 frames to an `Express` of this layer."""
+    layer.ip.divert4(Express(layer).receive)
+
+
+class Express:
+    """Of one TCP layer."""
+
+    def __init__(self, layer: TcpLayer) -> None:
+        self._layer = layer
+        self._stats = layer.stats
+        self._ip = ip = layer.ip
+        self._handlers = ip.handlers4
+        self._input = ip.handlers4[PROTO]  # TCP's own, as long as nobody stands before it
+        self._slow = ip.input4.receive
+        self._flows = layer.flows
+
+    def receive(self, iface: Interface, frame: memoryview, link_kind: int, flags: int, gso_size: int) -> None:
+        """One Ethernet frame of type 0x0800, as `Ipv4Input.receive`."""
+        length = len(frame) - _ETHERNET
+        if length < _PLAIN_TOTAL:
+            self._slow(iface, frame, link_kind, flags, gso_size)
+            return
+        head, total, ident, fragment, word, check, place, seq, ack, offset, bits, window = _FRAME.unpack_from(frame)
+        flow = self._flows.get(place)
+        if (
+            flow is not None
+            and flow.head == head
+            and flow.generation == self._ip.generation
+            and flow.iface is iface
+            and not link_kind
+            and 0 < flags <= _TRUSTED
+            and not fragment & FRAGMENT_MASK
+            and word & 0xFF == PROTO
+            and (flow.base + total + ident + fragment + word + check) % 0xFFFF == 0
+            and bits & _PSH_OFF == ACK
+            and total <= length
+            and self._handlers[PROTO] is self._input
+        ):
+            connection = flow.connection
+            value = echo = 0
+            if offset == PLAIN_OFFSET:
+                size = total - _PLAIN_TOTAL
+            else:
+                size = total - _STAMPED_TOTAL
+                if size >= 0:
+                    option, value, echo = _STAMP.unpack_from(frame, _ETHERNET + _PLAIN_TOTAL)
+                    if option != TIMESTAMPS_WORD:
+                        size = -1
+            if (
+                size >= 0
+                and offset == connection.predicted
+                and connection.key is flow.key
+                and connection.ecn is None
+                and (
+                    (
+                        0 < size < COPY_BREAK
+                        and not gso_size
+                        and converse(connection, frame, _ETHERNET + total, size, seq, ack, window, value)
+                    )
+                    or connection.fast(frame[: _ETHERNET + total], size, seq, ack, window, value, echo, gso_size)
+                )
+            ):
+                self._stats.fast_in += 1
+                return
+        predicted = self._stats.fast_in
+        self._slow(iface, frame, link_kind, flags, gso_size)
+        if self._stats.fast_in != predicted and 0 < flags <= _TRUSTED and not link_kind:
+            self._remember(iface, head, place)
+
+    def _remember(self, iface: Interface, head: bytes, place: bytes) -> None:
+        """A segment with these headers has just been predicted."""
+        key = (place[:4], place[4:8], int.from_bytes(place[8:], "big"))
+        connection = self._layer.connections.get(key)
+        if connection is not None and connection.ecn is None and head[12:15] == _FAMILY:
+            self._flows[place] = Flow(iface, head, place, connection, self._ip.generation)
+
+
+def converse(
+    connection: Connection, frame: memoryview, end: int, size: int, seq: int, ack: int, window: int, value: int
+) -> bool:
+    """A question, or an answer that acknowledges the question: what `Pcb.fast`, `Sender.acknowledge` and
+    `Receiver.accept` come to for the `size` bytes of payload before byte `end` of `frame`, in order, when all that was
+    sent, in one piece and once, is acknowledged now or was before, and nothing is peculiar. False: nothing was done.
+    """
+    receiver = connection.receiver
+    sender = connection.sender
+    nxt = receiver.rcv_nxt
+    una = sender.snd_una
+    acked = (ack - una) & MASK
+    flights = sender.flights
+    if (
+        seq != nxt & MASK
+        or acked != sender.snd_max - una
+        or len(flights) > 1
+        or receiver.reassembly.length
+        or size > receiver.rcv_adv - nxt
+        or receiver.fin_seq is not None
+        or receiver.times is not None
+        or size > receiver.mss
+    ):
+        return False
+    now = connection.scheduler.now
+    if connection.timestamps:
+        if (value - receiver.ts_recent) & MASK >= HALF:
+            return False
+        stamped = nxt <= receiver.last_ack_sent  # RFC 7323 section 4.3 (2)
+    else:
+        stamped = False
+    if acked:
+        queue = sender.queue
+        if (
+            not flights
+            or una < sender.karn
+            or queue.end != sender.snd_max
+            or sender.marks is not None
+            or sender.backoff
+            or sender.recovery.engaged
+            or sender.cwnd_limited
+        ):
+            return False
+        sent_at = flights.popleft()[1]
+        if sent_at:
+            sender.rtt.sample(now - sent_at)
+        una += acked
+        sender.snd_una = sender.snd_nxt = una
+        queue.release(una)
+        sender.bytes_acked += acked
+        sender.progress_at = now
+        connection.timers.retransmit.deadline = None  # RFC 6298 section 5 (5.2)
+        if sender.busy_at:
+            sender.busy_time += now - sender.busy_at
+            sender.busy_at = 0
+            sender.starved = False
+    if stamped:
+        receiver.ts_recent = value
+        receiver.ts_recent_at = now
+    if window != sender.raw_window:
+        sender.update_window(window, nxt, una)
+    receiver.rcv_nxt = nxt + size
+    receiver.data_segments += 1
+    arrived = receiver.queue
+    arrived.append_small(frame[end - size : end].tobytes(), size)
+    if arrived.charge > receiver.pin_limit:
+        arrived.limit(receiver.pin_limit)
+    connection.soft_error = 0
+    connection.event = True
+    if not connection.scheduled:
+        connection.scheduled = True
+        connection.scheduler.defer(connection.flush)
+    return True
