@@ -141,12 +141,13 @@ class Scheduler:
         count = 0
         deferred = self.deferred
         while deferred:
-            batch = list(deferred)
+            batch = tuple(deferred)
             deferred.clear()
-            self.sole = len(batch) == 1
+            size = len(batch)
+            self.sole = size == 1
             for callback in batch:
                 callback()
-            count += len(batch)
+            count += size
         self.sole = False
         return count
 

@@ -62,17 +62,20 @@ class SendQueue:
 
     def append(self, data: Buffer, room: int) -> int:
         """Take up to `room` bytes of `data`; returns how many."""
-        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        if type(data) is bytes:
+            size = len(data)
+            if 0 < size <= KEEP_ABOVE and size <= room and not self._chunks:
+                # Usually it stays alone: a question, an answer.
+                self._starts.append(self.end)
+                self._chunks.append(data)
+                self.end += size
+                return size
+        else:
+            size = memoryview(data).nbytes
         taken = min(size, room)
         if taken <= 0:
             return 0
         if taken <= KEEP_ABOVE:
-            if taken == size and type(data) is bytes and not self._chunks:
-                # Usually it stays alone: a question, an answer.
-                self._starts.append(self.end)
-                self._chunks.append(data)
-                self.end += taken
-                return taken
             self._append_small(memoryview(data).cast("B")[:taken])
             return taken
         view = immutable_view(data)

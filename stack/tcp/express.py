@@ -19,7 +19,7 @@ What is not asked again, and why it would be answered as before:
   by that key (what is tied to one interface is never remembered).
 
 Asked each time: header checksum, lengths, fragmentation, the device's word for the transport checksum. Connections with
-ECN go the long way. Over `lo` everything does, for what its frames carry besides (`stack.iface.loopback`).
+ECN are never remembered. Over `lo` everything does, for what its frames carry besides (`stack.iface.loopback`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from stack.tcp.buffers import COPY_BREAK
+from stack.tcp.lone import busy
 from stack.tcp.pcb import PLAIN_OFFSET
 from stack.tcp.seqnum import HALF, MASK
 from stack.wire.ipv4 import FRAGMENT_MASK
@@ -56,12 +57,15 @@ _TRUSTED: Final = 3
 class Flow:
     """What the headers of one connection's segments have in common as they come in."""
 
-    __slots__ = ("base", "connection", "generation", "head", "iface", "key")
+    __slots__ = ("base", "connection", "generation", "head", "iface", "key", "word")
 
-    def __init__(self, iface: Interface, head: bytes, place: bytes, connection: Connection, generation: int) -> None:
+    def __init__(
+        self, iface: Interface, head: bytes, word: int, place: bytes, connection: Connection, generation: int
+    ) -> None:
         self.iface = iface
-        self.head = head
-        self.base = int.from_bytes(head[14:16], "big") + sum(_WORDS.unpack_from(place))
+        self.head = head  #: MACs, ethertype, version, IHL, TOS
+        self.word = word  #: TTL and protocol
+        self.base = int.from_bytes(head[14:], "big") + word + sum(_WORDS.unpack_from(place))  #: ... in the checksum
         self.connection = connection
         self.key: Key = connection.key
         self.generation = generation
@@ -97,11 +101,10 @@ class Express:
             and flow.head == head
             and flow.generation == self._ip.generation
             and flow.iface is iface
-            and not link_kind
+            and flow.word == word
             and 0 < flags <= _TRUSTED
             and not fragment & FRAGMENT_MASK
-            and word & 0xFF == PROTO
-            and (flow.base + total + ident + fragment + word + check) % 0xFFFF == 0
+            and (flow.base + total + ident + fragment + check) % 0xFFFF == 0
             and bits & _PSH_OFF == ACK
             and total <= length
             and self._handlers[PROTO] is self._input
@@ -120,7 +123,6 @@ class Express:
                 size >= 0
                 and offset == connection.predicted
                 and connection.key is flow.key
-                and connection.ecn is None
                 and (
                     (
                         0 < size < COPY_BREAK
@@ -135,14 +137,14 @@ class Express:
         predicted = self._stats.fast_in
         self._slow(iface, frame, link_kind, flags, gso_size)
         if self._stats.fast_in != predicted and 0 < flags <= _TRUSTED and not link_kind:
-            self._remember(iface, head, place)
+            self._remember(iface, head, word, place)
 
-    def _remember(self, iface: Interface, head: bytes, place: bytes) -> None:
+    def _remember(self, iface: Interface, head: bytes, word: int, place: bytes) -> None:
         """A segment with these headers has just been predicted."""
         key = (place[:4], place[4:8], int.from_bytes(place[8:], "big"))
         connection = self._layer.connections.get(key)
         if connection is not None and connection.ecn is None and head[12:15] == _FAMILY:
-            self._flows[place] = Flow(iface, head, place, connection, self._ip.generation)
+            self._flows[place] = Flow(iface, head, word, place, connection, self._ip.generation)
 
 
 def converse(
@@ -213,8 +215,28 @@ def converse(
     if arrived.charge > receiver.pin_limit:
         arrived.limit(receiver.pin_limit)
     connection.soft_error = 0
-    connection.event = True
     if not connection.scheduled:
+        if (
+            receiver.quick < 0
+            and not receiver.acks_owed
+            and not receiver.update_due
+            and receiver.rcv_nxt - receiver.last_ack_sent <= receiver.mss
+            and not connection.event
+            and not busy(sender)
+        ):
+            # All that a flush would do: the acknowledgment waits for the answer, the user is told.
+            timer = connection.timers.delayed_ack
+            if timer.deadline is None:
+                delay = connection.layer.config.delayed_ack
+                if delay > connection.options.delayed_ack_max:
+                    delay = connection.options.delayed_ack_max
+                timer.arm(now + delay)
+            connection.last_heard = now
+            connection.layer.ip.confirm(connection.route)
+            if connection.on_event is not None:
+                connection.on_event()
+            return True
         connection.scheduled = True
         connection.scheduler.defer(connection.flush)
+    connection.event = True
     return True

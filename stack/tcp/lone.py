@@ -98,7 +98,7 @@ def emit_lone(connection: Pcb, seq: int, size: int) -> None:
         or connection.ecn is not None
         or connection.sender.marks is not None
         or connection.route.generation != connection.ip.generation
-        or not template.good(connection.ip.generation, options.ttl, options.tos)
+        or not template.good(connection.route.generation, options.ttl, options.tos)
     ):
         emit_burst(connection, ((seq, size, ACK | PSH),), True)
         return

@@ -349,17 +349,17 @@ class Receiver:
         due = False
         if not length:
             self.drained = True
-            waiting = self.rcv_nxt - self.last_ack_sent
-            # No longer than any before, and shorter than what we take: it was the end of a write.
-            ended = 0 < waiting <= self.mss and waiting < self.connection.advmss - _OPTIONS
-            if ended and self.quick >= 0 and not self.acks_owed:
-                # As Linux (tcp_cleanup_rbuf): the user has read all there was, a write of the peer's ended there, and
-                # nothing goes the other way: it may be waiting, by Nagle's rule, to send the next short segment.
-                if self.asks:
-                    return False
-                self.acks_owed = 1
-                self.hurried_at = self.connection.scheduler.now
-                due = True
+            if self.quick >= 0 and not self.acks_owed:
+                waiting = self.rcv_nxt - self.last_ack_sent
+                # No longer than any before, and shorter than what we take: it was the end of a write.
+                if 0 < waiting <= self.mss and waiting < self.connection.advmss - _OPTIONS:
+                    # As Linux (tcp_cleanup_rbuf): the user has read all there was, a write of the peer's ended there,
+                    # nothing goes the other way: it may wait, by Nagle's rule, before it sends the next short segment.
+                    if self.asks:
+                        return False
+                    self.acks_owed = 1
+                    self.hurried_at = self.connection.scheduler.now
+                    due = True
         if self.rcv_nxt >= self.mark:
             self._end_round()
         window = self.rcv_adv - self.rcv_nxt

@@ -30,7 +30,7 @@ from stack.socket.message import MSG_DONTWAIT, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_O
 from stack.socket.options import SOL_SOCKET, OptionTable, OptionValues
 from stack.socket.options_device import SO_BINDTOIFINDEX, bound_interface
 from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
-from stack.socket.poll import ERR, HUP, IN, RDHUP, Pollee
+from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, Pollee
 from stack.tcp import TcpState
 from stack.tcp.options import TcpOptions
 
@@ -116,7 +116,14 @@ class StreamSocket(Socket):
             data = memoryview(data).cast("B")[self.send(data, flags, timeout) :]
             if not data:
                 return
-        super().send_all(data, flags | IN_PARTS, timeout)
+        if flags:
+            super().send_all(data, flags | IN_PARTS, timeout)
+            return
+        try:
+            self.block_on(OUT, timeout, self._send_rest, [data], IN_PARTS)
+        except BrokenPipeError:
+            self._broken_pipe(flags)
+            raise
 
     def send_message(
         self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: object, timeout: Timeout
