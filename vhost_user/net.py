@@ -61,6 +61,7 @@ NEEDS_CSUM: Final = 1
 DATA_VALID: Final = 2
 #: struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers.
 _HEADER: Final = Struct("<BBHHHHH")
+_HEADER_BYTES: Final = _HEADER.size
 _NUM_BUFFERS_AT: Final = 10
 
 MAX_PACKET: Final = 65535
@@ -241,7 +242,11 @@ class NetDevice(Device):
         (csrc/gro.c), and those marked that continue the one before (csrc/train.c). Returns them, and of how many frames
         and bytes they are made."""
         count, size = self.frames_in, self.bytes_in
-        frames = self._receive(budget, 1)
+        sources = self._sources
+        if len(sources) != 1 or self._changed or self._ignored or self._announcements:
+            frames = self._receive(budget, 1)
+        else:
+            frames = self._take(sources[0], budget, 1)
         return frames, self.frames_in - count, self.bytes_in - size
 
     def _receive(self, budget: int, join: int) -> list[RxFrame]:
@@ -312,7 +317,7 @@ class NetDevice(Device):
         if self.faults.stalled:
             return 0
         blocked = self._blocked
-        if blocked is None and len(burst) == 1 and len(sinks) == 1 and self._alone(sinks[0], burst[0]):
+        if len(burst) == 1 and blocked is None and len(sinks) == 1 and self._alone(sinks[0], burst[0]):
             self.frames_out += 1
             return 1
         if blocked is not None and len(sinks) == 1 and blocked.room() <= self._blocked_room and blocked.live:
@@ -356,15 +361,17 @@ class NetDevice(Device):
             return False
         header, shortest, longest = self._headers.get(frame[1:], _UNKNOWN)
         whole = b"".join((header, *parts))
-        length = len(whole) - lib.VNET_HEADER
+        length = len(whole) - _HEADER_BYTES
         if not shortest <= length <= longest:
             return False
         if length < MIN_FRAME:
             whole += _PADDING[length:]
-        looks = patience(parts[0], frame[5], frame[6], self._inbox.bytes) if len(parts) == 1 else 0
-        if looks:
-            self._owed.note(ring, looks)
-        return ring.push_one(whole, header_fixup=self._fixup, patiently=looks > 0) == 1
+        if len(parts) == 1:
+            looks = patience(parts[0], frame[5], frame[6], self._inbox.bytes)
+            if looks:
+                self._owed.note(ring, looks)
+                return ring.push_one(whole, header_fixup=self._fixup, patiently=True) == 1
+        return ring.push_one(whole, header_fixup=self._fixup) == 1
 
     def _insist(self, ring: Virtqueue, frame: tuple[Buffer, ...]) -> int:
         """Once more for the first frame there was no room for; 1 if there is now.

@@ -218,8 +218,10 @@ class ReceiveQueue:
         """Take up to `limit` bytes; one copy."""
         chunks = self._chunks
         if self.length <= limit:
-            data = bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
-            self._emptied()
+            data = bytes(chunks.popleft()) if len(chunks) == 1 else b"".join(chunks)
+            chunks.clear()
+            self._last_pinned = None
+            self.charge = self.length = 0
             return data
         if limit <= 0:
             return b""

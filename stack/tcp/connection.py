@@ -113,13 +113,14 @@ class Connection(Pcb):
 
     def read(self, limit: int) -> bytes:
         """Up to `limit` bytes, b"" when none are there (see `eof`); never across the urgent byte."""
+        receiver = self.receiver
         urgent = self.urgent
-        if urgent is not None:
-            limit = self._to_mark(urgent, limit)
-        data = self.receiver.queue.read(limit)
-        if urgent is not None:
+        if urgent is None:
+            data = receiver.queue.read(limit)
+        else:
+            data = receiver.queue.read(self._to_mark(urgent, limit))
             urgent.was_read(self)
-        if self.receiver.was_read():
+        if receiver.was_read():
             self.schedule()
         return data
 
