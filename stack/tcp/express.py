@@ -28,13 +28,13 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from stack.tcp.buffers import COPY_BREAK
-from stack.tcp.lone import busy
 from stack.tcp.pcb import PLAIN_OFFSET
 from stack.tcp.seqnum import HALF, MASK
 from stack.wire.ipv4 import FRAGMENT_MASK
 from stack.wire.tcp import ACK, PROTO, TIMESTAMPS_WORD
 
 if TYPE_CHECKING:
+    from stack.iface.hooks import Taker
     from stack.iface.interface import Interface
     from stack.tcp.connection import Connection
     from stack.tcp.demux import Key
@@ -88,12 +88,11 @@ class Express:
         self._slow = ip.input4.receive
         self._flows = layer.flows
 
-    def receive(self, iface: Interface, frame: memoryview, link_kind: int, flags: int, gso_size: int) -> None:
+    def receive(self, iface: Interface, frame: memoryview, link_kind: int, flags: int, gso_size: int) -> Taker | None:
         """One Ethernet frame of type 0x0800, as `Ipv4Input.receive`."""
         length = len(frame) - _ETHERNET
         if length < _PLAIN_TOTAL:
-            self._slow(iface, frame, link_kind, flags, gso_size)
-            return
+            return self._slow(iface, frame, link_kind, flags, gso_size)
         head, total, ident, fragment, word, check, place, seq, ack, offset, bits, window = _FRAME.unpack_from(frame)
         flow = self._flows.get(place)
         if (
@@ -119,25 +118,22 @@ class Express:
                     option, value, echo = _STAMP.unpack_from(frame, _ETHERNET + _PLAIN_TOTAL)
                     if option != TIMESTAMPS_WORD:
                         size = -1
-            if (
-                size >= 0
-                and offset == connection.predicted
-                and connection.key is flow.key
-                and (
-                    (
-                        0 < size < COPY_BREAK
-                        and not gso_size
-                        and converse(connection, frame, _ETHERNET + total, size, seq, ack, window, value)
-                    )
-                    or connection.fast(frame[: _ETHERNET + total], size, seq, ack, window, value, echo, gso_size)
-                )
-            ):
-                self._stats.fast_in += 1
-                return
+            if size >= 0 and offset == connection.predicted and connection.key is flow.key:
+                if (
+                    0 < size < COPY_BREAK
+                    and not gso_size
+                    and converse(connection, frame, _ETHERNET + total, size, seq, ack, window, value)
+                ):
+                    self._stats.fast_in += 1
+                    return None  # perhaps there is no flush to come, which what continues it would need
+                if connection.fast(frame[: _ETHERNET + total], size, seq, ack, window, value, echo, gso_size):
+                    self._stats.fast_in += 1
+                    return connection.receiver
         predicted = self._stats.fast_in
-        self._slow(iface, frame, link_kind, flags, gso_size)
+        taker = self._slow(iface, frame, link_kind, flags, gso_size)
         if self._stats.fast_in != predicted and 0 < flags <= _TRUSTED and not link_kind:
             self._remember(iface, head, word, place)
+        return taker
 
     def _remember(self, iface: Interface, head: bytes, word: int, place: bytes) -> None:
         """A segment with these headers has just been predicted."""
@@ -147,7 +143,7 @@ class Express:
             self._flows[place] = Flow(iface, head, word, place, connection, self._ip.generation)
 
 
-def converse(
+def converse(  # noqa: C901 - one path, and a list of what keeps a segment from taking it
     connection: Connection, frame: memoryview, end: int, size: int, seq: int, ack: int, window: int, value: int
 ) -> bool:
     """A question, or an answer that acknowledges the question: what `Pcb.fast`, `Sender.acknowledge` and
@@ -160,6 +156,7 @@ def converse(
     una = sender.snd_una
     acked = (ack - una) & MASK
     flights = sender.flights
+    queue = sender.queue
     if (
         seq != nxt & MASK
         or acked != sender.snd_max - una
@@ -169,6 +166,11 @@ def converse(
         or receiver.fin_seq is not None
         or receiver.times is not None
         or size > receiver.mss
+        or queue.end != sender.snd_max
+        or sender.marks is not None
+        or sender.backoff
+        or sender.recovery.engaged
+        or sender.cwnd_limited
     ):
         return False
     now = connection.scheduler.now
@@ -179,16 +181,7 @@ def converse(
     else:
         stamped = False
     if acked:
-        queue = sender.queue
-        if (
-            not flights
-            or una < sender.karn
-            or queue.end != sender.snd_max
-            or sender.marks is not None
-            or sender.backoff
-            or sender.recovery.engaged
-            or sender.cwnd_limited
-        ):
+        if not flights or una < sender.karn:
             return False
         sent_at = flights.popleft()[1]
         if sent_at:
@@ -222,7 +215,9 @@ def converse(
             and not receiver.update_due
             and receiver.rcv_nxt - receiver.last_ack_sent <= receiver.mss
             and not connection.event
-            and not busy(sender)
+            and not (sender.fin_queued or sender.starved or sender.limited)
+            and sender.pacer is None
+            and sender.prober is None
         ):
             # All that a flush would do: the acknowledgment waits for the answer, the user is told.
             timer = connection.timers.delayed_ack
@@ -232,7 +227,9 @@ def converse(
                     delay = connection.options.delayed_ack_max
                 timer.arm(now + delay)
             connection.last_heard = now
-            connection.layer.ip.confirm(connection.route)
+            neighbour = connection.route.neighbour
+            if neighbour is not None:
+                neighbour.confirm()
             if connection.on_event is not None:
                 connection.on_event()
             return True

@@ -88,6 +88,8 @@ def emit_lone(connection: Pcb, seq: int, size: int) -> None:
     """
     template = connection.template
     options = connection.options
+    sender = connection.sender
+    generation = connection.ip.generation
     stamped = connection.timestamps
     total = size + (STAMPED_LENGTH if stamped else PLAIN_LENGTH)
     if (
@@ -96,9 +98,9 @@ def emit_lone(connection: Pcb, seq: int, size: int) -> None:
         or total > template.limit
         or connection.urgent is not None
         or connection.ecn is not None
-        or connection.sender.marks is not None
-        or connection.route.generation != connection.ip.generation
-        or not template.good(connection.route.generation, options.ttl, options.tos)
+        or sender.marks is not None
+        or connection.route.generation != generation
+        or not template.good(generation, options.ttl, options.tos)
     ):
         emit_burst(connection, ((seq, size, ACK | PSH),), True)
         return
@@ -125,7 +127,6 @@ def emit_lone(connection: Pcb, seq: int, size: int) -> None:
             front, length, _DONT_FRAGMENT, word, ip_check, back, seq & MASK, ack, _PLAIN_BITS, window, check, 0
         )
     start = template.start
-    sender = connection.sender
     frame = ((header, *sender.queue.slice(seq, size)), NEEDS_CSUM, 0, start + total - size, 0, start, CHECKSUM_OFFSET)
     template.iface.send_alone(frame, total + start)
     layer.stats.segments_out += 1

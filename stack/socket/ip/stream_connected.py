@@ -45,6 +45,7 @@ _OVER: Final = (TcpState.CLOSED, TcpState.TIME_WAIT)
 #: A flag of our own: the call does not return before everything is sent, so that it counts as one send.
 IN_PARTS: Final = 1 << 32
 _SPECIAL: Final = MSG_MORE | MSG_OOB | MSG_ZEROCOPY
+_UNUSUAL: Final = MSG_OOB | MSG_PEEK | MSG_TRUNC | MSG_ERRQUEUE
 _READ: Final = 0
 _WRITE: Final = 1
 
@@ -113,7 +114,7 @@ class StreamConnected(Phase):
 
     def recv(self, size: int, flags: int) -> bytes | Again:
         connection = self.connection
-        if flags & (MSG_OOB | MSG_PEEK | MSG_TRUNC | MSG_ERRQUEUE):
+        if flags & _UNUSUAL:
             return self._special(size, flags)
         if connection.receiver.queue.length:
             data = connection.read(size)
