@@ -44,6 +44,7 @@ TCP_CM_INQ: Final = 36  # Linux: of TCP_INQ, an int
 _OVER: Final = (TcpState.CLOSED, TcpState.TIME_WAIT)
 #: A flag of our own: the call does not return before everything is sent, so that it counts as one send.
 IN_PARTS: Final = 1 << 32
+_ESTABLISHED: Final = TcpState.ESTABLISHED
 _SPECIAL: Final = MSG_MORE | MSG_OOB | MSG_ZEROCOPY
 _UNUSUAL: Final = MSG_OOB | MSG_PEEK | MSG_TRUNC | MSG_ERRQUEUE
 _READ: Final = 0
@@ -116,10 +117,18 @@ class StreamConnected(Phase):
         connection = self.connection
         if flags & _UNUSUAL:
             return self._special(size, flags)
-        if connection.receiver.queue.length:
+        receiver = connection.receiver
+        if receiver.queue.length:
             data = connection.read(size)
             if data or not size:  # nothing: only the urgent byte was there
                 return data
+        elif (
+            connection.state is _ESTABLISHED
+            and receiver.fin_seq is None
+            and not connection.error
+            and not connection.read_shut
+        ):
+            return AGAIN  # by far the commonest
         return self._nothing()
 
     def recv_into(self, target: memoryview, flags: int) -> int | Again:
