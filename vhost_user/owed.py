@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 #: A call for an acknowledgment in a bulk transfer is owed for so many looks in vain: 0.1 ms to 0.2 ms.
 ACK_LOOKS: Final = OWED_LOOKS // 2
+#: Who has sent so many bytes in one burst sends faster than we read, and soon waits for an acknowledgment. A guest
+#: under TCG, whom an interrupt costs most, has sent a few superframes by then.
+FLOOD: Final = 256 << 10
 #: Of a TCP segment: where its checksum and its flags are; two of these.
 _TCP_CHECKSUM: Final = 16
 _TCP_FLAGS: Final = 13
@@ -36,7 +39,7 @@ def patience(header: bytes | bytearray | memoryview, start: int, offset: int, he
     flags = header[start + _TCP_FLAGS]
     if flags & _FIN:
         return OWED_LOOKS
-    return ACK_LOOKS if flags == _ACK and heard >= lib.VNET_BULK else 0
+    return ACK_LOOKS if flags == _ACK and lib.VNET_BULK <= heard < FLOOD else 0
 
 
 class OwedCall:

@@ -13,7 +13,7 @@ import pytest
 from vhost_user.driver import DriverRing, NetDriver, NetFrame
 from vhost_user.features import NetFeature
 from vhost_user.net import NetDevice, TxFrame
-from vhost_user.owed import ACK_LOOKS
+from vhost_user.owed import ACK_LOOKS, FLOOD
 from vhost_user.virtqueue import OWED_LOOKS
 
 from .device_rig import GUEST_MAC, HOST_MAC, PSEUDO6, ether, ipv4, ipv6, net_rig, superframe4, tcp, udp
@@ -103,6 +103,18 @@ def test_an_acknowledgment_in_a_bulk_transfer_can_wait(rig: tuple[NetDevice, Net
         assert guest.rx().drain_calls() == 0
         assert not device.receive(64)
     assert guest.rx().drain_calls() == 1 - told
+
+
+@pytest.mark.parametrize(("count", "told"), [(4, 0), (5, 1)])
+def test_a_flood_is_acknowledged_at_once(rig: tuple[NetDevice, NetDriver], count: int, told: int) -> None:
+    """Who sends a quarter of a megabyte before we look is quicker than we are, and about to stop at its window."""
+    device, guest = rig
+    frames = [bulk(60_000)] * count
+    assert sum(len(frame.data) for frame in frames) // FLOOD == told
+    assert guest.send(frames) == count
+    assert len(device.receive(64)) == count
+    assert device.transmit([farewell(ACK)]) == 1
+    assert guest.rx().drain_calls() == told
 
 
 def test_a_call_that_is_owed_comes_with_the_next_one(rig: tuple[NetDevice, NetDriver]) -> None:
