@@ -15,6 +15,8 @@ class _Lib:
     GW_PUSH_MERGE: Final[int]
     GW_PUSH_SPLIT: Final[int]
     GW_NO_MEMORY: Final[int]
+    GW_VOLLEY_HEADER_MAX: int
+    GW_VOLLEY_SHOWN: int
     GW_BAD_ARGUMENT: Final[int]
     GW_BROKEN: Final[int]
     GW_BROKEN_PLACE: Final[int]
@@ -64,6 +66,22 @@ class _Lib:
         blob_size: int,
         external: Sequence[CData] | CData,
         external_count: int,
+    ) -> int: ...
+    def gw_vring_volley(
+        self,
+        ring: CData,
+        mode: int,
+        at: int,
+        headers: _Bytes,
+        header_size: int,
+        number_at: int,
+        number: int,
+        size: int,
+        last_size: int,
+        count: int,
+        lengths: Sequence[int] | CData,
+        payload: Sequence[CData] | CData,
+        parts: int,
     ) -> int: ...
     def gw_vring_partial(self, ring: CData) -> int: ...
     def gw_vring_peek(self, ring: CData, header: CData) -> int: ...

@@ -48,6 +48,7 @@ from .owed import OwedCall, patience
 from .pairs import Pairs
 from .slab import RECORD, SMALL_BURST, RxFrame, burst_view, sliced
 from .steering import Steering
+from .volley import Head, push_volley
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -353,6 +354,17 @@ class NetDevice(Device):
                 done += 1
         self._blocked = None
         return done
+
+    def transmit_volley(
+        self, head: Head, last: Head, count: int, number: tuple[int, int], parts: Sequence[Buffer]
+    ) -> int:
+        """Superframes that differ in a number; how many were accepted (`stack.link.device.VolleyDevice`)."""
+        sinks = self._sinks
+        if len(sinks) != 1 or self._blocked is not None or self.faults.stalled or not self.carrier:
+            return 0
+        accepted = push_volley(sinks[0], self._headers, self._fixup, head, last, count, number, parts)
+        self.frames_out += accepted
+        return accepted
 
     def _alone(self, ring: Virtqueue, frame: TxFrame) -> bool:
         """One frame, of facts seen before, an answer or an ACK: True if it is in the ring. False: nothing was done."""

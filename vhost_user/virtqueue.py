@@ -183,6 +183,50 @@ class Virtqueue(RingControl):
         finally:
             self._gate.release()
 
+    def push_volley(
+        self,
+        headers: bytes,
+        number_at: int,
+        number: int,
+        sizes: tuple[int, int],
+        count: int,
+        parts: Sequence[bytes | bytearray | memoryview],
+        *,
+        header_fixup: int = -1,
+    ) -> int:
+        """As `push` of `count` frames that are made here: a header and the next stretch of the payload `parts` each.
+
+        `headers` is that of all but the last one and that of the last one, of one length (at most
+        `lib.GW_VOLLEY_HEADER_MAX`). At `number_at` of each is written, big-endian, `number` and what payload went
+        before. `sizes`: payload of all but the last one, and of that. Nothing is dropped: what cannot be placed stays
+        the caller's.
+        """
+        pointers = [ffi.from_buffer(part) for part in parts]
+        mode, at = (lib.GW_PUSH_ONE, 0) if header_fixup < 0 else (lib.GW_PUSH_MERGE, header_fixup)
+        self._gate.acquire()
+        try:
+            if not self._live:
+                return 0
+            accepted = lib.gw_vring_volley(
+                self._ring,
+                mode,
+                at,
+                headers,
+                len(headers) // 2,
+                number_at,
+                number,
+                *sizes,
+                count,
+                [len(pointer) | _EXTERNAL for pointer in pointers],
+                pointers,
+                len(pointers),
+            )
+            if accepted == lib.GW_BAD_ARGUMENT:
+                raise ValueError("the payload is not what the sizes say, or the header does not fit")
+            return self._check(accepted)
+        finally:
+            self._gate.release()
+
     def push_split(
         self,
         frames: Sequence[Sequence[bytes | bytearray | memoryview]],

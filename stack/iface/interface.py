@@ -29,9 +29,18 @@ from stack.iface.changes import ChangeKind, ChangeLog
 from stack.iface.demux import deliver
 from stack.iface.facts import InterfaceFlags, InterfaceStats, hardware_type, shown_flags
 from stack.iface.hooks import FrameHandler, Ports, RxHook, Tap
-from stack.link.device import GSO_UDP_L4, CoalescingDevice, LingeringDevice, LinkDevice, Offload, RxFrame, TxFrame
+from stack.link.device import (
+    GSO_UDP_L4,
+    CoalescingDevice,
+    LingeringDevice,
+    LinkDevice,
+    Offload,
+    RxFrame,
+    TxFrame,
+    VolleyDevice,
+)
 from stack.link.neighbour import Neighbour, NeighbourCache, NeighbourState
-from stack.link.offload import ALL_OFFLOADS, prepare, wire_length
+from stack.link.offload import ALL_OFFLOADS, addressed, prepare, wire_length
 from stack.wire import ethernet
 from stack.wire.ipv4 import MIN_MTU
 
@@ -148,6 +157,7 @@ class Interface:
         self._flush_asked = False
         self._suppressed = self._closed = False
         self._coalesced = device.receive_coalesced if isinstance(device, CoalescingDevice) else None
+        self.volley = device.transmit_volley if isinstance(device, VolleyDevice) else None  #: see `stack.iface.volley`
         self.linger = device.linger if isinstance(device, LingeringDevice) else None  #: looks on without Python
         device.on_change = self._device_changed
 
@@ -262,7 +272,12 @@ class Interface:
         if header is None:
             neighbour.hold((frame, length), length)
         else:
-            self.enqueue(_addressed(frame, header), length)
+            self.enqueue(addressed(frame, header), length)
+
+    @property
+    def direct(self) -> bool:
+        """A volley may pass: nobody here looks at single frames, and none waits before it."""
+        return self.volley is not None and not (self._queue or self._ready or self._needs_prepare or self.taps)
 
     @property
     def backlog(self) -> int:
@@ -494,7 +509,7 @@ class Interface:
         header = entry.header or entry.resolve()
         if header is not None:
             for frame, length in waiting:
-                self.enqueue(_addressed(frame, header), length)
+                self.enqueue(addressed(frame, header), length)
 
     def _neighbour_failed(self, _entry: Neighbour, waiting: list[Any]) -> None:
         if self.on_unreachable is not None:
@@ -506,9 +521,3 @@ class Interface:
 
     def __repr__(self) -> str:
         return f"Interface({self.index}: {self.name} {self.mac.hex(':')} mtu {self.mtu})"
-
-
-def _addressed(frame: TxFrame, macs: bytes) -> TxFrame:
-    """`frame` with its blank MACs filled in."""
-    parts, *facts = frame
-    return ((macs + bytes(parts[0][12:]), *parts[1:]), *facts)  # type: ignore[return-value]  # same arity

@@ -51,6 +51,9 @@ RxFrame: TypeAlias = tuple[memoryview, int, int, int, int, int]
 #: The device has copied them when `transmit` returns; accepted frames are no longer referred to.
 TxFrame: TypeAlias = tuple[tuple[Buffer, ...], int, int, int, int, int, int]
 
+#: The headers of a superframe, its facts as in `TxFrame`, and how many bytes of payload follow: see `VolleyDevice`.
+VolleyHead: TypeAlias = tuple[bytes, tuple[int, int, int, int, int, int], int]
+
 
 class Offload(IntFlag):
     """What a device takes off the stack when it transmits (towards the wire)."""
@@ -143,4 +146,20 @@ class LingeringDevice(Protocol):
 
     def linger(self) -> None:
         """Look for frames for some microseconds, or until there is one, without the interpreter's lock."""
+        ...
+
+
+@runtime_checkable
+class VolleyDevice(Protocol):
+    """What a `LinkDevice` may have besides: taking superframes that follow each other in one flow all together."""
+
+    def transmit_volley(
+        self, head: VolleyHead, last: VolleyHead, count: int, number: tuple[int, int], parts: Sequence[Buffer]
+    ) -> int:
+        """As `transmit` of `count` frames: a header and the next stretch of the payload `parts` each.
+
+        `head` tells of all of them but the last one, `last` of that; their headers have the same length. `number`: at
+        which offset in a frame a big-endian word counts the payload that went before, and what it is in the first one.
+        Returns how many were accepted, without having dropped any: 0 if the device would rather see them one by one.
+        """
         ...

@@ -445,3 +445,9 @@ def _verify_transport(addresses: memoryview, protocol: int, body: memoryview, *,
             return False
         body = body[:length]
     return (partial_sum(addresses) + protocol + len(body) + partial_sum(body)) % 0xFFFF == 0
+
+
+def addressed(frame: TxFrame, macs: bytes) -> TxFrame:
+    """`frame` with its blank MACs filled in."""
+    parts, *facts = frame
+    return ((macs + bytes(parts[0][12:]), *parts[1:]), *facts)  # type: ignore[return-value]  # same arity

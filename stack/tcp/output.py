@@ -38,7 +38,7 @@ STAMPED4: Final = struct.Struct(f"!{_FRAME4}IIHHHHIII")
 _FRAME6: Final = "18sH38s"
 PLAIN6: Final = struct.Struct(f"!{_FRAME6}IIHHHH")
 STAMPED6: Final = struct.Struct(f"!{_FRAME6}IIHHHHIII")
-_DONT_FRAGMENT: Final = 0x4000  # behind an identification of 0
+DONT_FRAGMENT: Final = 0x4000  # behind an identification of 0
 PLAIN_LENGTH: Final = 20
 STAMPED_LENGTH: Final = 32
 
@@ -133,7 +133,7 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
                     header = STAMPED4.pack(
                         front,
                         size,
-                        _DONT_FRAGMENT,
+                        DONT_FRAGMENT,
                         word,
                         ip_check,
                         back,
@@ -151,7 +151,7 @@ def emit_burst(connection: Pcb, plan: Sequence[tuple[int, int, int]], fresh: boo
                     header = PLAIN4.pack(
                         front,
                         size,
-                        _DONT_FRAGMENT,
+                        DONT_FRAGMENT,
                         word,
                         ip_check,
                         back,

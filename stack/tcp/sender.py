@@ -31,6 +31,7 @@ from stack.tcp.recovery import LossRecovery, RecoveryPhase
 from stack.tcp.rtt import RTO_MIN, RttEstimator
 from stack.tcp.sack_recovery import SackRecovery
 from stack.tcp.seqnum import MASK
+from stack.tcp.volley import crowded, send_volley
 from stack.wire.tcp import ACK, FIN, PSH, SYN
 
 if TYPE_CHECKING:
@@ -337,7 +338,10 @@ class Sender:
             cwnd_end = min(cwnd_end, nxt + pacer.budget(now, self.mss, self.superframe))
         plan: list[tuple[int, int, int]] = []
         flights = self.flights
-        while (unsent := queue.end - nxt) > 0:
+        small_end = self.small_end
+        unsent = queue.end - nxt
+        held = unsent >= self.superframe and nxt > una and crowded(connection)
+        while not held and (unsent := queue.end - nxt) > 0:
             size = self.superframe
             if unsent <= size or nxt + size > window_end or nxt + size > cwnd_end:
                 size = self._fit(nxt, unsent, window_end, cwnd_end)
@@ -358,17 +362,31 @@ class Sender:
             nxt += 1
             flights.append((nxt, now))
         if plan:
-            fresh_from = self.snd_max
             if pacer is not None:
                 sent_paced(self, pacer, plan[0][0], nxt, min(unpaced_end, window_end), now)
-            self.leaving(plan[0][0], nxt, now, idle)
-            emit_burst(connection, plan, plan[0][0] >= fresh_from)
+            self._depart(plan, now, idle, small_end)
+            nxt = self.snd_nxt
+            unsent = max(0, queue.end - nxt)
             sent = True
         if connection.timers.retransmit.deadline is None:
             self.arm(now)
         if unsent or self.starved or self.limited:
             account(self, nxt, unsent, window_end, unpaced_end, now)
         return sent
+
+    def _depart(self, plan: list[tuple[int, int, int]], now: int, idle: bool, small_end: int) -> None:
+        """Send `plan`, or as much of it as a card takes that takes volleys. `small_end` is what it was before."""
+        start, count, fresh_from = plan[0][0], len(plan), self.snd_max
+        rest = send_volley(self.connection, plan) if count > 1 and self.pacer is None else plan
+        flights = self.flights
+        if len(plan) < count:  # the card is full
+            for _ in range(count - len(plan)):
+                flights.pop()
+            self.small_end = small_end
+            self.cwnd_limited = False
+        self.leaving(start, flights[-1][0], now, idle)
+        if rest:
+            emit_burst(self.connection, rest, start >= fresh_from)
 
     def leaving(self, start: int, end: int, now: int, idle: bool) -> None:
         """[start, end) is about to leave; `idle`: nothing was in flight."""

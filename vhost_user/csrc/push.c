@@ -30,9 +30,17 @@ struct source {
     const void *const *external;
     const uint8_t *bytes; /* of the current part */
     uint32_t left;
+    const uint8_t *behind; /* and what comes before the next one: the rest of a part a header was put in front of */
+    uint32_t behind_left;
 };
 
 static void next_part(struct source *source) {
+    if (source->behind_left > 0) {
+        source->bytes = source->behind;
+        source->left = source->behind_left;
+        source->behind_left = 0;
+        return;
+    }
     uint32_t part = *source->part++;
     source->left = part & GW_PART_LENGTH;
     if (part & GW_PART_EXTERNAL)
@@ -185,7 +193,7 @@ static int push(struct gw_vring *ring, void *arguments) {
         return waiting;
     bool split = asked->mode == GW_PUSH_SPLIT;
     uint64_t smallest = asked->mode == GW_PUSH_MERGE ? asked->at + 2u : asked->header_size;
-    struct source source = {asked->parts, asked->blob, asked->external, NULL, 0};
+    struct source source = {.part = asked->parts, .blob = asked->blob, .external = asked->external};
     uint32_t taken = 0, accepted = 0;
     for (; accepted < asked->frames; accepted++) {
         const uint32_t *end = source.part + asked->counts[accepted];
@@ -264,6 +272,87 @@ int gw_vring_push_one(struct gw_vring *ring, int mode, uint32_t at, const uint8_
 }
 
 uint64_t gw_vring_partial(const struct gw_vring *ring) { return ring->partial; }
+
+/* -- volleys: superframes of one flow that differ in their sequence numbers ------------------------------------------
+ *
+ * What is written is what gw_vring_push would write for frames of a header and a stretch of the payload each; only that
+ * nobody has to make `count` headers and cut the payload. The guest is shown them GW_VOLLEY_SHOWN at a time, so that it
+ * takes out the first ones while we copy the next.
+ */
+
+static void put_be32(uint8_t *at, uint32_t value) {
+    for (uint32_t b = 0; b < 4; b++)
+        at[b] = (uint8_t)(value >> (24 - 8 * b));
+}
+
+struct volley {
+    struct push push;
+    const uint8_t *headers;
+    uint32_t header_size, number_at, number, size, last_size, count;
+};
+
+static int volley(struct gw_vring *ring, void *arguments) {
+    const struct volley *asked = arguments;
+    const struct push *push = &asked->push;
+    int waiting = gw_available(ring);
+    if (waiting < 0)
+        return waiting;
+    uint8_t header[GW_VOLLEY_HEADER_MAX];
+    memcpy(header, asked->headers, asked->header_size);
+    uint32_t number = asked->number, taken = 0, accepted = 0;
+    struct source source = {.part = push->parts, .external = push->external};
+    for (; accepted < asked->count; accepted++, number += asked->size) {
+        uint32_t payload = asked->size;
+        if (accepted + 1 == asked->count) {
+            memcpy(header, asked->headers + asked->header_size, asked->header_size);
+            payload = asked->last_size;
+        }
+        put_be32(header + asked->number_at, number);
+        uint64_t bytes = (uint64_t)asked->header_size + payload;
+        int count = gather(ring, push, bytes, taken, (uint32_t)waiting);
+        if (count == SHORT)
+            ring->counters.shortages++;
+        if (count < 0) {
+            if (count <= GW_BROKEN && taken == 0 && accepted == 0)
+                return count;
+            break; /* what came before is good; a frame that never fits is for gw_vring_push to drop */
+        }
+        source.behind = source.bytes;
+        source.behind_left = source.left;
+        source.bytes = header;
+        source.left = asked->header_size;
+        fill(ring, push, &source, bytes, taken, (uint32_t)count);
+        ring->counters.bytes += bytes;
+        taken += (uint32_t)count;
+        if ((accepted + 1) % GW_VOLLEY_SHOWN == 0) {
+            gw_publish(ring, taken);
+            waiting -= (int)taken;
+            taken = 0;
+        }
+    }
+    gw_publish(ring, taken);
+    return (int)accepted;
+}
+
+int gw_vring_volley(struct gw_vring *ring, int mode, uint32_t at, const uint8_t *headers, uint32_t header_size,
+                   uint32_t number_at, uint32_t number, uint32_t size, uint32_t last_size, uint32_t count,
+                   const uint32_t *lengths, const void *const *payload, uint32_t parts) {
+    struct volley asked = {
+        {.mode = mode, .at = at, .parts = lengths, .external = payload},
+        headers, header_size, number_at, number, size, last_size, count,
+    };
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < parts; i++) {
+        if (!(lengths[i] & GW_PART_EXTERNAL))
+            return GW_BAD_ARGUMENT;
+        bytes += lengths[i] & GW_PART_LENGTH;
+    }
+    bool fits = mode != GW_PUSH_SPLIT && at <= UINT16_MAX && header_size <= GW_VOLLEY_HEADER_MAX &&
+                number_at <= UINT16_MAX && at + 2 <= header_size && number_at + 4 <= header_size;
+    if (!fits || count == 0 || count > INT32_MAX || bytes != (uint64_t)(count - 1) * size + last_size)
+        return GW_BAD_ARGUMENT;
+    return gw_run(ring, volley, &asked);
+}
 
 /* -- from a socket straight into guest memory ------------------------------------------------------------------------
  *

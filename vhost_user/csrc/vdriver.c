@@ -142,6 +142,19 @@ uint32_t vdrv_pending(struct vdrv_ring *ring) {
     return ring->fault ? 0 : n;
 }
 
+uint32_t vdrv_linger(struct vdrv_ring *ring, uint32_t enough, uint32_t looks) {
+    uint32_t n = vdrv_pending(ring);
+    for (; n < enough && looks > 0 && !ring->fault; looks--) {
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
+#endif
+        n = vdrv_pending(ring);
+    }
+    return n;
+}
+
 void vdrv_suppress(struct vdrv_ring *ring) {
     if (ring->event_idx)
         store_relaxed(used_event(ring), (uint16_t)(ring->last_used - 1));

@@ -68,6 +68,8 @@ int vdrv_add(struct vdrv_ring *ring, uint64_t gpa, uint32_t length, uint32_t buf
 int vdrv_publish(struct vdrv_ring *ring);
 /* Used entries waiting. */
 uint32_t vdrv_pending(struct vdrv_ring *ring);
+/* The same; looks up to `looks` times more, a pause of the processor before each, until there are `enough`. */
+uint32_t vdrv_linger(struct vdrv_ring *ring, uint32_t enough, uint32_t looks);
 /* Ask for no interrupt; ask for one once `after` more chains are used. 1: so many are there already. */
 void vdrv_suppress(struct vdrv_ring *ring);
 int vdrv_arm(struct vdrv_ring *ring, uint32_t after);

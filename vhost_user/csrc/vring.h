@@ -14,6 +14,8 @@
 #define GW_PART_LENGTH 0x7fffffff
 
 #define GW_SPLIT_HEADER_MAX 64
+#define GW_VOLLEY_HEADER_MAX 128
+#define GW_VOLLEY_SHOWN 4 /* superframes of a volley that are published at a time */
 
 enum gw_push_mode {
     GW_PUSH_ONE,   /* a frame goes into exactly one chain */
@@ -124,6 +126,15 @@ int gw_vring_push_one(struct gw_vring *ring, int mode, uint32_t at, const uint8_
 /* After a GW_PUSH_SPLIT that accepted fewer than all: bytes of payload of the next packet that found room. The rest of
  * it, with its header, is to be pushed again. */
 uint64_t gw_vring_partial(const struct gw_vring *ring);
+
+/* Push a volley: `count` superframes of one flow that follow each other in its stream, each a header and the next `size`
+ * bytes of the payload, the last one `last_size`. `headers`: virtio_net_hdr to TCP, header_size <= GW_VOLLEY_HEADER_MAX
+ * bytes of all but the last one, then those of the last one; at number_at of each comes, as be32, `number` and what
+ * payload went before. The payload is `parts` stretches of memory. `mode` (not GW_PUSH_SPLIT) and `at` as in gw_vring_push.
+ * How many were accepted, or a gw_result. None is dropped: what does not fit stays the caller's. */
+int gw_vring_volley(struct gw_vring *ring, int mode, uint32_t at, const uint8_t *headers, uint32_t header_size,
+                   uint32_t number_at, uint32_t number, uint32_t size, uint32_t last_size, uint32_t count,
+                   const uint32_t *lengths, const void *const *payload, uint32_t parts);
 
 /* Receive up to `limit` bytes from a socket, without waiting, straight into a device-writable queue: as GW_PUSH_SPLIT
  * spreads a packet, with at most `most` bytes of payload behind each copy of the header. How many chains were used, or a

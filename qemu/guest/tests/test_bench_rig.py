@@ -78,6 +78,12 @@ class _Script:
 
     def tx(self) -> None: ...
 
+    def rx(self) -> _Script:
+        return self
+
+    def linger(self, _: int = 1, *, looks: int) -> int:
+        return len(self.bursts[0]) if looks and self.bursts else 0
+
 
 class _Peer:
     def __init__(self, driver: _Script) -> None:

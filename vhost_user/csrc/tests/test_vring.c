@@ -284,6 +284,87 @@ static void test_push_parts(void) {
     close_guest(&guest);
 }
 
+/* A volley is what gw_vring_push makes of the same frames, one by one. */
+static void test_push_volley(void) {
+    enum { HEADER = 16, AT = 10, NUMBER = 12, SIZE = 40, LAST = 23, COUNT = 6 };
+    uint8_t headers[2 * HEADER], payload[(COUNT - 1) * SIZE + LAST];
+    for (uint32_t i = 0; i < sizeof headers; i++)
+        headers[i] = (uint8_t)(0x80 + i);
+    for (uint32_t i = 0; i < sizeof payload; i++)
+        payload[i] = (uint8_t)i;
+    const uint32_t first = 0xffffffe0; /* the number wraps */
+    for (int mode = GW_PUSH_ONE; mode <= GW_PUSH_MERGE; mode++) {
+        uint32_t size = mode == GW_PUSH_ONE ? 64 : 24, chains = mode == GW_PUSH_ONE ? COUNT : 3 * COUNT - 1;
+        struct guest one, all;
+        open_guest(&one, 32);
+        open_guest(&all, 32);
+        start(&one, INDIRECT_AND_EVENT, 65530);
+        start(&all, INDIRECT_AND_EVENT, 65530);
+        writable(&one, 0, chains, size);
+        writable(&all, 0, chains, size);
+        for (uint32_t i = 0; i < COUNT; i++) {
+            uint8_t frame[HEADER + SIZE];
+            uint32_t length = i + 1 < COUNT ? SIZE : LAST, number = first + i * SIZE;
+            memcpy(frame, headers + (i + 1 < COUNT ? 0 : HEADER), HEADER);
+            for (uint32_t b = 0; b < 4; b++)
+                frame[NUMBER + b] = (uint8_t)(number >> (24 - 8 * b));
+            memcpy(frame + HEADER, payload + i * SIZE, length);
+            CHECK_INT(push_one(&one, mode, AT, 0, frame, HEADER + length), 1);
+        }
+        const void *parts[] = {payload, payload + 50, payload + 50, payload + 120};
+        uint32_t lengths[] = {50, 0, 70, sizeof payload - 120};
+        for (uint32_t i = 0; i < 4; i++)
+            lengths[i] |= GW_PART_EXTERNAL;
+        CHECK_INT(gw_vring_volley(all.ring, mode, AT, headers, HEADER, NUMBER, first, SIZE, LAST, COUNT, lengths, parts, 4), COUNT);
+        CHECK_INT(used_idx(&all), used_idx(&one));
+        CHECK(memcmp(at(&all, USED), at(&one, USED), 4 + 8 * 32) == 0);
+        CHECK(memcmp(at(&all, C_GPA), at(&one, C_GPA), chains * size) == 0);
+        CHECK(gw_vring_counters(all.ring)->bytes == gw_vring_counters(one.ring)->bytes);
+        CHECK(gw_vring_counters(all.ring)->chains == gw_vring_counters(one.ring)->chains);
+        CHECK(gw_vring_counters(all.ring)->bursts == 2); /* the first GW_VOLLEY_SHOWN, and the rest */
+        close_guest(&one);
+        close_guest(&all);
+    }
+    struct guest guest;
+    open_guest(&guest, 8);
+    start(&guest, INDIRECT_AND_EVENT, 0);
+    const void *part[] = {payload};
+    uint32_t length[] = {(2 * SIZE + LAST) | GW_PART_EXTERNAL};
+#define VOLLEY(mode, at, header, number_at, last, count, lengths) \
+    gw_vring_volley(guest.ring, mode, at, headers, header, number_at, 0, SIZE, last, count, lengths, part, 1)
+    /* lies */
+    uint32_t inside[] = {2 * SIZE + LAST};
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST, 3, inside), GW_BAD_ARGUMENT);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST + 1, 3, length), GW_BAD_ARGUMENT);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST, 0, length), GW_BAD_ARGUMENT);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST, 0x80000000, length), GW_BAD_ARGUMENT);
+    CHECK_INT(VOLLEY(GW_PUSH_SPLIT, 0, HEADER, NUMBER, LAST, 3, length), GW_BAD_ARGUMENT);
+    CHECK_INT(VOLLEY(GW_PUSH_MERGE, HEADER - 1, HEADER, NUMBER, LAST, 3, length), GW_BAD_ARGUMENT);
+    CHECK_INT(VOLLEY(GW_PUSH_MERGE, 0x10000, HEADER, NUMBER, LAST, 3, length), GW_BAD_ARGUMENT);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, HEADER - 3, LAST, 3, length), GW_BAD_ARGUMENT);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, 0x10000, LAST, 3, length), GW_BAD_ARGUMENT);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, GW_VOLLEY_HEADER_MAX + 1, NUMBER, LAST, 3, length), GW_BAD_ARGUMENT);
+    /* no room at all, room for two, one that never fits stays the caller's, and so does one behind a broken chain */
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST, 3, length), 0);
+    CHECK_INT(gw_vring_counters(guest.ring)->shortages, 1);
+    writable(&guest, 0, 2, 64);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST, 3, length), 2);
+    writable(&guest, 2, 1, 64);
+    desc(&guest, 3, C_GPA, 20, D_WRITE, 0);
+    offer(&guest, 3);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST, 3, length), 1);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST, 3, length), 0);
+    CHECK_INT(gw_vring_counters(guest.ring)->dropped_no_fit, 0);
+    desc(&guest, 3, C_GPA, 64, D_WRITE, 0);
+    offer(&guest, 99);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST, 3, length), 1);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST, 3, length), GW_BROKEN_HEAD);
+    guest.index = (uint16_t)(guest.index + 100);
+    gw_store16(at(&guest, AVAIL + RING_IDX), guest.index, memory_order_release);
+    CHECK_INT(VOLLEY(GW_PUSH_ONE, 0, HEADER, NUMBER, LAST, 3, length), GW_BROKEN_AVAIL_INDEX);
+    close_guest(&guest);
+}
+
 static void test_push_merge(void) {
     struct guest guest;
     open_guest(&guest, 8);
@@ -705,6 +786,7 @@ int main(void) {
     test_pop();
     test_pieces_and_work_are_bounded();
     test_push_parts();
+    test_push_volley();
     test_push_merge();
     test_push_split();
     test_receive();

@@ -1,0 +1,234 @@
+"""Superframes that leave in volleys: what is on the wire, and in every counter, is what leaves without them.
+
+The oracle is the ordinary way: two equal worlds run the same script, and the card of one of them takes volleys.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from stack import Network
+from stack.link import cable
+from stack.link.around import AroundDevice
+from stack.link.cable import CableEnd
+from stack.link.device import Buffer, RxFrame, TxFrame, VolleyHead
+from stack.testing.clock import ManualClock
+
+HOSTS = {4: ("10.0.0.1", "10.0.0.2"), 6: ("fd00::1", "fd00::2")}
+PORT = 1000
+
+
+class Card(AroundDevice):
+    """Writes down what it carries."""
+
+    def __init__(self, device: CableEnd) -> None:
+        super().__init__(device)
+        self.end = device
+        self.carried: list[tuple[bytes, tuple[int, ...]]] = []
+        self.volleys = 0
+
+    def receive(self, budget: int) -> Sequence[RxFrame]:
+        return self.end.receive(budget)
+
+    def transmit(self, burst: Sequence[TxFrame]) -> int:
+        accepted = self.end.transmit(burst)
+        self.carried += [(b"".join(frame[0]), frame[1:]) for frame in burst[:accepted]]
+        return accepted
+
+
+class VolleyCard(Card):
+    """... and takes volleys, which it takes apart again."""
+
+    def transmit_volley(
+        self, head: VolleyHead, last: VolleyHead, count: int, number: tuple[int, int], parts: Sequence[Buffer]
+    ) -> int:
+        payload = b"".join(parts)
+        assert len(payload) == (count - 1) * head[2] + last[2]
+        at, first = number
+        frames: list[TxFrame] = []
+        for i in range(count):
+            header, facts, size = head if i + 1 < count else last
+            placed = header[:at] + struct.pack(">I", first + i * head[2] & 0xFFFFFFFF) + header[at + 4 :]
+            frames.append(((placed, payload[i * head[2] :][:size]), *facts))
+        accepted = self.transmit(frames)
+        self.volleys += accepted > 0
+        return accepted
+
+
+class FullCard(VolleyCard):
+    """... as long as it has room."""
+
+    room = 1 << 30  #: frames
+
+    def transmit(self, burst: Sequence[TxFrame]) -> int:
+        accepted = super().transmit(burst[: self.room])
+        self.room -= accepted
+        return accepted
+
+
+class World:
+    """A sender behind a card, a receiver at the other end of the cable, a connection between them."""
+
+    def __init__(
+        self, kind: type[Card], *, version: int = 4, queue_bytes: int = 8 << 20, timestamps: bool = True
+    ) -> None:
+        self.network = Network(clock=ManualClock(), rng=random.Random(5))
+        near, far = self.network.stack("near"), self.network.stack("far")
+        ends = cable(self.network.scheduler, queue_bytes=queue_bytes)
+        self.card = kind(ends[0])
+        self.iface = near.add_interface(self.card, addresses=["10.0.0.1/24", "fd00::1/64"])
+        far.add_interface(ends[1], addresses=["10.0.0.2/24", "fd00::2/64"])
+        near.netns.tcp.config.timestamps = timestamps
+        self.near, self.far = near, far
+        self.network.advance(3_000_000_000)  # addresses are in use
+        sockets: Any = far.socket
+        family = sockets.AF_INET if version == 4 else sockets.AF_INET6
+        self.listener = sockets.create_server((HOSTS[version][1], PORT), family=family)
+        self.client: Any = near.socket.create_connection((HOSTS[version][1], PORT))
+        self.served, _ = self.listener.accept()
+        self.client.setblocking(False)
+        self.served.setblocking(False)
+        self.connection = next(iter(near.netns.tcp.connections.values()))
+
+    def send(self, data: bytes) -> bytes:
+        try:
+            return data[self.client.send(data) :]
+        except BlockingIOError:
+            return data
+
+    def read(self, limit: int) -> bytes:
+        try:
+            return bytes(self.served.recv(limit))
+        except BlockingIOError:
+            return b""
+
+    def counters(self) -> tuple[Any, ...]:
+        sender, iface = self.connection.sender, self.iface
+        stats = self.near.netns.tcp.stats
+        return (
+            (sender.snd_una, sender.snd_nxt, sender.snd_max, sender.segments, sender.data_segments, sender.small_end),
+            (tuple(sender.flights), sender.congestion.cwnd, sender.sndbuf, sender.cwnd_limited, sender.rtt.srtt),
+            (stats.segments_out, stats.retransmitted, iface.stats.tx_packets, iface.stats.tx_bytes, iface.queued),
+            (self.connection.receiver.quick, self.connection.receiver.last_ack_sent, self.connection.state),
+        )
+
+    def close(self) -> None:
+        for each in (self.client, self.served, self.listener):
+            each.close()
+        self.network.close()
+
+
+@contextmanager
+def worlds(**how: Any) -> Iterator[tuple[World, VolleyCard, World]]:
+    plain, volleys = World(Card, **how), World(VolleyCard, **how)
+    assert isinstance(volleys.card, VolleyCard)
+    try:
+        yield volleys, volleys.card, plain
+    finally:
+        plain.close()
+        volleys.close()
+
+
+@pytest.mark.parametrize("timestamps", [True, False], ids=["timestamps", "none"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_same_is_on_the_wire_and_in_every_counter(version: int, timestamps: bool) -> None:
+    rng = random.Random(version + 2 * timestamps)
+    with worlds(version=version, timestamps=timestamps) as (volleys, card, plain):
+        for step in range(250):
+            size = rng.choice((1, 700, 1448, 65160, 3 * 65160, 262144, 262144, 400_000, 900_000))
+            data, limit, delay = rng.randbytes(size), rng.choice((1000, 1 << 18, 1 << 21)), rng.randrange(3_000_000)
+            mark = len(card.carried)
+            for world in (volleys, plain):
+                if step <= 200:
+                    world.send(data)
+                world.network.advance(delay)
+            assert volleys.read(limit) == plain.read(limit)
+            if step == 200:
+                for world in (volleys, plain):
+                    world.client.shutdown(1)
+            assert card.carried[mark:] == plain.card.carried[mark:]
+            assert volleys.counters() == plain.counters()
+        assert card.volleys > 20
+
+
+def test_a_tap_sees_every_frame() -> None:
+    """Somebody looks: nothing goes past him."""
+    with worlds() as (volleys, card, plain):
+        seen: list[bytes] = []
+
+        class Tap:
+            def received(self, burst: Sequence[RxFrame]) -> None: ...
+
+            def transmitted(self, burst: Sequence[TxFrame]) -> None:
+                seen.extend(b"".join(frame[0]) for frame in burst)
+
+        volleys.iface.taps.append(Tap())
+        mark = len(card.carried)
+        for _ in range(20):
+            for world in (volleys, plain):
+                world.send(bytes(262144))
+                world.network.advance(1_000_000)
+                world.read(1 << 20)
+        assert card.volleys == 0
+        assert seen == [frame for frame, _ in card.carried[mark:]]
+        assert card.carried == plain.card.carried
+
+
+@pytest.mark.parametrize("queue_bytes", [70_000, 140_000, 300_000])
+def test_a_card_that_is_full_keeps_one_superframe_waiting_and_the_rest_in_the_send_queue(queue_bytes: int) -> None:
+    rng = random.Random(queue_bytes)
+    with worlds(queue_bytes=queue_bytes) as (world, card, plain):
+        plain.client.close()
+        left = data = rng.randbytes(6 << 20)
+        got = bytearray()
+        began = world.network.clock()
+        most = 0
+        while len(got) < len(data):
+            left = world.send(left)
+            most = max(most, world.iface.queued)
+            world.network.advance(100_000)
+            got += world.read(rng.choice((65536, 1 << 20)))
+            assert world.network.clock() - began < 2_000_000_000, "it came to a stand"
+        assert got == data
+        assert card.volleys > 5 or queue_bytes < 140_000
+        assert most <= 3  # and an answer or two
+        assert world.near.netns.tcp.stats.retransmitted == 0
+
+
+def test_what_a_full_card_leaves_waits_in_the_send_queue_and_goes_on_as_a_volley() -> None:
+    world = World(FullCard)
+    card, sender = world.card, world.connection.sender
+    assert isinstance(card, FullCard)
+    try:
+        world.send(bytes(100))  # the ordinary way: the card knows what it is to carry
+        world.network.advance(50_000_000)
+        assert world.read(1 << 20) == bytes(100)
+        sender.congestion.cwnd = sender.sndbuf = sender.snd_wnd = 4 << 20
+        start, size = sender.snd_nxt, sender.superframe
+        card.room, card.volleys, small = 3, 0, sender.small_end
+        data = bytes(range(256)) * 2700 + b"end"
+        assert world.send(data) == b""
+        assert card.volleys == 1
+        assert world.iface.queued == 1
+        assert sender.snd_nxt == sender.snd_max == start + 4 * size  # three are gone, one waits
+        assert [end for end, _ in sender.flights] == [start + i * size for i in range(1, 5)][-len(sender.flights) :]
+        assert sender.small_end == small  # the end of it has not left
+        assert sender.unsent == len(data) - 4 * size
+        world.send(b"more")  # what is behind waits as well
+        assert world.iface.queued == 1
+        card.room = 1 << 30
+        card.end.changed()
+        got = bytearray()
+        for _ in range(200):
+            got += world.read(1 << 20)
+            world.network.advance(1_000_000)
+        assert card.volleys >= 2
+        assert got == data + b"more"
+    finally:
+        world.close()
