@@ -227,7 +227,8 @@ class NetDevice(Device):
         self._pairs.place(self._sources)
         self.port.place(self._sinks, self.gates, self.mtu)
         self._forwarder.place(self._sources, steer=len(rings) > 2)
-        self._blocked = self._owed.ring = None
+        self._blocked = None
+        self._owed.settle()
         self._headers = {}
         self.offloads = offloads(self._gso_types)
         self.max_superframe = MAX_SUPERFRAME if self._gso_types else ETHER_HEADER + self.mtu
@@ -378,7 +379,7 @@ class NetDevice(Device):
             return False
         if length < MIN_FRAME:
             whole += _PADDING[length:]
-        if len(parts) == 1:
+        if len(parts) == 1 and self._owed.looking:
             looks = patience(parts[0], frame[5], frame[6], self._inbox.bytes)
             if looks:
                 self._owed.note(ring, looks)
@@ -470,6 +471,7 @@ class NetDevice(Device):
 
     def suppress(self) -> None:
         """No kicks until `arm`: we look by ourselves."""
+        self._owed.looking = True
         for ring in self._sources:
             ring.suppress()
         for ring in self._ignored:
@@ -479,6 +481,7 @@ class NetDevice(Device):
         """Kicks again from now on. True: look once more (frames came, room came, or something changed)."""
         self.clear_events()
         work = self.refresh() or bool(self._announcements)
+        self._owed.looking = False
         self._owed.settle()
         for ring in self._sources:
             work |= ring.arm()

@@ -3,7 +3,7 @@
 What it is told of at once is the rule. Who ends a conversation does not wait for an answer in it, and who is in the
 middle of a bulk transfer has more to send than what is acknowledged: an interrupt for either costs the guest more than
 it brings. For these the call is owed: it comes with the next one, after so many looks for work in vain, or before we
-sleep.
+sleep. What leaves while nobody looks (a program closes a socket, and everybody else is asleep) is told of at once.
 """
 
 from __future__ import annotations
@@ -45,24 +45,25 @@ def patience(header: bytes | bytearray | memoryview, start: int, offset: int, he
 class OwedCall:
     """Which ring may owe its guest a call, and for how many looks in vain."""
 
-    __slots__ = ("_each", "ring")
+    __slots__ = ("_each", "_ring", "looking")
 
     def __init__(self) -> None:
-        self.ring: Virtqueue | None = None
+        self.looking = False  #: somebody looks for work, so there will be looks in vain, or he is about to sleep
+        self._ring: Virtqueue | None = None
         self._each = 1  # what a look in vain counts
 
     def note(self, ring: Virtqueue, looks: int) -> None:
         """`ring` is about to owe a call for `looks`."""
-        self.ring = ring
+        self._ring = ring
         self._each = OWED_LOOKS // looks
 
     def look(self) -> None:
         """One more was in vain."""
-        if self.ring is not None:
-            self.ring.elapse(self._each)
+        if self._ring is not None:
+            self._ring.elapse(self._each)
 
     def settle(self) -> None:
-        """We are about to sleep."""
-        if self.ring is not None:
-            self.ring.elapse(OWED_LOOKS)
-            self.ring = None
+        """Nothing is owed from here on."""
+        if self._ring is not None:
+            self._ring.elapse(OWED_LOOKS)
+            self._ring = None

@@ -186,3 +186,19 @@ def test_a_ring_that_stops_owes_nothing(rig: tuple[NetDevice, NetDriver]) -> Non
     assert guest.tx().drain_calls() == 0
     guest.stop()
     assert guest.tx().drain_calls() == 1
+
+
+def test_what_leaves_while_nobody_looks_is_told_of_at_once(rig: tuple[NetDevice, NetDriver]) -> None:
+    """A program closes its socket while all others sleep: there will be no looks in vain, and nobody about to sleep."""
+    device, guest = rig
+    assert not device.arm()
+    assert device.transmit([farewell()]) == 1
+    assert guest.rx().drain_calls() == 1
+    device.suppress()
+    assert len(guest.recv()) == 1
+    guest.rx().arm()
+    assert device.transmit([farewell()]) == 1
+    assert guest.rx().drain_calls() == 0
+    device.notify_change()
+    device.refresh()
+    assert guest.rx().drain_calls() == 1
