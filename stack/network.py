@@ -414,7 +414,16 @@ class Network:
                     result = self.runner.glance(pollee, timeout, attempt, args)
         else:
             with self.lock:
-                result = self._call(attempt, args)
+                if self.closed:  # as `_call`, without the call
+                    raise closed_error()
+                self.stats.calls += 1
+                scheduler = self.scheduler
+                scheduler.now = self.clock()
+                try:
+                    result = attempt(*args)
+                finally:
+                    if scheduler.deferred or self._ready or self.marks or self._disposals or self.asleep_until:
+                        self.finish()
                 if result is AGAIN and self.hot and timeout != 0:
                     result = self.runner.glance(pollee, timeout, attempt, args)
         if result is not AGAIN:

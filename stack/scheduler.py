@@ -141,13 +141,17 @@ class Scheduler:
         count = 0
         deferred = self.deferred
         while deferred:
+            if len(deferred) == 1:
+                self.sole = True
+                deferred.popitem()[0]()
+                count += 1
+                continue
             batch = tuple(deferred)
             deferred.clear()
-            size = len(batch)
-            self.sole = size == 1
+            self.sole = False
             for callback in batch:
                 callback()
-            count += size
+            count += len(batch)
         self.sole = False
         return count
 

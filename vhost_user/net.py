@@ -164,7 +164,8 @@ class NetDevice(Device):
         self._chunk_bytes = memoryview(ffi.buffer(self._chunks))
         self._bad = ffi.new("uint64_t[]", lib.VNET_DROPS)
         small = ffi.new("uint8_t[]", SMALL_BURST)
-        self._small = memoryview(ffi.buffer(small))
+        self._one_small = ffi.buffer(small)  # a slice of it is `bytes`
+        self._small = memoryview(self._one_small)
         self._taking = ffi.new("struct gw_take *", {"max_bytes": BURST_BYTES})
         self._burst = self._taking.burst
         self._burst.small, self._burst.small_size = small, SMALL_BURST
@@ -196,8 +197,7 @@ class NetDevice(Device):
         self._guest_csum = bool(features & NetFeature.GUEST_CSUM)
         self._fixup = _NUM_BUFFERS_AT if features & NetFeature.MRG_RXBUF else -1
         self._gso_types = takes(features)
-        gso = vnet_bits(self._gso_types)
-        self.port.take_features(guest_csum=self._guest_csum, merge=self._fixup >= 0, gso=gso)
+        self.port.take_features(guest_csum=self._guest_csum, merge=self._fixup >= 0, gso=vnet_bits(self._gso_types))
         self._headers: dict[tuple[int, ...], tuple[bytes, int, int]] = {}  # last: it is made from the others
 
     def set_mtu(self, mtu: int) -> bool:
@@ -283,7 +283,7 @@ class NetDevice(Device):
             if end <= _ONE_SMALL:
                 self.frames_in += 1
                 self.bytes_in += end - begin
-                frame = memoryview(self._small[_INDEX + begin : _INDEX + end].tobytes())
+                frame = memoryview(self._one_small[_INDEX + begin : _INDEX + end])
                 return [(frame, flags, gso_type, gso_size, start, offset)]
         inbox = self._inbox
         self.frames_in += inbox.frames
@@ -293,8 +293,7 @@ class NetDevice(Device):
 
     def linger(self) -> None:
         """Look for frames for some microseconds, or until there is one; other threads have the interpreter meanwhile.
-        A card with several queue pairs returns at once.
-        """
+        A card with several queue pairs returns at once."""
         sources = self._sources
         if len(sources) == 1:
             sources[0].linger(LINGER_LOOKS)

@@ -192,7 +192,9 @@ class Interface:
         elif self.rx_hooks:
             self._hooked(burst)
         else:
-            self._handle(burst, count, size)
+            deliver(self, burst)
+            self.stats.rx_packets += count
+            self.stats.rx_bytes += size
         return count
 
     def _hooked(self, burst: Sequence[RxFrame]) -> None:
@@ -207,13 +209,9 @@ class Interface:
             self.stats.rx_packets += count - len(burst)
             self.stats.rx_bytes += sum(len(frame[0]) for frame in before if id(frame) not in kept)
         if burst:
-            self._handle(burst, len(burst), sum(len(frame[0]) for frame in burst))
-
-    def _handle(self, burst: Sequence[RxFrame], count: int, size: int) -> None:
-        """Hand up what came as `count` frames of `size` bytes together."""
-        deliver(self, burst)
-        self.stats.rx_packets += count
-        self.stats.rx_bytes += size
+            deliver(self, burst)
+            self.stats.rx_packets += len(burst)
+            self.stats.rx_bytes += sum(len(frame[0]) for frame in burst)
 
     # --- transmitting -------------------------------------------------------------------------------------------
 

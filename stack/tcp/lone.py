@@ -15,7 +15,6 @@ from stack.tcp.seqnum import MASK
 from stack.wire.tcp import ACK, CHECKSUM_OFFSET, PSH, TIMESTAMPS_WORD
 
 if TYPE_CHECKING:
-    from stack.tcp.pcb import Pcb
     from stack.tcp.sender import Sender
 
 _DONT_FRAGMENT: Final = 0x4000  # behind an identification of 0
@@ -43,9 +42,13 @@ def busy(sender: Sender) -> bool:
 def send_lone(sender: Sender) -> bool:
     """Nothing is in flight: if all there is to send is one short piece, a question or an answer, and nothing is
     peculiar, it leaves here, with the same result as in `output`. False: nothing was done.
+
+    With a template and over IPv4, as nearly always, the frame of `emit_burst` is made here by fewer steps, and if there
+    is nothing else to do in this turn it leaves right away.
     """
     nxt = sender.snd_nxt
-    size = sender.queue.end - nxt
+    queue = sender.queue
+    size = queue.end - nxt
     if sender.snd_max != sender.snd_una or not 0 < size < sender.mss:
         return False
     connection = sender.connection
@@ -66,7 +69,8 @@ def send_lone(sender: Sender) -> bool:
         or sender.recovery.engaged
     ):
         return False
-    if now - sender.last_sent > sender.rtt.rto:
+    rtt = sender.rtt
+    if now - sender.last_sent > rtt.rto:
         sender.congestion.on_idle()
     sender.cwnd_limited = False
     end = sender.small_end = nxt + size
@@ -75,20 +79,7 @@ def send_lone(sender: Sender) -> bool:
     sender.progress_at = sender.last_sent = now
     sender.busy_at = sender.busy_at or now
     sender.push = False
-    emit_lone(connection, nxt, size)
-    connection.timers.retransmit.arm(
-        now + (sender.rtt.pto if sender.tail_probe else sender.rtt.backed_off(sender.doublings))
-    )
-    return True
-
-
-def emit_lone(connection: Pcb, seq: int, size: int) -> None:
-    """`emit_burst` of one new piece shorter than a full segment. With a template and over IPv4, as nearly always, it is
-    the same frame by fewer steps, and if there is nothing else to do in this turn it leaves right away.
-    """
     template = connection.template
-    options = connection.options
-    sender = connection.sender
     generation = connection.ip.generation
     stamped = connection.timestamps
     total = size + (STAMPED_LENGTH if stamped else PLAIN_LENGTH)
@@ -102,33 +93,39 @@ def emit_lone(connection: Pcb, seq: int, size: int) -> None:
         or connection.route.generation != generation
         or not template.good(generation, options.ttl, options.tos)
     ):
-        emit_burst(connection, ((seq, size, ACK | PSH),), True)
-        return
-    receiver = connection.receiver
-    now = connection.scheduler.now
-    layer = connection.layer
-    if receiver.rcv_nxt != receiver.last_ack_sent or now - receiver.hurried_at < layer.config.delayed_ack:
-        receiver.quick = -1  # see emit_burst
-    window = receiver.advertise()
-    check = connection.pseudo + total
-    check = (check & 0xFFFF) + (check >> 16)
-    length = total + PLAIN_LENGTH  # that of an IPv4 header without options, too
-    ip_check = (template.base + length) % 0xFFFF ^ 0xFFFF
-    front, word, back = template.front, template.word, template.back
-    ack = receiver.rcv_nxt & MASK
-    if stamped:
-        stamp = (now // NS_PER_MS + connection.timestamp_offset) & MASK
-        header = STAMPED4.pack(
-            *(front, length, _DONT_FRAGMENT, word, ip_check, back, seq & MASK, ack, _STAMPED_BITS, window, check, 0),
-            *(TIMESTAMPS_WORD, stamp, receiver.ts_recent),
-        )
+        emit_burst(connection, ((nxt, size, ACK | PSH),), True)
     else:
-        header = PLAIN4.pack(
-            front, length, _DONT_FRAGMENT, word, ip_check, back, seq & MASK, ack, _PLAIN_BITS, window, check, 0
-        )
-    start = template.start
-    frame = ((header, *sender.queue.slice(seq, size)), NEEDS_CSUM, 0, start + total - size, 0, start, CHECKSUM_OFFSET)
-    template.iface.send_alone(frame, total + start)
-    layer.stats.segments_out += 1
-    sender.segments += 1
-    sender.data_segments += 1
+        receiver = connection.receiver
+        layer = connection.layer
+        rcv_nxt = receiver.rcv_nxt
+        if rcv_nxt != receiver.last_ack_sent or now - receiver.hurried_at < layer.config.delayed_ack:
+            receiver.quick = -1  # see emit_burst
+        window = receiver.advertise()
+        check = connection.pseudo + total
+        check = (check & 0xFFFF) + (check >> 16)
+        length = total + PLAIN_LENGTH  # that of an IPv4 header without options, too
+        ip_check = (template.base + length) % 0xFFFF ^ 0xFFFF
+        front, word, back = template.front, template.word, template.back
+        seq, ack = nxt & MASK, rcv_nxt & MASK
+        if stamped:
+            stamp = (now // NS_PER_MS + connection.timestamp_offset) & MASK
+            header = STAMPED4.pack(
+                *(front, length, _DONT_FRAGMENT, word, ip_check, back, seq, ack, _STAMPED_BITS, window, check, 0),
+                *(TIMESTAMPS_WORD, stamp, receiver.ts_recent),
+            )
+        else:
+            header = PLAIN4.pack(
+                front, length, _DONT_FRAGMENT, word, ip_check, back, seq, ack, _PLAIN_BITS, window, check, 0
+            )
+        start = template.start
+        frame = ((header, *queue.slice(nxt, size)), NEEDS_CSUM, 0, start + total - size, 0, start, CHECKSUM_OFFSET)
+        template.iface.send_alone(frame, total + start)
+        layer.stats.segments_out += 1
+        sender.segments += 1
+        sender.data_segments += 1
+    if sender.tail_probe:
+        delay = rtt.pto
+    else:
+        delay = rtt.backed_off(sender.doublings) if sender.backoff else rtt.rto
+    connection.timers.retransmit.arm(now + delay)
+    return True

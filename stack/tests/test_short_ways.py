@@ -1,6 +1,6 @@
 """The short ways of a conversation come to the same as the long ones: same frames at the same times, same books.
 
-`stack.tcp.express` on the way in; `emit_lone` and `Interface.send_alone` on the way out. Each seed is played with and
+`stack.tcp.express` on the way in; `send_lone` and `Interface.send_alone` on the way out. Each seed is played with and
 without them. The seed decides about lines, sizes, pauses, and what is changed in the middle of it: addresses, MTU,
 TOS, who else listens.
 """
@@ -22,11 +22,9 @@ from stack.link.device import Offload
 from stack.link.impairment import Impairment, SplitMix64
 from stack.link.offload import ALL_OFFLOADS
 from stack.scheduler import NS_PER_MS, NS_PER_US, Scheduler
-from stack.tcp import express, lone
-from stack.tcp.output import emit_burst
+from stack.tcp import express, pcb
 from stack.testing.links import RecorderDevice
 from stack.testing.simulation import Program, Simulation, accepted, connected, received, sent, until
-from stack.wire.tcp import ACK, PSH
 
 SIZES = (1, 1, 1, 2, 17, 500, 536, 1448, 1460, 1461, 3000, 20_000)
 ROUNDS = 60
@@ -177,7 +175,7 @@ def played(seed: int) -> tuple[Any, ...]:
 
 def without_short_ways(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(express, "install", lambda _: None)
-    patch.setattr(lone, "emit_lone", lambda pcb, seq, size: emit_burst(pcb, ((seq, size, ACK | PSH),), True))
+    patch.setattr(pcb, "send_lone", lambda _: False)
     patch.setattr(Interface, "send_alone", Interface.enqueue)
 
 
@@ -204,8 +202,9 @@ def test_most_of_a_conversation_takes_them(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(where, name, call)
 
     counted(express, "converse")
-    counted(lone, "emit_lone")
+    counted(pcb, "send_lone")
     counted(Interface, "send_alone")
+    counted(Interface, "enqueue")
     monkeypatch.setattr("stack.tests.test_short_ways.SIZES", (1, 17, 500))
     monkeypatch.setattr("stack.tests.test_short_ways.line", lambda _: Impairment(delay_ns=NS_PER_US))
     monkeypatch.setattr("stack.tests.test_short_ways.meddle", lambda *_: None)
@@ -214,8 +213,9 @@ def test_most_of_a_conversation_takes_them(monkeypatch: pytest.MonkeyPatch) -> N
     assert results["client"][0] > 0
     messages = 2 * ROUNDS
     assert taken["converse"] > 0.9 * messages
-    assert taken["emit_lone"] >= messages
+    assert taken["send_lone"] >= messages
     assert taken["send_alone"] >= messages
+    assert taken["enqueue"] < 0.5 * messages  # where a frame goes if something else is to leave, too
 
 
 def test_a_flow_is_forgotten_with_the_address_it_came_to() -> None:
