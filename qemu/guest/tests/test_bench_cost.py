@@ -9,8 +9,7 @@ import pytest
 
 from qemu.guest.bench import cost, paths
 from stack.iface.interface import Interface
-from stack.ip.input4 import Ipv4Input
-from stack.tcp.layer import TcpLayer
+from stack.tcp.express import Express
 from stack.tcp.pcb import Pcb
 
 STEP = 1000
@@ -70,22 +69,20 @@ def test_stages_of_a_superframe_are_the_whole_and_nothing_stays_wrapped(monkeypa
     clock = Clock()
     for kind, name, duration in (
         (Interface, "service", 1 << 20),
-        (Ipv4Input, "receive", 1 << 18),
-        (TcpLayer, "input", 1 << 16),
+        (Express, "receive", 1 << 18),
         (Pcb, "flush", 1 << 14),
         (Interface, "flush", 1 << 12),
     ):
         monkeypatch.setattr(kind, name, clock.working(kind.__dict__[name], duration))
-    before = Interface.service, Interface.flush, Ipv4Input.receive, TcpLayer.input, Pcb.flush
+    before = Interface.service, Interface.flush, Express.receive, Pcb.flush
     figures = {figure.name: figure for figure in cost.superframe_stages(0.2, clock)}
-    assert (Interface.service, Interface.flush, Ipv4Input.receive, TcpLayer.input, Pcb.flush) == before
+    assert (Interface.service, Interface.flush, Express.receive, Pcb.flush) == before
     whole = figures.pop("send to recv, all of it").value
     assert sum(figure.value for figure in figures.values()) == pytest.approx(whole)
     assert figures.pop("socket calls, turns, cable").value == pytest.approx(STEP / 1000 / 25)  # a batch is 25
     durations = {
         "link in": 1 << 20,
-        "IP in": 1 << 18,
-        "TCP in": 1 << 16,
+        "IP and TCP in": 1 << 18,
         "TCP and IP out": 1 << 14,
         "link out": 1 << 12,
     }
@@ -94,12 +91,12 @@ def test_stages_of_a_superframe_are_the_whole_and_nothing_stays_wrapped(monkeypa
         calls = float(figure.beside.removesuffix(" calls"))
         assert calls > 0
         assert figure.value == pytest.approx(durations[name.partition(",")[0]] / 1000 * calls), name
-    assert figures["TCP in, receiver"].beside == "1.00 calls"
+    assert figures["IP and TCP in, receiver"].beside == "1.00 calls"
 
 
 def test_stages_of_a_superframe_are_measured_by_the_real_clock() -> None:
     figures = cost.superframe_stages(0.01)
-    assert len(figures) == 12
+    assert len(figures) == 10
     assert figures[-1].value > 0
 
 
