@@ -56,6 +56,12 @@ def _run(path: Path, size: int, without: int, count: int, *, seed: int) -> None:
     device.close()
 
 
+def _rings(device: NetDevice) -> str:
+    """Who did not hear of what."""
+    state = [f"ring {ring.index}: {ring.room()} available, {ring.counters}" for ring in device.rings]
+    return "; ".join([*state, f"carrier {device.carrier}", f"drops {device.drops}"])
+
+
 def _echo(device: NetDevice, count: int, rng: Random) -> None:
     poller = select.poll()
     poller.register(device.fileno(), select.POLLIN)
@@ -74,7 +80,7 @@ def _echo(device: NetDevice, count: int, rng: Random) -> None:
         if received == count or (progress and rng.random() < 0.7):
             continue
         if not device.arm():
-            assert poller.poll(PATIENCE_MS), f"asleep for ever: {sent} sent, {received} came back"
+            assert poller.poll(PATIENCE_MS), f"asleep for ever: {sent} sent, {received} came back; {_rings(device)}"
             naps += 1
         device.suppress()
     assert naps > 1
