@@ -261,6 +261,8 @@ class NetDevice(Device):
             frames = self._take(sources[0], budget, join)
         else:
             frames, count, size = self._pairs.take(budget, join)
+            if not count:
+                self._owed.look()
             self.frames_in += count
             self.bytes_in += size
         if self._announcements:
@@ -513,7 +515,12 @@ class NetDevice(Device):
         """
         if self._changed:
             self.refresh()
-        return self._forwarder.run(budget, now, closed)
+        moved, left = self._forwarder.run(budget, now, closed)
+        if not moved and not left:  # a look in vain, and nobody else will look
+            for ring in self._sources:
+                ring.elapse(1)
+            self._owed.look()
+        return moved, left
 
     def close(self) -> None:
         """Idempotent. The front-end is hung up on, `carrier` is False from here on."""

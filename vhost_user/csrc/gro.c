@@ -28,6 +28,7 @@
 
 #include <string.h>
 
+#include "bytes.h"
 #include "checksum.h"
 
 enum {
@@ -47,10 +48,6 @@ enum {
     DF = 0x4000,
     MORE_OR_OFFSET = 0x3fff,
 };
-
-static inline uint32_t be16(const uint8_t *p) { return (uint32_t)p[0] << 8 | (uint32_t)p[1]; }
-
-static inline uint32_t be32(const uint8_t *p) { return be16(p) << 16 | be16(p + 2); }
 
 static inline void put16(uint8_t *p, uint32_t value) {
     p[0] = (uint8_t)(value >> 8);
@@ -73,33 +70,26 @@ struct run {
     uint32_t pieces;
 };
 
-static int header_sum_right(const uint8_t *ip) {
-    uint32_t words[IPV4_HEADER / 4];
-    memcpy(words, ip, sizeof words);
-    uint64_t sum = (uint64_t)words[0] + words[1] + words[2] + words[3] + words[4];
-    return sum % 0xffff == 0; /* never 0 itself: the first byte is 0x45 */
-}
-
 static struct segment look(uint8_t *frame, uint32_t length, const struct vnet_record *r) {
     struct segment none = {0}, s = {.frame = frame};
     if (r->gso_type != 0 || r->flags == 0 || length < ETHER + IPV4_HEADER || (frame[0] & 1))
         return none;
     const uint8_t *ip = frame + ETHER;
-    uint32_t type = be16(frame + 12), left;
+    uint32_t type = gw_be16(frame + 12), left;
     if (type == 0x0800) {
-        uint32_t total = be16(ip + 2);
-        if (ip[0] != 0x45 || total < IPV4_HEADER || total > length - ETHER || (be16(ip + 6) & MORE_OR_OFFSET))
+        uint32_t total = gw_be16(ip + 2);
+        if (ip[0] != 0x45 || total < IPV4_HEADER || total > length - ETHER || (gw_be16(ip + 6) & MORE_OR_OFFSET))
             return none;
         s.proto = ip[9];
         s.transport = ETHER + IPV4_HEADER;
         left = total - IPV4_HEADER;
     } else if (type == 0x86dd) {
-        if (length < ETHER + IPV6_HEADER || ip[0] >> 4 != 6 || be16(ip + 4) > length - ETHER - IPV6_HEADER)
+        if (length < ETHER + IPV6_HEADER || ip[0] >> 4 != 6 || gw_be16(ip + 4) > length - ETHER - IPV6_HEADER)
             return none;
         s.six = 1;
         s.proto = ip[6];
         s.transport = ETHER + IPV6_HEADER;
-        left = be16(ip + 4);
+        left = gw_be16(ip + 4);
     } else {
         return none;
     }
@@ -114,7 +104,7 @@ static struct segment look(uint8_t *frame, uint32_t length, const struct vnet_re
             return none;
         s.last = (l4[13] & TCP_PSH) != 0;
     } else if (s.proto == UDP) {
-        if (left < 8 || be16(l4 + 4) != left || be16(l4 + 6) == 0)
+        if (left < 8 || gw_be16(l4 + 4) != left || gw_be16(l4 + 6) == 0)
             return none;
         header = 8;
         field = 6;
@@ -125,7 +115,7 @@ static struct segment look(uint8_t *frame, uint32_t length, const struct vnet_re
         return none;
     if (r->flags == NEEDS_CSUM && (r->csum_start != s.transport || r->csum_offset != field))
         return none;
-    if (!s.six && !header_sum_right(ip))
+    if (!s.six && !gw_header_sum_right(ip))
         return none;
     s.headers = s.transport + header;
     s.payload = left - header;
@@ -143,7 +133,7 @@ static int same_flow(const struct run *run, const struct segment *s) {
         /* version, length and TOS; DF, TTL and protocol; both addresses and, behind them, both ports */
         if (memcmp(a, b, 2) != 0 || memcmp(a + 6, b + 6, 4) != 0 || memcmp(a + 12, b + 12, 12) != 0)
             return 0;
-        if (!(be16(a + 6) & DF) && (uint16_t)(be16(b + 4) - be16(a + 4)) != (uint16_t)run->pieces)
+        if (!(gw_be16(a + 6) & DF) && (uint16_t)(gw_be16(b + 4) - gw_be16(a + 4)) != (uint16_t)run->pieces)
             return 0;
     } else if (memcmp(a, b, 4) != 0 || memcmp(a + 6, b + 6, 2 + 32 + 4) != 0) {
         /* class and label; next header and hop limit; addresses and ports */
@@ -153,7 +143,7 @@ static int same_flow(const struct run *run, const struct segment *s) {
         return 1;
     a = head->frame + head->transport;
     b = s->frame + s->transport;
-    return be32(b + 4) == (uint32_t)(be32(a + 4) + head->payload) && /* next in sequence */
+    return gw_be32(b + 4) == (uint32_t)(gw_be32(a + 4) + head->payload) && /* next in sequence */
            memcmp(a + 8, b + 8, 5) == 0 &&                          /* acknowledgment, header length */
            memcmp(a + 14, b + 14, 2) == 0 &&                        /* window */
            memcmp(a + 18, b + 18, s->headers - s->transport - 18) == 0; /* urgent pointer, options */

@@ -24,6 +24,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "relax.h"
+
 enum {
     SPIN_NS = 50000,   /* how long a helper looks before it sleeps: about what waking it takes */
     LOOKS = 64,        /* between two looks at the clock */
@@ -45,14 +47,6 @@ struct gw_pool {
     uint32_t threads;
     pthread_t thread[];
 };
-
-static inline void relax(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 static int64_t now_ns(void) {
     struct timespec now;
@@ -101,7 +95,7 @@ static void *help(void *opaque) {
         bool worked = false;
         for (int look = 0; look < LOOKS && !worked; look++) {
             worked = do_one(pool, BACK);
-            relax();
+            gw_relax();
         }
         int64_t now = now_ns();
         if (worked)
@@ -175,7 +169,7 @@ void gw_pool_run(struct gw_pool *pool, const struct gw_job *jobs, uint32_t count
     while (do_one(pool, FRONT))
         continue;
     for (int look = 0; atomic_load_explicit(&pool->left, memory_order_acquire) > 0; look++) {
-        relax();
+        gw_relax();
         if (look % LOOKS == LOOKS - 1)
             (void)sched_yield(); /* the helper may want this core */
     }

@@ -20,6 +20,8 @@
 
 #include <string.h>
 
+#include "bytes.h"
+
 enum {
     ETHER = 14,
     IPV4_HEADER = 20,
@@ -29,17 +31,6 @@ enum {
     TCP_PSH = 0x08,
     MORE_OR_OFFSET = 0x3fff,
 };
-
-static inline uint32_t be16(const uint8_t *p) { return (uint32_t)p[0] << 8 | (uint32_t)p[1]; }
-
-static inline uint32_t be32(const uint8_t *p) { return be16(p) << 16 | be16(p + 2); }
-
-static int header_sum_right(const uint8_t *ip) {
-    uint32_t words[IPV4_HEADER / 4];
-    memcpy(words, ip, sizeof words);
-    uint64_t sum = (uint64_t)words[0] + words[1] + words[2] + words[3] + words[4];
-    return sum % 0xffff == 0; /* never 0 itself: the first byte is 0x45 */
-}
 
 /* A TCP segment in a frame. */
 struct segment {
@@ -55,14 +46,14 @@ static struct segment look(const uint8_t *frame, const struct vnet_record *r) {
     if (r->flags == 0 || length < ETHER + IPV4_HEADER + TCP_HEADER)
         return s;
     const uint8_t *ip = frame + ETHER;
-    uint32_t type = be16(frame + 12);
+    uint32_t type = gw_be16(frame + 12);
     if (type == 0x0800) {
-        if (ip[0] != 0x45 || be16(ip + 2) != length - ETHER || (be16(ip + 6) & MORE_OR_OFFSET) || ip[9] != TCP ||
-            !header_sum_right(ip))
+        if (ip[0] != 0x45 || gw_be16(ip + 2) != length - ETHER || (gw_be16(ip + 6) & MORE_OR_OFFSET) || ip[9] != TCP ||
+            !gw_header_sum_right(ip))
             return s;
         transport = ETHER + IPV4_HEADER;
     } else if (type == 0x86dd) {
-        if (length < ETHER + IPV6_HEADER + TCP_HEADER || be16(ip + 4) != length - ETHER - IPV6_HEADER || ip[6] != TCP)
+        if (length < ETHER + IPV6_HEADER + TCP_HEADER || gw_be16(ip + 4) != length - ETHER - IPV6_HEADER || ip[6] != TCP)
             return s;
         transport = ETHER + IPV6_HEADER;
     } else {
@@ -100,7 +91,7 @@ static int continues(const struct segment *a, const struct segment *b) {
     uint32_t after = a->headers - a->transport - 18;
     p += a->transport;
     q += b->transport;
-    return be32(q + 4) == (uint32_t)(be32(p + 4) + a->payload) && /* next in sequence */
+    return gw_be32(q + 4) == (uint32_t)(gw_be32(p + 4) + a->payload) && /* next in sequence */
            memcmp(p + 8, q + 8, 5) == 0 &&                        /* acknowledgment, length of the header */
            ((p[13] ^ q[13]) & ~TCP_PSH) == 0 &&                   /* flags */
            memcmp(p + 14, q + 14, 2) == 0 &&                      /* window */

@@ -14,6 +14,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "relax.h"
+
 enum {
     DESC_NEXT = 1,
     DESC_WRITE = 2,
@@ -145,11 +147,7 @@ uint32_t vdrv_pending(struct vdrv_ring *ring) {
 uint32_t vdrv_linger(struct vdrv_ring *ring, uint32_t enough, uint32_t looks) {
     uint32_t n = vdrv_pending(ring);
     for (; n < enough && looks > 0 && !ring->fault; looks--) {
-#if defined(__x86_64__) || defined(__i386__)
-        __builtin_ia32_pause();
-#elif defined(__aarch64__)
-        __asm__ volatile("yield");
-#endif
+        gw_relax();
         n = vdrv_pending(ring);
     }
     return n;

@@ -12,6 +12,7 @@
  * Small frames are grouped into chunks for the caller to copy out (chunk.h). */
 #include "vnet.h"
 
+#include "bytes.h"
 #include "checksum.h"
 #include "gro.h"
 #include "train.h"
@@ -43,10 +44,6 @@ static inline uint32_t le16(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8;
 }
 
-static inline uint32_t be16(const uint8_t *p) {
-    return (uint32_t)p[0] << 8 | (uint32_t)p[1];
-}
-
 /* Where the transport header of a frame is. */
 struct transport {
     uint32_t version; /* 4, 6; 0: not IP, or not whole */
@@ -63,7 +60,7 @@ static void find_ipv4(const uint8_t *frame, uint32_t length, uint32_t at, struct
     const uint8_t *ip = frame + at;
     if (length - at < 20 || ip[0] >> 4 != 4)
         return;
-    uint32_t header = (ip[0] & 15u) * 4, total = be16(ip + 2);
+    uint32_t header = (ip[0] & 15u) * 4, total = gw_be16(ip + 2);
     if (header < 20 || total < header || total > length - at)
         return;
     t->version = 4;
@@ -73,14 +70,14 @@ static void find_ipv4(const uint8_t *frame, uint32_t length, uint32_t at, struct
     t->length = total - header;
     t->address = ip + 12;
     t->address_length = 8;
-    t->fragment = (be16(ip + 6) & 0x3fff) != 0; /* MF or an offset */
+    t->fragment = (gw_be16(ip + 6) & 0x3fff) != 0; /* MF or an offset */
 }
 
 static void find_ipv6(const uint8_t *frame, uint32_t length, uint32_t at, struct transport *t) {
     const uint8_t *ip = frame + at;
     if (length - at < 40 || ip[0] >> 4 != 6)
         return;
-    uint32_t left = be16(ip + 4), next = ip[6], here = at + 40;
+    uint32_t left = gw_be16(ip + 4), next = ip[6], here = at + 40;
     if (left > length - here)
         return;
     for (int i = 0; i < MAX_EXTENSIONS && (next == 0 || next == 43 || next == 60); i++) {
@@ -104,11 +101,11 @@ static void find_ipv6(const uint8_t *frame, uint32_t length, uint32_t at, struct
 
 static struct transport find_transport(const uint8_t *frame, uint32_t length) {
     struct transport t = {0};
-    uint32_t at = ETHER_HEADER, type = be16(frame + 12);
+    uint32_t at = ETHER_HEADER, type = gw_be16(frame + 12);
     for (int i = 0; i < MAX_TAGS && (type == ETHERTYPE_VLAN || type == ETHERTYPE_QINQ); i++) {
         if (length - at < VLAN_TAG)
             return t;
-        type = be16(frame + at + 2);
+        type = gw_be16(frame + at + 2);
         at += VLAN_TAG;
     }
     if (type == ETHERTYPE_IPV4)
@@ -140,7 +137,7 @@ static int verify_checksum(const uint8_t *frame, uint32_t length) {
             return 0;
     } else if (t.proto == PROTO_UDP) {
         /* 0 means "none"; whether that is allowed is for UDP to say (RFC 768, RFC 8200 section 8.1). */
-        if (t.length < 8 || be16(l4 + UDP_CHECKSUM) == 0)
+        if (t.length < 8 || gw_be16(l4 + UDP_CHECKSUM) == 0)
             return 0;
     } else {
         return 0;
@@ -208,7 +205,7 @@ int vnet_judge(const uint8_t *slab, uint32_t at, uint32_t size, uint32_t accept,
         r->csum_offset = (uint16_t)offset;
     }
     uint32_t headers = ETHER_HEADER;
-    uint32_t type = be16(frame + 12);
+    uint32_t type = gw_be16(frame + 12);
     if (type == ETHERTYPE_VLAN || type == ETHERTYPE_QINQ)
         headers += VLAN_TAG; /* a tag does not count against the MTU */
     if (r->gso_type != GSO_NONE) {

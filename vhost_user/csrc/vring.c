@@ -18,6 +18,7 @@
  */
 #define _GNU_SOURCE
 #include "ring.h"
+#include "relax.h"
 #include "sigbus.h"
 
 #include <stdlib.h>
@@ -158,21 +159,12 @@ static int available_now(struct gw_vring *ring, void *unused) {
 
 int gw_vring_room(struct gw_vring *ring) { return gw_run(ring, available_now, NULL); }
 
-/* "We are only waiting": leaves the core's other thread and its power to whoever has work. */
-static inline void relax(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 static int linger(struct gw_vring *ring, void *arguments) {
     for (uint32_t left = *(uint32_t *)arguments; left > 0; left--) {
         int count = gw_available(ring);
         if (count != 0)
             return count < 0 ? count : 1;
-        relax();
+        gw_relax();
     }
     return 0;
 }

@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "relax.h"
+
 /* Looks between two readings of the clock, which take as long as one of them. */
 enum { LOOKS = 16 };
 
@@ -18,15 +20,6 @@ static uint64_t now(void) {
     struct timespec at;
     clock_gettime(CLOCK_MONOTONIC, &at);
     return (uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec;
-}
-
-/* "We are only waiting": see vring.c. */
-static inline void relax(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
 }
 
 static void publish(struct vdrv_trip *trip, struct vdrv_ring *ring, int kick) {
@@ -47,7 +40,7 @@ int vdrv_trip(struct vdrv_trip *trip, int send) {
         publish(trip, trip->tx, trip->tx_kick);
     }
     uint32_t looks = 0;
-    for (uint64_t due = now() + trip->patience; vdrv_pending(trip->rx) == 0; relax())
+    for (uint64_t due = now() + trip->patience; vdrv_pending(trip->rx) == 0; gw_relax())
         if (trip->rx->fault || (looks++ % LOOKS == 0 && now() >= due))
             return VDRV_NOTHING;
     if (vdrv_receive(trip->rx, trip->rx_pool, trip->out, trip->size, &trip->answer, 1, trip->merge) != 1)

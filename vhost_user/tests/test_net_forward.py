@@ -9,7 +9,8 @@ import pytest
 
 from vhost_user.driver import NetDriver, NetFrame
 from vhost_user.net import NetDevice
-from vhost_user.tests.device_rig import net_rig
+from vhost_user.tests.device_rig import ether, ipv4, net_rig, tcp
+from vhost_user.virtqueue import OWED_LOOKS
 
 ONE, TWO = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
 KEY = TWO + ONE
@@ -39,6 +40,21 @@ def test_frames_with_a_route_are_moved_and_the_others_left() -> None:
         assert one.forward(256, 0, ()) == ([("token", 1)], False)
         assert one.forward(256, 0, ()) == ([], False)
         assert (one.frames_in, one.bytes_in, two.frames_out) == (4, 240, 3)
+
+
+def test_looks_for_frames_with_a_route_count_for_a_call_that_is_owed() -> None:
+    """Where all there is to move has a route, nobody looks by `receive` any more."""
+    with pair() as (one, sender, _, _):
+        one.suppress()
+        ring = sender.tx()
+        ring.arm()
+        ring.drain_calls()
+        sender.send([ether(0x0800, ipv4(6, tcp(b"")))])
+        assert len(one.receive(1)) == 1
+        for _ in range(OWED_LOOKS):
+            assert ring.drain_calls() == 0
+            assert one.forward(256, 0, ()) == ([], False)
+        assert ring.drain_calls() == 1
 
 
 def test_a_route_ends_at_its_deadline_or_when_it_is_taken_back() -> None:
