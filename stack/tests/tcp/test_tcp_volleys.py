@@ -18,6 +18,7 @@ from stack.link import cable
 from stack.link.around import AroundDevice
 from stack.link.cable import CableEnd
 from stack.link.device import Buffer, RxFrame, TxFrame, VolleyHead
+from stack.tcp.receiver import QUICK_ACKS
 from stack.testing.clock import ManualClock
 
 HOSTS = {4: ("10.0.0.1", "10.0.0.2"), 6: ("fd00::1", "fd00::2")}
@@ -232,3 +233,23 @@ def test_what_a_full_card_leaves_waits_in_the_send_queue_and_goes_on_as_a_volley
         assert got == data + b"more"
     finally:
         world.close()
+
+
+def test_an_answer_that_leaves_in_a_volley_carries_the_acknowledgment() -> None:
+    """From then on acknowledgments need not be hurried (`Receiver.quick`), as without volleys."""
+    with worlds() as (volleys, card, plain):
+        for world in (volleys, plain):
+            for _ in range(20):  # the window opens
+                world.send(bytes(262144))
+                world.network.advance(1_000_000)
+                world.read(1 << 20)
+            for _ in range(QUICK_ACKS):  # those that are sent at once
+                world.served.send(b"!")
+                world.network.advance(1_000_000)
+            assert world.connection.receiver.quick == 0
+            before = card.volleys
+            world.served.send(b"question")
+            world.send(bytes(262144))
+            assert world.connection.receiver.quick == -1
+            assert (card.volleys > before) == (world is volleys)
+        assert volleys.counters() == plain.counters()
