@@ -47,3 +47,5 @@ def deliver(iface: Interface, burst: Sequence[RxFrame]) -> None:
         taker = handler(iface, frame, kind, flags & _OWN, gso_size if gso_type else 0)
         if taker is not None and at < last and burst[at + 1][1] & FOLLOWS:
             onward = taker.follow(burst, at + 1)
+            if onward > last:
+                return

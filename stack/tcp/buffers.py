@@ -18,6 +18,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
+from itertools import repeat
+from operator import attrgetter, is_, itemgetter
 from typing import Final
 
 from stack.link.device import Buffer
@@ -31,6 +34,7 @@ ARENA_LAST: Final = 65536
 COPY_BREAK: Final = 2048
 #: What a chunk costs beside its bytes: the object, its view and its places in the queue.
 CHUNK_OVERHEAD: Final = 256
+_BUFFER: Final = attrgetter("obj")
 
 
 def immutable_view(data: Buffer) -> memoryview | None:
@@ -199,6 +203,23 @@ class ReceiveQueue:
         self.charge += size + CHUNK_OVERHEAD
         self._chunks.append(memoryview(data))
 
+    def append_train(self, frames: Sequence[memoryview], start: int, size: int, most: int) -> bool:
+        """Take what lies behind byte `start` of each frame, `size` bytes together and none of them small, as `append`
+        would one after the other. False: nothing was done, as they are not all in one buffer, or more than `most` would
+        be pinned, so that it may be time to copy.
+        """
+        pinned = frames[0].obj
+        charge = self.charge + len(frames) * CHUNK_OVERHEAD
+        if pinned is not self._last_pinned:
+            charge += memoryview(pinned).nbytes
+        if charge > most or not all(map(is_, map(_BUFFER, frames), repeat(pinned))):
+            return False
+        self._chunks.extend(map(itemgetter(slice(start, None)), frames))
+        self._last_pinned = pinned
+        self.charge = charge
+        self.length += size
+        return True
+
     def limit(self, most: int) -> None:
         """Bring the memory pinned below `most` if that takes no more than copying what is queued."""
         if self.charge > most:
@@ -234,13 +255,28 @@ class ReceiveQueue:
 
     def read_into(self, target: memoryview) -> int:
         """Take up to len(target) bytes into a writable "B" view; returns how many."""
-        limit = min(len(target), self.length)
+        chunks = self._chunks
+        room = len(target)
         at = 0
-        for view in self._take(limit):
+        if self.length <= room:
+            for view in chunks:
+                end = at + len(view)
+                target[at:end] = view
+                at = end
+            self._emptied()
+            return at
+        while at < room:
+            view = chunks[0]
             end = at + len(view)
+            if end > room:
+                target[at:room] = view[: room - at]
+                chunks[0] = view[room - at :]
+                break
             target[at:end] = view
             at = end
-        return at
+            del chunks[0]
+        self.length -= room
+        return room
 
     def discard(self, limit: int) -> int:
         limit = min(limit, self.length)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import NetError
 from stack.link.device import GSO_TCPV4, GSO_TCPV6
 from stack.scheduler import NS_PER_MS
+from stack.tcp.bare import acknowledge
 from stack.tcp.congestion import ALGORITHMS
 from stack.tcp.delay import DelayLine
 from stack.tcp.ecn import Ecn, agreed
@@ -319,7 +320,7 @@ class Pcb:
         if not sent and self.state is not TcpState.CLOSED:
             count = receiver.ack_due()
             if count:
-                emit_acks(self, self.sender.bare_seq, count)
+                acknowledge(self, count)
         if self.event:
             self.event = False
             self.last_heard = self.scheduler.now

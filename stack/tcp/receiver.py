@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from stack.ip.route import RouteKind
 from stack.link.device import FOLLOWS
-from stack.tcp.buffers import ReceiveQueue
+from stack.tcp.buffers import COPY_BREAK, ReceiveQueue
 from stack.tcp.mib import Mib
 from stack.tcp.reassembly import Reassembly
 from stack.tcp.receivetimes import ReceiveTimes
@@ -199,8 +199,34 @@ class Receiver:
         if _WINDOW.unpack_from(burst[at][0], transport)[0] != connection.sender.raw_window:
             return at  # not taken from a segment that overtook others (SND.WL1), but from one of these it might be
         start = transport + (connection.predicted >> 2)
+        frames, flags, types, pieces, _, _ = zip(*islice(burst, at, None), strict=True)
+        count = len(frames)
+        lengths = list(map(len, frames))
+        size = sum(lengths) - count * start
+        gso_size = pieces[0] if types[0] else 0  # all of a train say the same
+        if (
+            flags[0] & FOLLOWS
+            and flags.count(flags[0]) == count  # it ends with the burst
+            and size <= self.rcv_adv - self.rcv_nxt
+            and min(lengths) >= COPY_BREAK + start
+            and self.queue.append_train(frames, start, size, self.pin_limit)
+        ):
+            segments = count
+            if not gso_size:
+                gso_size = max(lengths) - start
+            elif lengths.count(lengths[0]) == count:
+                segments *= -((start - lengths[0]) // gso_size)
+            else:
+                segments = sum([-((start - length) // gso_size) for length in lengths])
+            self._followed(count, size, segments, gso_size)
+            return at + count
+        return self._follow_singly(burst, at, start)
+
+    def _follow_singly(self, burst: Sequence[RxFrame], at: int, start: int) -> int:
+        """What follows frame by frame, payload from byte `start` on, where that may end before the burst or somewhere
+        the queue has to copy."""
         first, room = at, self.rcv_adv - self.rcv_nxt
-        left, segments, longest = room, 0, self.mss
+        left, segments, longest = room, 0, 0
         queue, limit = self.queue, self.pin_limit
         append = queue.append
         for frame, flags, gso_type, gso_size, _, _ in islice(burst, at, None):
@@ -221,14 +247,19 @@ class Receiver:
             if queue.charge > limit:
                 queue.limit(limit)
         if at > first:
-            self.rcv_nxt += room - left
-            self.data_segments += segments
-            if longest > self.mss:
-                self.mss = min(longest, connection.advmss)
-            if self.times is not None:
-                self.times.note(self.rcv_nxt, connection.scheduler.now)
-            connection.layer.stats.fast_in += at - first
+            self._followed(at - first, room - left, segments, longest)
         return at
+
+    def _followed(self, count: int, size: int, segments: int, longest: int) -> None:
+        """So many frames were queued."""
+        connection = self.connection
+        self.rcv_nxt += size
+        self.data_segments += segments
+        if longest > self.mss:
+            self.mss = min(longest, connection.advmss)
+        if self.times is not None:
+            self.times.note(self.rcv_nxt, connection.scheduler.now)
+        connection.layer.stats.fast_in += count
 
     def text(self, seq: int, view: memoryview, gso_size: int) -> bool:
         """Seventh step of RFC 9293 section 3.10.7.4 for payload trimmed to the window. True if RCV.NXT advanced."""

@@ -10,6 +10,7 @@ import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,7 +19,7 @@ from stack import Network
 from stack.link.around import AroundDevice
 from stack.link.device import DATA_VALID, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, RxFrame, TxFrame
 from stack.socket.filter import SO_ATTACH_FILTER
-from stack.tcp.buffers import CHUNK_OVERHEAD
+from stack.tcp.buffers import CHUNK_OVERHEAD, ReceiveQueue
 from stack.tcp.receiver import PIN_SLACK, Receiver
 from stack.testing import builders, trains
 from stack.testing.clock import ManualClock
@@ -158,6 +159,7 @@ class Node:
             "times": times and list(times._marks),
             "reassembly": receiver.reassembly.length,
             "sender": (sender.snd_una, sender.snd_wnd, sender.raw_window, sender.snd_wl1, sender.max_window),
+            "left": (sender.segments, sender.data_segments),
             "state": (connection.state, connection.predicted, connection.last_heard, connection.soft_error),
             "tcp": (netns.tcp.stats, dict(netns.tcp.drops), netns.tcp.mib.snapshot()),
             "ip": dict(netns.ip.drops),
@@ -301,6 +303,16 @@ def twins(way: Way) -> Iterator[tuple[Node, Node]]:
         yield walks, marks
 
 
+def in_one_buffer(frames: Sequence[RxFrame]) -> list[RxFrame]:
+    """The same frames as views of one slab, as a card has them."""
+    slab = memoryview(b"".join(frame for frame, *_ in frames))
+    ends = list(accumulate(len(frame) for frame, *_ in frames))
+    return [
+        (slab[begin:end], *facts)  # type: ignore[misc]  # same arity
+        for (_, *facts), begin, end in zip(frames, [0, *ends], ends, strict=False)
+    ]
+
+
 def compare(way: Way, seed: int, bursts: int) -> None:
     with twins(way) as nodes:
         compare_nodes(nodes, way, random.Random(seed), bursts)
@@ -314,6 +326,8 @@ def compare_nodes(nodes: tuple[Node, Node], way: Way, rng: random.Random, bursts
         if rng.random() < 0.9:
             peer.seq = receiver.rcv_nxt
         frames = peer.burst(receiver.window, nodes[0].iss + written)
+        if rng.random() < 0.7:
+            frames = in_one_buffer(frames)
         for node in nodes:
             node.feed(frames)
         assert nodes[0].seen() == nodes[1].seen()
@@ -336,11 +350,28 @@ def compare_nodes(nodes: tuple[Node, Node], way: Way, rng: random.Random, bursts
 WAYS = [Way(version, stamped) for version in (4, 6) for stamped in (False, True)]
 
 
+@pytest.fixture
+def in_one_go(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many frames were queued together."""
+    taken: list[int] = []
+    original = ReceiveQueue.append_train
+
+    def append_train(queue: ReceiveQueue, frames: Sequence[memoryview], start: int, size: int, most: int) -> bool:
+        done = original(queue, frames, start, size, most)
+        taken.append(len(frames) if done else 0)
+        return done
+
+    monkeypatch.setattr(ReceiveQueue, "append_train", append_train)
+    return taken
+
+
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_a_train_is_what_its_frames_are_one_by_one(way: Way, followers: list[int]) -> None:
+def test_a_train_is_what_its_frames_are_one_by_one(way: Way, followers: list[int], in_one_go: list[int]) -> None:
     for seed in range(6):
         compare(way, seed, 60)
     assert sum(followers) > 300
+    assert 50 < sum(in_one_go) < sum(followers) - 50
+    assert in_one_go.count(0) > 5
 
 
 @pytest.mark.parametrize("special", ["timed", "small buffer", "ecn", "shut"])

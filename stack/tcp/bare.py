@@ -1,0 +1,70 @@
+"""The commonest bare acknowledgment, by fewer steps: over IPv4, one at a time, nothing to say but how far we are.
+
+What arrives in bulk is answered by one such segment a turn. `emit_burst` is written for trains of segments; what leaves
+here is the same to the bit, and is counted the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stack.link.device import NEEDS_CSUM
+from stack.scheduler import NS_PER_MS
+from stack.tcp.output import DONT_FRAGMENT, PLAIN4, PLAIN_LENGTH, STAMPED4, STAMPED_LENGTH, emit_acks
+from stack.tcp.seqnum import MASK
+from stack.wire.tcp import ACK, CHECKSUM_OFFSET, TIMESTAMPS_WORD
+
+if TYPE_CHECKING:
+    from stack.tcp.pcb import Pcb
+
+_PLAIN_BITS: Final = 0x5000 | ACK
+_STAMPED_BITS: Final = 0x8000 | ACK
+_IPV4_LENGTH: Final = 20
+
+
+def acknowledge(connection: Pcb, count: int) -> None:
+    """`count` bare ACKs, as `emit_acks`."""
+    sender = connection.sender
+    receiver = connection.receiver
+    template = connection.template
+    options = connection.options
+    generation = connection.ip.generation
+    if (
+        count != 1
+        or template is None  # nor with ECN
+        or not template.word
+        or (connection.sack and (receiver.dsack or receiver.reassembly.length))
+        or connection.urgent is not None
+        or sender.marks is not None
+        or connection.route.generation != generation
+        or not template.good(generation, options.ttl, options.tos)
+    ):
+        emit_acks(connection, sender.bare_seq, count)
+        return
+    window = receiver.advertise()
+    seq, ack = sender.bare_seq & MASK, receiver.rcv_nxt & MASK
+    front, word, back, start = template.front, template.word, template.back, template.start
+    if connection.timestamps:
+        total = STAMPED_LENGTH
+        length = total + _IPV4_LENGTH
+        check = connection.pseudo + total
+        check = (check & 0xFFFF) + (check >> 16)
+        ip_check = (template.base + length) % 0xFFFF ^ 0xFFFF
+        stamp = (connection.scheduler.now // NS_PER_MS + connection.timestamp_offset) & MASK
+        header = STAMPED4.pack(
+            *(front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _STAMPED_BITS, window, check, 0),
+            *(TIMESTAMPS_WORD, stamp, receiver.ts_recent),
+        )
+    else:
+        total = PLAIN_LENGTH
+        length = total + _IPV4_LENGTH
+        check = connection.pseudo + total
+        check = (check & 0xFFFF) + (check >> 16)
+        ip_check = (template.base + length) % 0xFFFF ^ 0xFFFF
+        header = PLAIN4.pack(
+            front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _PLAIN_BITS, window, check, 0
+        )
+    end = start + total
+    template.iface.send_alone(((header,), NEEDS_CSUM, 0, end, 0, start, CHECKSUM_OFFSET), end)
+    connection.layer.stats.segments_out += 1
+    sender.segments += 1
