@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .virtqueue import Virtqueue
 
 TxFrame = tuple[tuple[Buffer, ...], int, int, int, int, int, int]
+TxFacts = tuple[int, int, int, int, int, int]  # of it, all but the parts
 
 NEEDS_CSUM: Final = 1
 DATA_VALID: Final = 2
@@ -320,8 +321,7 @@ class NetDevice(Device):
         if self.faults.stalled:
             return 0
         blocked = self._blocked
-        if len(burst) == 1 and blocked is None and len(sinks) == 1 and self._alone(sinks[0], burst[0]):
-            self.frames_out += 1
+        if len(burst) == 1 and self.transmit_alone(burst[0][0], burst[0][1:]):
             return 1
         if blocked is not None and len(sinks) == 1 and blocked.room() <= self._blocked_room and blocked.live:
             return 0  # not a buffer more than when its next frame did not fit
@@ -368,24 +368,36 @@ class NetDevice(Device):
         self.frames_out += accepted
         return accepted
 
-    def _alone(self, ring: Virtqueue, frame: TxFrame) -> bool:
-        """One frame, of facts seen before, an answer or an ACK: True if it is in the ring. False: nothing was done."""
-        parts = frame[0]
-        if len(parts) > 2 or len(parts[-1]) > _LONE_BYTES:
+    def transmit_alone(self, parts: tuple[Buffer, ...], facts: TxFacts) -> bool:
+        """One frame of facts seen before, an answer or an ACK: True if it is in the ring. False: nothing was done."""
+        sinks = self._sinks
+        if (
+            len(sinks) != 1
+            or self._blocked is not None
+            or not self.carrier
+            or self.faults.stalled
+            or len(parts) > 2
+            or len(parts[-1]) > _LONE_BYTES
+        ):
             return False
-        header, shortest, longest = self._headers.get(frame[1:], _UNKNOWN)
+        header, shortest, longest = self._headers.get(facts, _UNKNOWN)
         whole = b"".join((header, *parts))
         length = len(whole) - _HEADER_BYTES
         if not shortest <= length <= longest:
             return False
         if length < MIN_FRAME:
             whole += _PADDING[length:]
+        ring = sinks[0]
+        patiently = False
         if len(parts) == 1 and self._owed.looking:
-            looks = patience(parts[0], frame[5], frame[6], self._inbox.bytes)
+            looks = patience(parts[0], facts[4], facts[5], self._inbox.bytes)
             if looks:
                 self._owed.note(ring, looks)
-                return ring.push_one(whole, header_fixup=self._fixup, patiently=True) == 1
-        return ring.push_one(whole, header_fixup=self._fixup) == 1
+                patiently = True
+        if not ring.push_one(whole, header_fixup=self._fixup, patiently=patiently):
+            return False
+        self.frames_out += 1
+        return True
 
     def _insist(self, ring: Virtqueue, frame: tuple[Buffer, ...]) -> int:
         """Once more for the first frame there was no room for; 1 if there is now.

@@ -31,11 +31,14 @@ from stack.iface.facts import InterfaceFlags, InterfaceStats, hardware_type, sho
 from stack.iface.hooks import FrameHandler, Ports, RxHook, Tap
 from stack.link.device import (
     GSO_UDP_L4,
+    Buffer,
     CoalescingDevice,
     LingeringDevice,
     LinkDevice,
+    LoneDevice,
     Offload,
     RxFrame,
+    TxFacts,
     TxFrame,
     VolleyDevice,
 )
@@ -157,6 +160,7 @@ class Interface:
         self._flush_asked = False
         self._suppressed = self._closed = False
         self._coalesced = device.receive_coalesced if isinstance(device, CoalescingDevice) else None
+        self._alone = device.transmit_alone if isinstance(device, LoneDevice) else None
         self.volley = device.transmit_volley if isinstance(device, VolleyDevice) else None  #: see `stack.iface.volley`
         self.linger = device.linger if isinstance(device, LingeringDevice) else None  #: looks on without Python
         device.on_change = self._device_changed
@@ -229,9 +233,9 @@ class Interface:
         if not self._flush_asked:
             self._ask_flush()
 
-    def send_alone(self, frame: TxFrame, length: int) -> None:
-        """As `enqueue` and `flush`, called by the sole work of the end of a turn (`Scheduler.sole`): what would be
-        flushed next anyhow leaves at once, unless there is more to it.
+    def send_alone(self, parts: tuple[Buffer, ...], facts: TxFacts, length: int) -> None:
+        """As `enqueue` of a frame (`parts`, *`facts`) and `flush`, called when nothing else is to be done in this turn:
+        what would be flushed next anyhow leaves at once, unless there is more to it.
         """
         if (
             self._queue
@@ -240,12 +244,17 @@ class Interface:
             or self.taps
             or self._drain_callbacks
             or self.loopback
-            or not self.scheduler.sole
             or not self.tx_queue_length
         ):
-            self.enqueue(frame, length)
+            self.enqueue((parts, *facts), length)
             return
-        burst = [frame]
+        if self._alone is not None and self._alone(parts, facts):
+            stats = self.stats
+            stats.tx_packets += 1
+            stats.tx_bytes += length
+            self.sent_bursts[1] += 1
+            return
+        burst: list[TxFrame] = [(parts, *facts)]
         offloads = self.offloads
         self._queued_bytes = length
         accepted = self.device.transmit(burst)

@@ -51,8 +51,11 @@ RxFrame: TypeAlias = tuple[memoryview, int, int, int, int, int]
 #: The device has copied them when `transmit` returns; accepted frames are no longer referred to.
 TxFrame: TypeAlias = tuple[tuple[Buffer, ...], int, int, int, int, int, int]
 
+#: ... what of it is not `parts`.
+TxFacts: TypeAlias = tuple[int, int, int, int, int, int]
+
 #: The headers of a superframe, its facts as in `TxFrame`, and how many bytes of payload follow: see `VolleyDevice`.
-VolleyHead: TypeAlias = tuple[bytes, tuple[int, int, int, int, int, int], int]
+VolleyHead: TypeAlias = tuple[bytes, TxFacts, int]
 
 
 class Offload(IntFlag):
@@ -146,6 +149,15 @@ class LingeringDevice(Protocol):
 
     def linger(self) -> None:
         """Look for frames for some microseconds, or until there is one, without the interpreter's lock."""
+        ...
+
+
+@runtime_checkable
+class LoneDevice(Protocol):
+    """What a `LinkDevice` may have besides: a shorter `transmit` for one short frame."""
+
+    def transmit_alone(self, parts: tuple[Buffer, ...], facts: TxFacts) -> bool:
+        """As `transmit` of the frame (`parts`, *`facts`). False: it was not accepted, and nothing was done."""
         ...
 
 

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stack.link.device import NEEDS_CSUM
 from stack.scheduler import NS_PER_MS
-from stack.tcp.output import DONT_FRAGMENT, PLAIN4, PLAIN_LENGTH, STAMPED4, STAMPED_LENGTH, emit_acks
+from stack.tcp.output import (
+    DONT_FRAGMENT,
+    PLAIN4,
+    PLAIN_FACTS4,
+    PLAIN_LENGTH,
+    STAMPED4,
+    STAMPED_FACTS4,
+    STAMPED_LENGTH,
+    TCP_AT4,
+    emit_acks,
+)
 from stack.tcp.seqnum import MASK
-from stack.wire.tcp import ACK, CHECKSUM_OFFSET, TIMESTAMPS_WORD
+from stack.wire.tcp import ACK, TIMESTAMPS_WORD
 
 if TYPE_CHECKING:
     from stack.tcp.pcb import Pcb
@@ -43,9 +52,9 @@ def acknowledge(connection: Pcb, count: int) -> None:
         return
     window = receiver.advertise()
     seq, ack = sender.bare_seq & MASK, receiver.rcv_nxt & MASK
-    front, word, back, start = template.front, template.word, template.back, template.start
+    front, word, back = template.front, template.word, template.back
     if connection.timestamps:
-        total = STAMPED_LENGTH
+        facts, total = STAMPED_FACTS4, STAMPED_LENGTH
         length = total + _IPV4_LENGTH
         check = connection.pseudo + total
         check = (check & 0xFFFF) + (check >> 16)
@@ -56,7 +65,7 @@ def acknowledge(connection: Pcb, count: int) -> None:
             *(TIMESTAMPS_WORD, stamp, receiver.ts_recent),
         )
     else:
-        total = PLAIN_LENGTH
+        facts, total = PLAIN_FACTS4, PLAIN_LENGTH
         length = total + _IPV4_LENGTH
         check = connection.pseudo + total
         check = (check & 0xFFFF) + (check >> 16)
@@ -64,7 +73,9 @@ def acknowledge(connection: Pcb, count: int) -> None:
         header = PLAIN4.pack(
             front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _PLAIN_BITS, window, check, 0
         )
-    end = start + total
-    template.iface.send_alone(((header,), NEEDS_CSUM, 0, end, 0, start, CHECKSUM_OFFSET), end)
+    if connection.scheduler.sole:
+        template.iface.send_alone((header,), facts, TCP_AT4 + total)
+    else:
+        template.iface.enqueue(((header,), *facts), TCP_AT4 + total)
     connection.layer.stats.segments_out += 1
     sender.segments += 1

@@ -70,9 +70,7 @@ class SendQueue:
             size = len(data)
             if 0 < size <= KEEP_ABOVE and size <= room and not self._chunks:
                 # Usually it stays alone: a question, an answer.
-                self._starts.append(self.end)
-                self._chunks.append(data)
-                self.end += size
+                self.append_lone(data, size)
                 return size
         else:
             size = memoryview(data).nbytes
@@ -92,6 +90,12 @@ class SendQueue:
         self._arena = None
         self.end += taken
         return taken
+
+    def append_lone(self, data: bytes, size: int) -> None:
+        """As `append`, if nothing is held, `data` has 1 to KEEP_ABOVE bytes and there is room."""
+        self._starts.append(self.end)
+        self._chunks.append(data)
+        self.end += size
 
     def _append_small(self, data: memoryview) -> None:
         size = len(data)

@@ -6,7 +6,7 @@ A segment walks through three layers, and each asks what it asks of every packet
 answers are those of the one before. So when a segment over IPv4 has come through by header prediction, `Express`, which
 stands where interfaces hand over IPv4 frames, remembers its *flow*: the connection, and the bytes of its headers that
 must be the same again. The next frame is taken apart by one unpack, compared, and handed to `Pcb.fast`, or, if it is no
-more than a short question or answer, taken here (`converse`). Whatever is not as remembered goes the long way, to which
+more than a short question or answer, to `conversation.hear`. Whatever is not as remembered goes the long way, to which
 flows make no difference.
 
 What is not asked again, and why it would be answered as before:
@@ -28,8 +28,8 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from stack.tcp.buffers import COPY_BREAK
+from stack.tcp.conversation import hear
 from stack.tcp.pcb import PLAIN_OFFSET
-from stack.tcp.seqnum import HALF, MASK
 from stack.wire.ipv4 import FRAGMENT_MASK
 from stack.wire.tcp import ACK, PROTO, TIMESTAMPS_WORD
 
@@ -122,7 +122,7 @@ class Express:
                 if (
                     0 < size < COPY_BREAK
                     and not gso_size
-                    and converse(connection, frame, _ETHERNET + total, size, seq, ack, window, value)
+                    and hear(connection, frame, _ETHERNET + total, size, seq, ack, window, value)
                 ):
                     self._stats.fast_in += 1
                     return None  # perhaps there is no flush to come, which what continues it would need
@@ -141,99 +141,3 @@ class Express:
         connection = self._layer.connections.get(key)
         if connection is not None and connection.ecn is None and head[12:15] == _FAMILY:
             self._flows[place] = Flow(iface, head, word, place, connection, self._ip.generation)
-
-
-def converse(  # noqa: C901 - one path, and a list of what keeps a segment from taking it
-    connection: Connection, frame: memoryview, end: int, size: int, seq: int, ack: int, window: int, value: int
-) -> bool:
-    """A question, or an answer that acknowledges the question: what `Pcb.fast`, `Sender.acknowledge` and
-    `Receiver.accept` come to for the `size` bytes of payload before byte `end` of `frame`, in order, when all that was
-    sent, in one piece and once, is acknowledged now or was before, and nothing is peculiar. False: nothing was done.
-    """
-    receiver = connection.receiver
-    sender = connection.sender
-    nxt = receiver.rcv_nxt
-    una = sender.snd_una
-    acked = (ack - una) & MASK
-    flights = sender.flights
-    queue = sender.queue
-    if (
-        seq != nxt & MASK
-        or acked != sender.snd_max - una
-        or len(flights) > 1
-        or receiver.reassembly.length
-        or size > receiver.rcv_adv - nxt
-        or receiver.fin_seq is not None
-        or receiver.times is not None
-        or size > receiver.mss
-        or queue.end != sender.snd_max
-        or sender.marks is not None
-        or sender.backoff
-        or sender.recovery.engaged
-        or sender.cwnd_limited
-    ):
-        return False
-    now = connection.scheduler.now
-    if connection.timestamps:
-        if (value - receiver.ts_recent) & MASK >= HALF:
-            return False
-        stamped = nxt <= receiver.last_ack_sent  # RFC 7323 section 4.3 (2)
-    else:
-        stamped = False
-    if acked:
-        if not flights or una < sender.karn:
-            return False
-        sent_at = flights.popleft()[1]
-        if sent_at:
-            sender.rtt.sample(now - sent_at)
-        una += acked
-        sender.snd_una = sender.snd_nxt = una
-        queue.release(una)
-        sender.bytes_acked += acked
-        sender.progress_at = now
-        connection.timers.retransmit.deadline = None  # RFC 6298 section 5 (5.2)
-        if sender.busy_at:
-            sender.busy_time += now - sender.busy_at
-            sender.busy_at = 0
-            sender.starved = False
-    if stamped:
-        receiver.ts_recent = value
-        receiver.ts_recent_at = now
-    if window != sender.raw_window:
-        sender.update_window(window, nxt, una)
-    receiver.rcv_nxt = nxt + size
-    receiver.data_segments += 1
-    arrived = receiver.queue
-    arrived.append_small(frame[end - size : end].tobytes(), size)
-    if arrived.charge > receiver.pin_limit:
-        arrived.limit(receiver.pin_limit)
-    connection.soft_error = 0
-    if not connection.scheduled:
-        if (
-            receiver.quick < 0
-            and not receiver.acks_owed
-            and not receiver.update_due
-            and receiver.rcv_nxt - receiver.last_ack_sent <= receiver.mss
-            and not connection.event
-            and not (sender.fin_queued or sender.starved or sender.limited)
-            and sender.pacer is None
-            and sender.prober is None
-        ):
-            # All that a flush would do: the acknowledgment waits for the answer, the user is told.
-            timer = connection.timers.delayed_ack
-            if timer.deadline is None:
-                delay = connection.layer.config.delayed_ack
-                if delay > connection.options.delayed_ack_max:
-                    delay = connection.options.delayed_ack_max
-                timer.arm(now + delay)
-            connection.last_heard = now
-            neighbour = connection.route.neighbour
-            if neighbour is not None:
-                neighbour.confirm()
-            if connection.on_event is not None:
-                connection.on_event()
-            return True
-        connection.scheduled = True
-        connection.scheduler.defer(connection.flush)
-    connection.event = True
-    return True

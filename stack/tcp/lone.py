@@ -8,16 +8,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stack.link.device import NEEDS_CSUM
 from stack.scheduler import NS_PER_MS
-from stack.tcp.output import PLAIN4, PLAIN_LENGTH, STAMPED4, STAMPED_LENGTH, emit_burst
+from stack.tcp.output import (
+    DONT_FRAGMENT,
+    PLAIN4,
+    PLAIN_FACTS4,
+    PLAIN_LENGTH,
+    STAMPED4,
+    STAMPED_FACTS4,
+    STAMPED_LENGTH,
+    TCP_AT4,
+    emit_burst,
+)
 from stack.tcp.seqnum import MASK
-from stack.wire.tcp import ACK, CHECKSUM_OFFSET, PSH, TIMESTAMPS_WORD
+from stack.wire.tcp import ACK, PSH, TIMESTAMPS_WORD
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stack.link.device import Buffer
     from stack.tcp.sender import Sender
 
-_DONT_FRAGMENT: Final = 0x4000  # behind an identification of 0
 _PLAIN_BITS: Final = 0x5000 | ACK | PSH
 _STAMPED_BITS: Final = 0x8000 | ACK | PSH
 
@@ -42,9 +53,6 @@ def busy(sender: Sender) -> bool:
 def send_lone(sender: Sender) -> bool:
     """Nothing is in flight: if all there is to send is one short piece, a question or an answer, and nothing is
     peculiar, it leaves here, with the same result as in `output`. False: nothing was done.
-
-    With a template and over IPv4, as nearly always, the frame of `emit_burst` is made here by fewer steps, and if there
-    is nothing else to do in this turn it leaves right away.
     """
     nxt = sender.snd_nxt
     queue = sender.queue
@@ -53,7 +61,6 @@ def send_lone(sender: Sender) -> bool:
         return False
     connection = sender.connection
     options = connection.options
-    now = connection.scheduler.now
     if (
         nxt != sender.snd_max
         or size > sender.snd_wnd
@@ -69,10 +76,23 @@ def send_lone(sender: Sender) -> bool:
         or sender.recovery.engaged
     ):
         return False
+    sender.cwnd_limited = False
+    plain = connection.urgent is None and connection.ecn is None and sender.marks is None
+    leave(sender, nxt, size, queue.slice(nxt, size), plain=plain, alone=connection.scheduler.sole)
+    return True
+
+
+def leave(sender: Sender, nxt: int, size: int, parts: Sequence[Buffer], *, plain: bool, alone: bool) -> None:
+    """All there is to send, the `size` bytes `parts` from `nxt` on, leaves now; nothing is in flight.
+
+    If it is `plain`, with a template and over IPv4, as nearly always, the frame of `emit_burst` is made here by fewer
+    steps. `alone`: there is nothing else to be done in this turn, so it need not wait for its end.
+    """
+    connection = sender.connection
+    now = connection.scheduler.now
     rtt = sender.rtt
     if now - sender.last_sent > rtt.rto:
         sender.congestion.on_idle()
-    sender.cwnd_limited = False
     end = sender.small_end = nxt + size
     sender.flights.append((end, now))
     sender.snd_nxt = sender.snd_max = end
@@ -80,18 +100,14 @@ def send_lone(sender: Sender) -> bool:
     sender.busy_at = sender.busy_at or now
     sender.push = False
     template = connection.template
-    generation = connection.ip.generation
     stamped = connection.timestamps
     total = size + (STAMPED_LENGTH if stamped else PLAIN_LENGTH)
     if (
-        template is None
+        not plain
+        or template is None
         or not template.word
         or total > template.limit
-        or connection.urgent is not None
-        or connection.ecn is not None
-        or sender.marks is not None
-        or connection.route.generation != generation
-        or not template.good(generation, options.ttl, options.tos)
+        or not template.good(connection.ip.generation, connection.options.ttl, connection.options.tos)
     ):
         emit_burst(connection, ((nxt, size, ACK | PSH),), True)
     else:
@@ -110,16 +126,19 @@ def send_lone(sender: Sender) -> bool:
         if stamped:
             stamp = (now // NS_PER_MS + connection.timestamp_offset) & MASK
             header = STAMPED4.pack(
-                *(front, length, _DONT_FRAGMENT, word, ip_check, back, seq, ack, _STAMPED_BITS, window, check, 0),
+                *(front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _STAMPED_BITS, window, check, 0),
                 *(TIMESTAMPS_WORD, stamp, receiver.ts_recent),
             )
+            facts = STAMPED_FACTS4
         else:
             header = PLAIN4.pack(
-                front, length, _DONT_FRAGMENT, word, ip_check, back, seq, ack, _PLAIN_BITS, window, check, 0
+                front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _PLAIN_BITS, window, check, 0
             )
-        start = template.start
-        frame = ((header, *queue.slice(nxt, size)), NEEDS_CSUM, 0, start + total - size, 0, start, CHECKSUM_OFFSET)
-        template.iface.send_alone(frame, total + start)
+            facts = PLAIN_FACTS4
+        if alone:
+            template.iface.send_alone((header, *parts), facts, total + TCP_AT4)
+        else:
+            template.iface.enqueue(((header, *parts), *facts), total + TCP_AT4)
         layer.stats.segments_out += 1
         sender.segments += 1
         sender.data_segments += 1
@@ -128,4 +147,3 @@ def send_lone(sender: Sender) -> bool:
     else:
         delay = rtt.backed_off(sender.doublings) if sender.backoff else rtt.rto
     connection.timers.retransmit.arm(now + delay)
-    return True

@@ -41,6 +41,10 @@ STAMPED6: Final = struct.Struct(f"!{_FRAME6}IIHHHHIII")
 DONT_FRAGMENT: Final = 0x4000  # behind an identification of 0
 PLAIN_LENGTH: Final = 20
 STAMPED_LENGTH: Final = 32
+#: Where the TCP header begins behind those of Ethernet and IPv4, and the offload facts of a frame with either of them.
+TCP_AT4: Final = 14 + 20
+PLAIN_FACTS4: Final = (NEEDS_CSUM, 0, TCP_AT4 + PLAIN_LENGTH, 0, TCP_AT4, CHECKSUM_OFFSET)
+STAMPED_FACTS4: Final = (NEEDS_CSUM, 0, TCP_AT4 + STAMPED_LENGTH, 0, TCP_AT4, CHECKSUM_OFFSET)
 
 
 def emit(connection: Pcb, seq: int, flags: int) -> None:

@@ -110,6 +110,7 @@ class Pcb:
         "timestamp_offset",
         "timestamps",
         "urgent",
+        "usual",
         "window_scaling",
     )
 
@@ -152,6 +153,7 @@ class Pcb:
         self.read_shut = False
         self.scheduled = False  #: the flush is deferred to the end of this turn
         self.event = False  #: the flush is to call on_event
+        self.usual = False  #: nothing is peculiar, or was when that was last asked: see `conversation.usual`
         self.key = layer.demux.tied((remote[0], local[0], remote[1] << 16 | local[1]), options.device)
         self.ports = local[1] << 16 | remote[1]  #: first word of every header sent
         self.pseudo = layer.pseudo_sum(local[0], remote[0])
@@ -300,6 +302,7 @@ class Pcb:
 
     def schedule(self) -> None:
         """See to it that the flush runs at the end of this turn."""
+        self.usual = False
         if not self.scheduled:
             self.scheduled = True
             self.scheduler.defer(self.flush)
@@ -336,6 +339,7 @@ class Pcb:
 
     def segment(self, seg: Segment) -> None:
         """A segment for this connection, by the ladder of its state."""
+        self.usual = False
         options = self.options
         if options.min_ttl and seg.packet.ttl < options.min_ttl:
             self.layer.mib.count(Mib.MIN_TTL_DROP)
@@ -386,6 +390,7 @@ class Pcb:
         else:
             receiver.segments += 1
         self.soft_error = 0
+        self.usual = False
         self.event = True
         if not self.scheduled:
             self.scheduled = True

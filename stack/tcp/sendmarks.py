@@ -83,6 +83,7 @@ class SendMarks:
         else:
             begin += (taken - 1) // sender.superframe * sender.superframe
             self._stamps.append(Mark(begin, end, kinds, apart=apart))
+        self._connection.usual = False
         sender.marks = self
 
     def _joins(self, last: Mark, end: int) -> bool:
@@ -99,6 +100,7 @@ class SendMarks:
             copies[-1] = copies[-1][0], end, copies[-1][2], number
         else:
             copies.append((end - taken, end, number, number))
+        self._connection.usual = False
         sender.marks = self
 
     def left(self, plan: Sequence[tuple[int, int, int]]) -> None:

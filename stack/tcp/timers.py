@@ -59,6 +59,7 @@ class Timers:
 
     def _on_retransmit(self) -> None:
         connection = self.connection
+        connection.usual = False
         sender = connection.sender
         over = self._out_of_patience()
         if connection.fastopen is not None:

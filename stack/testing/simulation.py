@@ -269,10 +269,10 @@ def accepted(listener: Any) -> Program[Any]:
 
 def sent(sock: Any, data: bytes) -> Program[None]:
     """All of `data`. Raises OSError as `send` does."""
-    rest = memoryview(data)
+    rest: bytes | memoryview = data
     while rest:
         try:
-            rest = rest[sock.send(rest) :]
+            rest = memoryview(rest)[sock.send(rest) :]
         except BlockingIOError:
             yield None
 

@@ -1,6 +1,7 @@
 """The short ways of a conversation come to the same as the long ones: same frames at the same times, same books.
 
-`stack.tcp.express` on the way in; `send_lone` and `Interface.send_alone` on the way out. Each seed is played with and
+`stack.tcp.express` and `conversation.hear` on the way in; `conversation.say`, `send_lone` and `Interface.send_alone` on
+the way out. Each seed is played with and
 without them. The seed decides about lines, sizes, pauses, and what is changed in the middle of it: addresses, MTU,
 TOS, who else listens.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,11 +20,12 @@ from stack.core import Stack
 from stack.errors import DropReason
 from stack.iface.changes import ChangeLog
 from stack.iface.interface import Interface
-from stack.link.device import Offload
+from stack.link.device import Buffer, Offload, TxFacts, TxFrame
 from stack.link.impairment import Impairment, SplitMix64
 from stack.link.offload import ALL_OFFLOADS
 from stack.scheduler import NS_PER_MS, NS_PER_US, Scheduler
-from stack.tcp import express, pcb
+from stack.socket.ip import stream
+from stack.tcp import Connection, conversation, express, pcb
 from stack.testing.links import RecorderDevice
 from stack.testing.simulation import Program, Simulation, accepted, connected, received, sent, until
 
@@ -126,9 +129,21 @@ def talk(sim: Simulation, node: Stack, sock: Any, *, first: bool) -> Program[Any
         sock.close()
 
 
+def narrow(sim: Simulation, node: Stack, sock: Any) -> None:
+    """Now and then buffers are small: a window or a send buffer of less than a segment."""
+    module = node.socket
+    if chance(sim, 0.2):
+        sock.setsockopt(module.SOL_SOCKET, module.SO_RCVBUF, 2304)
+    if chance(sim, 0.2):
+        sock.setsockopt(module.SOL_SOCKET, module.SO_SNDBUF, 4608)
+    if chance(sim, 0.3):
+        sock.setsockopt(module.IPPROTO_TCP, module.TCP_QUICKACK, 0)
+
+
 def client(sim: Simulation, node: Stack, stamped: bool) -> Program[Any]:
     with node.socket.socket() as sock:
         sock.setblocking(False)
+        narrow(sim, node, sock)
         node.netns.tcp.config.timestamps = stamped
         try:
             yield from connected(sock, ("10.0.0.2", 80))
@@ -139,6 +154,7 @@ def client(sim: Simulation, node: Stack, stamped: bool) -> Program[Any]:
 
 def server(sim: Simulation, node: Stack, count: int) -> Program[None]:
     listener = node.socket.socket()
+    narrow(sim, node, listener)
     listener.bind(("", 80))
     listener.listen(8)
     listener.setblocking(False)
@@ -173,10 +189,16 @@ def played(seed: int) -> tuple[Any, ...]:
         return sim.digest, sim.frames, sim.clock(), ended, sim.results, books
 
 
+def queued(interface: Interface, parts: tuple[Buffer, ...], facts: TxFacts, length: int) -> None:
+    """`Interface.send_alone` as the long way."""
+    interface.enqueue((parts, *facts), length)
+
+
 def without_short_ways(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(express, "install", lambda _: None)
     patch.setattr(pcb, "send_lone", lambda _: False)
-    patch.setattr(Interface, "send_alone", Interface.enqueue)
+    patch.setattr(stream, "say", lambda *_: False)
+    patch.setattr(Interface, "send_alone", queued)
 
 
 @pytest.mark.parametrize("seed", [*range(24), *[pytest.param(seed, marks=pytest.mark.long) for seed in range(24, 300)]])
@@ -201,7 +223,8 @@ def test_most_of_a_conversation_takes_them(monkeypatch: pytest.MonkeyPatch) -> N
 
         monkeypatch.setattr(where, name, call)
 
-    counted(express, "converse")
+    counted(express, "hear")
+    counted(stream, "say")
     counted(pcb, "send_lone")
     counted(Interface, "send_alone")
     counted(Interface, "enqueue")
@@ -212,10 +235,89 @@ def test_most_of_a_conversation_takes_them(monkeypatch: pytest.MonkeyPatch) -> N
     assert not ended
     assert results["client"][0] > 0
     messages = 2 * ROUNDS
-    assert taken["converse"] > 0.9 * messages
-    assert taken["send_lone"] >= messages
+    assert taken["hear"] > 0.6 * messages  # not while the first segments are acknowledged at once
+    assert taken["say"] > 0.6 * messages
+    assert taken["say"] + taken["send_lone"] >= messages
     assert taken["send_alone"] >= messages
     assert taken["enqueue"] < 0.5 * messages  # where a frame goes if something else is to leave, too
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_remembered_as_usual_still_is(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever moves a connection otherwise than a conversation does makes it forget: asked again, the answer is the
+    same."""
+    looked = 0
+
+    def checked(short: Callable[..., bool]) -> Callable[..., bool]:
+        def call(connection: Connection, *args: Any) -> bool:
+            nonlocal looked
+            if connection.usual:
+                looked += 1
+                assert conversation.usual(connection)
+            return short(connection, *args)
+
+        return call
+
+    monkeypatch.setattr(express, "hear", checked(conversation.hear))
+    monkeypatch.setattr(stream, "say", checked(conversation.say))
+    played(seed)
+    assert looked
+
+
+def _option(level: str, name: str, value: Any) -> Callable[[Any, Any], object]:
+    def act(sock: Any, _: Any) -> object:
+        module = sock.surface.stack.socket
+        return sock.setsockopt(getattr(module, level, 6), getattr(module, name), value)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(_option("IPPROTO_TCP", "TCP_CORK", 1), id="cork"),
+        pytest.param(_option("IPPROTO_TCP", "TCP_QUICKACK", 1), id="quick acknowledgments"),
+        pytest.param(_option("IPPROTO_TCP", "TCP_USER_TIMEOUT", 1000), id="user time-out"),
+        pytest.param(_option("IPPROTO_TCP", "TCP_NOTSENT_LOWAT", 1000), id="low water of what is not sent"),
+        pytest.param(_option("IPPROTO_TCP", "TCP_CONGESTION", b"bbr"), id="pacing"),
+        pytest.param(lambda sock, _: sock.setsockopt(1, 35, 1), id="times of arrival"),
+        pytest.param(lambda sock, _: sock.setsockopt(1, 37, 1 << 1 | 1 << 4), id="times of departure"),
+        pytest.param(lambda sock, _: sock.send(b"more", sock.surface.stack.socket.MSG_MORE), id="MSG_MORE"),
+        pytest.param(lambda sock, _: sock.send(b"urgent", sock.surface.stack.socket.MSG_OOB), id="urgent data"),
+        pytest.param(lambda _, peer: peer.send(b"urgent", peer.surface.stack.socket.MSG_OOB), id="the peer's"),
+        pytest.param(lambda sock, _: sock.send(bytes(1 << 20)), id="more than the window takes"),
+        pytest.param(lambda _, peer: peer.send(bytes(10_000)), id="superframes"),
+        pytest.param(lambda sock, _: sock.shutdown(1), id="an end"),
+        pytest.param(lambda _, peer: peer.shutdown(1), id="the peer's end"),
+        pytest.param(lambda _, peer: peer.close(), id="a reset"),
+    ],
+)
+def test_what_makes_a_connection_peculiar_is_noticed(act: Callable[[Any, Any], object]) -> None:
+    with Simulation(3) as sim:
+        one, other = sim.stack("one"), sim.stack("other")
+        sim.link(one, other, addresses=(["10.0.0.1/24"], ["10.0.0.2/24"]))
+        listener = other.socket.socket()
+        listener.bind(("10.0.0.2", 80))
+        listener.listen(1)
+        asking = one.socket.socket()
+        asking.setblocking(False)
+        sim.spawn("connect", connected(asking, ("10.0.0.2", 80)))
+        sim.run()
+        answering, _ = listener.accept()
+        for sock in (asking, answering):
+            sock.setsockopt(one.socket.IPPROTO_TCP, one.socket.TCP_QUICKACK, 0)
+        for ask, answer in ((asking, answering), (answering, asking)) * 3:
+            ask.send(b"question")
+            sim.settle(NS_PER_MS)
+            assert answer.recv(100) == b"question"
+        connection = answering._sock.connection
+        assert connection.usual
+        act(answering, asking)
+        for _ in range(20):
+            assert not connection.usual or conversation.usual(connection)
+            sim.settle(NS_PER_MS)
+        for sock in (listener, asking, answering):
+            sock.close()
 
 
 def test_a_flow_is_forgotten_with_the_address_it_came_to() -> None:
@@ -266,18 +368,24 @@ def test_connections_that_are_over_leave_no_flow_behind() -> None:
 def test_frames_that_leave_alone_leave_the_same_books(seed: int) -> None:
     """Also when the device refuses, changes its mind, or others had queued something before."""
 
-    def books(name: str) -> tuple[Any, ...]:
+    def books(send_alone: Callable[..., None]) -> tuple[Any, ...]:
         rng = SplitMix64(seed)
         scheduler = Scheduler(rng=rng)
         device = RecorderDevice(room=2)
         interface = Interface(scheduler, device, name="eth0", index=2, changes=ChangeLog())
         told: list[int] = []
-        send = getattr(interface, name)
+
+        def send(frame: TxFrame) -> None:
+            if scheduler.sole:
+                send_alone(interface, frame[0], frame[1:], 60)
+            else:
+                interface.enqueue(frame, 60)
+
         for number in range(100):
             what = rng.randrange(0, 12)
             frame = ((bytes((number,)) * 60,), 0, 0, 0, 0, 0, 0)
             if what < 8:
-                scheduler.defer(lambda frame=frame: send(frame, 60))  # type: ignore[misc]  # a default is no argument
+                scheduler.defer(lambda frame=frame: send(frame))  # type: ignore[misc]  # a default is no argument
             if what in (1, 9):
                 interface.enqueue((frame[0] * 2, 0, 0, 0, 0, 0, 0), 120)
             if what == 10:
@@ -292,4 +400,4 @@ def test_frames_that_leave_alone_leave_the_same_books(seed: int) -> None:
         stats = dataclasses.astuple(interface.stats)
         return device.take(), device.bursts, stats, interface.sent_bursts, interface.queued, interface.backlog, told
 
-    assert books("send_alone") == books("enqueue")
+    assert books(Interface.send_alone) == books(queued)

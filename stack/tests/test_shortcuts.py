@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stack.ip.layer import IpLayer
+from stack.socket.ip import stream
 from stack.tcp import pcb
 from stack.tests.test_simulation import run
 
@@ -37,6 +38,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         monkeypatch.setattr(pcb.Pcb, "predict", never_predicted)
         monkeypatch.setattr(pcb, "busy", lambda _: True)
         monkeypatch.setattr(pcb, "send_lone", lambda _: False)
+        monkeypatch.setattr(stream, "say", lambda *_: False)
         monkeypatch.setattr(IpLayer, "__init__", without_templates(IpLayer.__init__))
 
     return take_away

@@ -12,7 +12,7 @@ from stack.errors import NetError
 from stack.ip.errorqueue import ErrorQueue
 from stack.ip.listening import Listening
 from stack.scheduler import NS_PER_S
-from stack.socket.base import AGAIN, CLOSED, Again, Socket, Timeout
+from stack.socket.base import AGAIN, CLOSED, Address, Again, Socket, Timeout
 from stack.socket.families import AF_INET
 from stack.socket.ip import IPPROTO_TCP, SOCK_STREAM
 from stack.socket.ip.address import IpAddress, address_in, address_out, scope_of
@@ -21,7 +21,7 @@ from stack.socket.ip.fastopen_options import TCP_FASTOPEN_CONNECT
 from stack.socket.ip.options import IP_OPTIONS, IPPROTO_IP
 from stack.socket.ip.repair_options import Repair
 from stack.socket.ip.scope import ScopedAddress, needs_link
-from stack.socket.ip.stream_connected import IN_PARTS
+from stack.socket.ip.stream_connected import IN_PARTS, StreamConnected
 from stack.socket.ip.stream_fastopen import StreamDeferred, send_deferred, send_with_syn
 from stack.socket.ip.stream_init import StreamInit
 from stack.socket.ip.stream_options import STREAM6_OPTIONS, STREAM_OPTIONS, fill, timeouts
@@ -32,6 +32,7 @@ from stack.socket.options_device import SO_BINDTOIFINDEX, bound_interface
 from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, Pollee
 from stack.tcp import TcpState
+from stack.tcp.conversation import say
 from stack.tcp.options import TcpOptions
 
 if TYPE_CHECKING:
@@ -124,6 +125,18 @@ class StreamSocket(Socket):
         except BrokenPipeError:
             self._broken_pipe(flags)
             raise
+
+    def _send_rest(self, rest: list[Buffer], flags: int) -> Again | None:
+        phase = self.phase
+        if flags == IN_PARTS and type(phase) is StreamConnected and say(phase.connection, rest[0]):
+            return None
+        return super()._send_rest(rest, flags)
+
+    def _send(self, data: Buffer, flags: int, address: Address | None) -> int | Again:
+        phase = self.phase
+        if not flags and type(phase) is StreamConnected and say(phase.connection, data):
+            return len(data)
+        return super()._send(data, flags, address)
 
     def send_message(
         self, data: Buffer, ancillary: Sequence[Ancillary], flags: int, address: object, timeout: Timeout
@@ -314,7 +327,6 @@ class StreamSocket(Socket):
 
     def accepted(self, connection: Connection) -> StreamSocket:
         """The socket for a connection this listening one has accepted; options are inherited (row TCP-16)."""
-        from stack.socket.ip.stream_connected import StreamConnected
         from stack.socket.ip.stream_repair import StreamRepairing
 
         child = StreamSocket(self.host, self.family)

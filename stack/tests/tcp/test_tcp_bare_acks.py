@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stack.iface.interface import Interface
-from stack.link.device import TxFrame
+from stack.link.device import Buffer, TxFacts
 from stack.tcp import pcb
 from stack.tcp.output import emit_acks
 from stack.tests.tcp.test_tcp_trains import WAYS, Node, Peer, Way
@@ -21,9 +21,9 @@ def test_a_lone_acknowledgment_is_the_one_of_a_burst(way: Way, monkeypatch: pyte
     alone: list[int] = []
     short, original = [], Interface.send_alone
 
-    def send_alone(iface: Interface, frame: TxFrame, length: int) -> None:
+    def send_alone(iface: Interface, parts: tuple[Buffer, ...], facts: TxFacts, length: int) -> None:
         alone.append(length)
-        original(iface, frame, length)
+        original(iface, parts, facts, length)
 
     def long_way(connection: Any, count: int) -> None:
         emit_acks(connection, connection.sender.bare_seq, count)
