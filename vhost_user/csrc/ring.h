@@ -42,7 +42,8 @@ struct gw_vring {
     uint32_t hint;                /* the region looked up last */
     uint16_t last_avail;          /* next index to take */
     uint16_t used_idx;            /* next index to publish; read from guest memory only at start (rule 10) */
-    uint32_t owed;                /* looks in vain until a call that was put off is made; 0: none was */
+    uint32_t owed;                /* looks in vain until a call that was put off is due; 0: none was */
+    uint32_t owed_for;            /* chains published since it was put off, with those it was put off for */
     bool event_idx, indirect;     /* negotiated */
     bool log_all, log_used;       /* mark payload; mark the used ring at log_gpa */
     bool fresh;                   /* started, but nothing read from guest memory yet */

@@ -111,14 +111,6 @@ void gw_vring_signal(struct gw_vring *ring) {
     ring->counters.calls++;
 }
 
-void gw_vring_elapse(struct gw_vring *ring, uint32_t looks) {
-    if (ring->owed == 0)
-        return;
-    ring->owed -= (uint32_t)gw_least(looks, ring->owed);
-    if (ring->owed == 0)
-        gw_vring_signal(ring);
-}
-
 int gw_vring_drain_kick(struct gw_vring *ring) {
     uint64_t count;
     if (ring->kick_fd < 0 || read(ring->kick_fd, &count, sizeof count) != sizeof count)
@@ -259,10 +251,15 @@ void gw_vring_stop(struct gw_vring *ring) {
 
 /* -- used entries --------------------------------------------------------------------------------------------------- */
 
-/* Returns whether the guest wants a call for these. */
-static bool publish(struct gw_vring *ring, uint32_t count) {
-    if (count == 0)
-        return false;
+/* Whether the guest wants a call for the last `count` chains published, as things stand now. */
+static bool wanted(const struct gw_vring *ring, uint32_t count) {
+    if (!ring->event_idx)
+        return !(gw_load16(ring->avail + RING_FLAGS, memory_order_relaxed) & NO_INTERRUPT);
+    uint16_t event = gw_load16(ring->avail + RING_ENTRIES + AVAIL_ENTRY * ring->num, memory_order_relaxed);
+    return count > UINT16_MAX || (uint16_t)(ring->used_idx - event - 1) < (uint16_t)count;
+}
+
+static void publish(struct gw_vring *ring, uint32_t count) {
     uint16_t old = ring->used_idx;
     uint16_t new = (uint16_t)(old + count);
     gw_store16(ring->used + RING_IDX, new, memory_order_release);
@@ -276,24 +273,49 @@ static bool publish(struct gw_vring *ring, uint32_t count) {
     log_used(ring, RING_ENTRIES + (uint64_t)USED_ENTRY * slot, (uint64_t)USED_ENTRY * straight);
     log_used(ring, RING_ENTRIES, (uint64_t)USED_ENTRY * (count - straight));
     log_used(ring, RING_IDX, 2);
-    atomic_thread_fence(memory_order_seq_cst);
-    if (!ring->event_idx)
-        return !(gw_load16(ring->avail + RING_FLAGS, memory_order_relaxed) & NO_INTERRUPT);
-    uint16_t event = gw_load16(ring->avail + RING_ENTRIES + AVAIL_ENTRY * ring->num, memory_order_relaxed);
-    return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
+    atomic_thread_fence(memory_order_seq_cst); /* idx out before the guest's wish is read (2.7.7, 2.7.10) */
+    uint32_t owed_for = ring->owed > 0 ? ring->owed_for : 0;
+    ring->owed_for = (uint32_t)gw_least((uint64_t)owed_for + count, UINT32_MAX);
 }
 
 void gw_publish(struct gw_vring *ring, uint32_t count) {
-    if (publish(ring, count) || (count > 0 && ring->owed > 0))
+    if (count == 0)
+        return;
+    publish(ring, count);
+    ring->owed = 0;
+    if (wanted(ring, ring->owed_for))
         gw_vring_signal(ring);
     else
-        ring->counters.calls_spared += count > 0;
+        ring->counters.calls_spared++;
 }
 
 void gw_publish_patiently(struct gw_vring *ring, uint32_t count) {
-    if (publish(ring, count) && ring->owed == 0)
+    if (count == 0)
+        return;
+    publish(ring, count);
+    if (ring->owed == 0 && wanted(ring, count))
         ring->owed = GW_OWED_LOOKS;
-    ring->counters.calls_spared += count > 0;
+    ring->counters.calls_spared++;
+}
+
+/* The guest has had time to find the chains by itself, as it does when an interrupt for another ring comes by the same
+ * line. It says so by moving its event on, or by asking for no interrupts while it looks; either way it looks at used.idx
+ * once more after asking for them again, so a wish read late loses nothing. */
+static int settle(struct gw_vring *ring, void *arguments) {
+    uint32_t looks = *(const uint32_t *)arguments;
+    if (ring->owed == 0)
+        return 0;
+    ring->owed -= (uint32_t)gw_least(looks, ring->owed);
+    if (ring->owed == 0 && wanted(ring, ring->owed_for))
+        gw_vring_signal(ring);
+    return 0;
+}
+
+void gw_vring_elapse(struct gw_vring *ring, uint32_t looks) {
+    if (ring->owed > looks)
+        ring->owed -= looks;
+    else if (ring->owed > 0)
+        (void)gw_run(ring, settle, &looks);
 }
 
 /* -- guest to device ------------------------------------------------------------------------------------------------ */
@@ -338,8 +360,10 @@ static int pop(struct gw_vring *ring, void *arguments) {
     int waiting = gw_available(ring);
     if (waiting < 0)
         return waiting;
-    if (waiting == 0)
-        gw_vring_elapse(ring, 1);
+    if (waiting == 0) {
+        uint32_t looks = 1;
+        (void)settle(ring, &looks);
+    }
     uint32_t limit = (uint32_t)gw_least((uint64_t)waiting, asked->budget);
     uint32_t taken = 0, records = 0;
     uint64_t bytes = 0;

@@ -696,6 +696,71 @@ static void test_owed_calls(uint64_t features) {
     close_guest(&guest);
 }
 
+/* The guest's word that it has found everything by itself: it asks to be told of what comes next, or of nothing. */
+static void found_by_itself(struct guest *guest, int found) {
+    gw_store16(at(guest, AVAIL + 4 + 2 * 8), (uint16_t)(found ? used_idx(guest) : used_idx(guest) - 1), memory_order_relaxed);
+    gw_store16(at(guest, AVAIL), (uint16_t)found, memory_order_relaxed);
+}
+
+static void test_owed_calls_nobody_needs_any_more(uint64_t features) {
+    struct guest guest;
+    open_guest(&guest, 8);
+    start(&guest, features, 65530);
+    calls(&guest);
+    desc(&guest, 0, BUFFERS, 1, 0, 0);
+    desc(&guest, 1, BUFFERS, 2, 0, 0);
+    gw_store16(at(&guest, AVAIL + 4 + 2 * 8), 65530, memory_order_relaxed);
+    offer(&guest, 0);
+    CHECK_INT(pop_patiently(&guest), 1);
+    found_by_itself(&guest, 1);
+    gw_vring_elapse(guest.ring, GW_OWED_LOOKS);
+    CHECK_INT(calls(&guest), 0);
+    /* nor is it made up for later */
+    found_by_itself(&guest, 0);
+    gw_vring_elapse(guest.ring, GW_OWED_LOOKS);
+    CHECK_INT(calls(&guest), 0);
+    /* one of two found: the other is still to be told of, with the next burst even if that is wanted no call for */
+    gw_store16(at(&guest, AVAIL + 4 + 2 * 8), used_idx(&guest), memory_order_relaxed);
+    gw_store16(at(&guest, AVAIL), 0, memory_order_relaxed);
+    offer(&guest, 0);
+    offer(&guest, 0);
+    CHECK_INT(pop_patiently(&guest), 2);
+    found_by_itself(&guest, 0);
+    offer(&guest, 1);
+    CHECK_INT(pop_patiently(&guest), 1);
+    CHECK_INT(calls(&guest), 1);
+    /* found all: the next burst is judged by itself */
+    gw_store16(at(&guest, AVAIL + 4 + 2 * 8), used_idx(&guest), memory_order_relaxed);
+    offer(&guest, 0);
+    CHECK_INT(pop_patiently(&guest), 1);
+    gw_store16(at(&guest, AVAIL + 4 + 2 * 8), (uint16_t)(used_idx(&guest) + 1), memory_order_relaxed);
+    gw_store16(at(&guest, AVAIL), 1, memory_order_relaxed);
+    offer(&guest, 1);
+    CHECK_INT(pop_patiently(&guest), 1);
+    CHECK_INT(calls(&guest), 0);
+    gw_vring_elapse(guest.ring, GW_OWED_LOOKS);
+    CHECK_INT(calls(&guest), 0);
+    close_guest(&guest);
+}
+
+static void test_a_call_owed_for_more_chains_than_indices(void) {
+    struct guest guest;
+    open_guest(&guest, 8);
+    start(&guest, INDIRECT_AND_EVENT, 0);
+    calls(&guest);
+    desc(&guest, 0, BUFFERS, 1, 0, 0);
+    gw_store16(at(&guest, AVAIL + 4 + 2 * 8), 0, memory_order_relaxed);
+    for (int chain = 0; chain < 65536 + 3; chain++) {
+        offer(&guest, 0);
+        CHECK_INT(pop_patiently(&guest), 1);
+    }
+    CHECK_INT(used_idx(&guest), 3);
+    gw_store16(at(&guest, AVAIL + 4 + 2 * 8), 65535, memory_order_relaxed); /* anything but the chains seen last */
+    gw_vring_elapse(guest.ring, GW_OWED_LOOKS);
+    CHECK_INT(calls(&guest), 1);
+    close_guest(&guest);
+}
+
 static void test_dirty_log(void) {
     struct guest guest;
     open_guest(&guest, 8);
@@ -794,6 +859,9 @@ int main(void) {
     test_notifications();
     test_owed_calls(INDIRECT_AND_EVENT);
     test_owed_calls(0);
+    test_owed_calls_nobody_needs_any_more(INDIRECT_AND_EVENT);
+    test_owed_calls_nobody_needs_any_more(0);
+    test_a_call_owed_for_more_chains_than_indices();
     test_dirty_log();
     test_mapping();
     test_checksum();
