@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 `ImpairedDevice` stands between a device (a guest's card, say) and whatever it is plugged into. As long as nothing is
-wrong with the line it costs nothing: `receive` and `transmit` *are* the device's own. `impair` puts the two directions
-through an `ImpairedPath` each; `mend` takes that out again, once what is under way has arrived.
+wrong with the line it costs nothing: `receive` and `transmit` *are* the device's own, and it can what the device can
+besides (`CoalescingDevice`, `VolleyDevice`, `LingeringDevice`). `impair` puts the two directions through an
+`ImpairedPath` each, which see each frame by itself; `mend` takes that out again, once what is under way has arrived.
 
 A direction that is not impaired goes through a perfect path while the other one is, so frames never overtake each
 other. What the device refuses waits in a bounded queue, as in a switch's port; what does not fit is dropped and counted
@@ -22,7 +23,16 @@ from itertools import pairwise
 from typing import Final
 
 from stack.link.around import AroundDevice
-from stack.link.device import LinkDevice, RxFrame, TxFrame
+from stack.link.device import (
+    Buffer,
+    CoalescingDevice,
+    LingeringDevice,
+    LinkDevice,
+    RxFrame,
+    TxFrame,
+    VolleyDevice,
+    VolleyHead,
+)
 from stack.link.impairment import ImpairedPath, Impairment, PathStats
 from stack.link.loopback import FrameQueue
 from stack.link.offload import as_transmit
@@ -52,6 +62,15 @@ class ImpairedDevice(AroundDevice):
         self.receive: Callable[[int], Sequence[RxFrame]]
         self.transmit: Callable[[Sequence[TxFrame]], int]
         self._direct()
+        # What the device cannot, this one has not: whoever uses it looks for the method.
+        if isinstance(device, CoalescingDevice):
+            self._coalesced = device.receive_coalesced
+            self.receive_coalesced = self._receive_coalesced
+        if isinstance(device, VolleyDevice):
+            self._volley = device.transmit_volley
+            self.transmit_volley = self._transmit_volley
+        if isinstance(device, LingeringDevice):
+            self.linger = device.linger
         device.on_change = self._device_changed
 
     # -- what may be wrong --------------------------------------------------------------------------------------------
@@ -116,6 +135,17 @@ class ImpairedDevice(AroundDevice):
     def close(self) -> None:
         self._clear()
         self.device.close()
+
+    def _receive_coalesced(self, budget: int) -> tuple[Sequence[RxFrame], int, int]:
+        if self._in is None:
+            return self._coalesced(budget)
+        frames = self._receive_impaired(budget)
+        return frames, len(frames), sum(len(frame[0]) for frame in frames)
+
+    def _transmit_volley(
+        self, head: VolleyHead, last: VolleyHead, count: int, number: tuple[int, int], parts: Sequence[Buffer]
+    ) -> int:
+        return self._volley(head, last, count, number, parts) if self._out is None else 0
 
     def _direct(self) -> None:
         self._out = self._in = None

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import pytest
 
 from stack import Network
 from stack.link import Impairment, cable
+from stack.link.device import (
+    Buffer,
+    CoalescingDevice,
+    LingeringDevice,
+    LinkDevice,
+    RxFrame,
+    VolleyDevice,
+    VolleyHead,
+)
 from stack.link.impaired import PARTITION, ImpairedDevice, Moment, Timeline
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.testing.clock import ManualClock
@@ -215,3 +224,67 @@ def test_what_the_device_refuses_waits_and_what_is_too_much_is_dropped() -> None
             assert line.transmit([frame]) == 1
             line.close()
         assert device.closed
+
+
+class AbleDevice(RecorderDevice):
+    """A device that can what a guest's card can: join frames, take volleys, look on by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lingered = 0
+
+    def receive_coalesced(self, budget: int) -> tuple[Sequence[RxFrame], int, int]:
+        frames = self.receive(budget)
+        size = sum(len(frame[0]) for frame in frames)
+        joined = memoryview(b"".join(frame[0] for frame in frames))
+        return ([(joined, 0, 0, 0, 0, 0)] if frames else []), len(frames), size
+
+    def transmit_volley(
+        self,
+        head: VolleyHead,
+        last: VolleyHead,
+        count: int,
+        number: tuple[int, int],
+        parts: Sequence[Buffer],
+    ) -> int:
+        return self.transmit([((head[0], b"".join(parts)), *head[1])]) * count
+
+    def linger(self) -> None:
+        self.lingered += 1
+
+
+ABILITIES = (CoalescingDevice, VolleyDevice, LingeringDevice)
+
+
+@pytest.mark.parametrize("ability", ABILITIES)
+@pytest.mark.parametrize("device", [RecorderDevice, AbleDevice])
+def test_a_line_can_what_its_device_can(device: type[LinkDevice], ability: type) -> None:
+    with Network(clock=ManualClock()) as network:
+        inside = device()
+        assert isinstance(ImpairedDevice(network.scheduler, inside), ability) == isinstance(inside, ability)
+
+
+def test_a_bad_line_sees_each_frame_by_itself() -> None:
+    with Network(clock=ManualClock()) as network, network.lock:
+        device = AbleDevice()
+        line = ImpairedDevice(network.scheduler, device)
+        assert isinstance(line, CoalescingDevice)
+        assert isinstance(line, VolleyDevice)
+        assert isinstance(line, LingeringDevice)
+        # Held from the beginning, as an interface does.
+        receive, volley, linger = line.receive_coalesced, line.transmit_volley, line.linger
+        head = b"h" * 14, (0, 0, 0, 0, 0, 0), 100
+        fine = []
+        for wrong in (False, True, False):
+            if wrong:
+                line.impair(None, Impairment(loss=0.0))
+            device.feed(b"a" * 60, b"b" * 60)
+            frames, count, size = receive(64)
+            assert (count, size) == (2, 120)
+            fine.append(len(frames) == 1)
+            fine.append(volley(head, head, 2, (0, 0), [b"x" * 200]) == 2)
+            linger()
+            line.mend()
+            network.scheduler.run_deferred()
+        assert fine == [True, True, False, False, True, True]
+        assert device.lingered == 3
