@@ -1,7 +1,8 @@
-"""The commonest bare acknowledgment, by fewer steps: over IPv4, one at a time, nothing to say but how far we are.
+"""The commonest segments without data, by fewer steps: over IPv4, one at a time, an acknowledgment that has nothing to
+say but how far we are, or a FIN.
 
-What arrives in bulk is answered by one such segment a turn. `emit_burst` is written for trains of segments; what leaves
-here is the same to the bit, and is counted the same.
+What arrives in bulk is answered by one such segment a turn, and most connections end by one. `emit_burst` is written
+for trains of segments; what leaves here is the same to the bit, and is counted the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from stack.tcp.output import (
     STAMPED_LENGTH,
     TCP_AT4,
     emit_acks,
+    emit_burst,
 )
 from stack.tcp.seqnum import MASK
 from stack.wire.tcp import ACK, TIMESTAMPS_WORD
@@ -26,32 +28,39 @@ from stack.wire.tcp import ACK, TIMESTAMPS_WORD
 if TYPE_CHECKING:
     from stack.tcp.pcb import Pcb
 
-_PLAIN_BITS: Final = 0x5000 | ACK
-_STAMPED_BITS: Final = 0x8000 | ACK
+_PLAIN_BITS: Final = 0x5000
+_STAMPED_BITS: Final = 0x8000
 _IPV4_LENGTH: Final = 20
 
 
 def acknowledge(connection: Pcb, count: int) -> None:
     """`count` bare ACKs, as `emit_acks`."""
+    receiver = connection.receiver
+    if count != 1 or (connection.sack and (receiver.dsack or receiver.reassembly.length)):
+        emit_acks(connection, connection.sender.bare_seq, count)
+    else:
+        emit_bare(connection, connection.sender.bare_seq, ACK)
+
+
+def emit_bare(connection: Pcb, seq: int, flags: int) -> None:
+    """One segment without data, as `emit_burst`."""
     sender = connection.sender
     receiver = connection.receiver
     template = connection.template
     options = connection.options
     generation = connection.ip.generation
     if (
-        count != 1
-        or template is None  # nor with ECN
+        template is None  # nor with ECN
         or not template.word
-        or (connection.sack and (receiver.dsack or receiver.reassembly.length))
         or connection.urgent is not None
         or sender.marks is not None
         or connection.route.generation != generation
         or not template.good(generation, options.ttl, options.tos)
     ):
-        emit_acks(connection, sender.bare_seq, count)
+        emit_burst(connection, ((seq, 0, flags),))
         return
     window = receiver.advertise()
-    seq, ack = sender.bare_seq & MASK, receiver.rcv_nxt & MASK
+    seq, ack = seq & MASK, receiver.rcv_nxt & MASK
     front, word, back = template.front, template.word, template.back
     if connection.timestamps:
         facts, total = STAMPED_FACTS4, STAMPED_LENGTH
@@ -61,7 +70,7 @@ def acknowledge(connection: Pcb, count: int) -> None:
         ip_check = (template.base + length) % 0xFFFF ^ 0xFFFF
         stamp = (connection.scheduler.now // NS_PER_MS + connection.timestamp_offset) & MASK
         header = STAMPED4.pack(
-            *(front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _STAMPED_BITS, window, check, 0),
+            *(front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _STAMPED_BITS | flags, window, check, 0),
             *(TIMESTAMPS_WORD, stamp, receiver.ts_recent),
         )
     else:
@@ -71,7 +80,7 @@ def acknowledge(connection: Pcb, count: int) -> None:
         check = (check & 0xFFFF) + (check >> 16)
         ip_check = (template.base + length) % 0xFFFF ^ 0xFFFF
         header = PLAIN4.pack(
-            front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _PLAIN_BITS, window, check, 0
+            front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _PLAIN_BITS | flags, window, check, 0
         )
     if connection.scheduler.sole:
         template.iface.send_alone((header,), facts, TCP_AT4 + total)

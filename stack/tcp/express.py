@@ -28,10 +28,11 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from stack.tcp.buffers import COPY_BREAK
+from stack.tcp.closing import take_fin, take_last_ack
 from stack.tcp.conversation import hear
-from stack.tcp.pcb import PLAIN_OFFSET
+from stack.tcp.pcb import PLAIN_OFFSET, STAMPED_OFFSET
 from stack.wire.ipv4 import FRAGMENT_MASK
-from stack.wire.tcp import ACK, PROTO, TIMESTAMPS_WORD
+from stack.wire.tcp import ACK, FIN, PROTO, TIMESTAMPS_WORD
 
 if TYPE_CHECKING:
     from stack.iface.hooks import Taker
@@ -48,7 +49,8 @@ _ETHERNET: Final = 14
 _PLAIN_TOTAL: Final = 40  # both headers without options
 _STAMPED_TOTAL: Final = 52
 _WORDS: Final = struct.Struct("!4H")  # both addresses
-_PSH_OFF: Final = 0xF7
+_PSH_FIN_OFF: Final = 0xF6
+_FIN_ACK: Final = FIN | ACK
 _FAMILY: Final = b"\x08\x00\x45"  # IPv4, without options
 #: NEEDS_CSUM | DATA_VALID
 _TRUSTED: Final = 3
@@ -104,7 +106,7 @@ class Express:
             and 0 < flags <= _TRUSTED
             and not fragment & FRAGMENT_MASK
             and (flow.base + total + ident + fragment + check) % 0xFFFF == 0
-            and bits & _PSH_OFF == ACK
+            and bits & _PSH_FIN_OFF == ACK
             and total <= length
             and self._handlers[PROTO] is self._input
         ):
@@ -118,7 +120,22 @@ class Express:
                     option, value, echo = _STAMP.unpack_from(frame, _ETHERNET + _PLAIN_TOTAL)
                     if option != TIMESTAMPS_WORD:
                         size = -1
-            if size >= 0 and offset == connection.predicted and connection.key is flow.key:
+            if size < 0 or connection.key is not flow.key:
+                pass
+            elif offset != connection.predicted:
+                if (
+                    not size
+                    and bits == ACK
+                    and offset == (STAMPED_OFFSET if connection.timestamps else PLAIN_OFFSET)
+                    and take_last_ack(connection, seq, ack, value)
+                ):
+                    self._stats.ladder_in += 1
+                    return None
+            elif bits & FIN:
+                if not size and bits == _FIN_ACK and take_fin(connection, seq, ack, window, value, echo):
+                    self._stats.ladder_in += 1
+                    return None
+            else:
                 if (
                     0 < size < COPY_BREAK
                     and not gso_size

@@ -23,6 +23,7 @@ from stack.errors import NetError
 from stack.link.device import GSO_TCPV4, GSO_TCPV6
 from stack.scheduler import NS_PER_MS
 from stack.tcp.bare import acknowledge
+from stack.tcp.closing import send_fin
 from stack.tcp.congestion import ALGORITHMS
 from stack.tcp.delay import DelayLine
 from stack.tcp.ecn import Ecn, agreed
@@ -214,7 +215,7 @@ class Pcb:
         self.predict()
         self.event = True
         if state is TcpState.CLOSED:
-            self._leave()
+            self.leave()
         elif state is TcpState.ESTABLISHED:
             self.listener = None
             if self.layer.config.mtu_probing > 1:
@@ -263,7 +264,7 @@ class Pcb:
                 emit(self, self.sender.bare_seq, ACK)
             self.enter(TcpState.CLOSED)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """CLOSED: out of the tables, nothing pending. What was received stays readable unless nobody is there."""
         self.timers.cancel()
         if self.sender.marks is not None:
@@ -317,7 +318,7 @@ class Pcb:
             emit_acks(self, self.sender.bare_seq, receiver.acks_owed)
         sender = self.sender
         if self.ladder.sends and busy(sender):
-            sent = send_lone(sender) or sender.output()
+            sent = send_lone(sender) or send_fin(sender) or sender.output()
             if sent and self.options.notsent_lowat:
                 self.event = True  # less waits to be sent: perhaps more is taken now
         if not sent and self.state is not TcpState.CLOSED:

@@ -26,6 +26,8 @@ from stack.link.offload import ALL_OFFLOADS
 from stack.scheduler import NS_PER_MS, NS_PER_US, Scheduler
 from stack.socket.ip import stream
 from stack.tcp import Connection, conversation, express, pcb
+from stack.tcp.output import emit_acks
+from stack.tcp.pcb import Pcb
 from stack.testing.links import RecorderDevice
 from stack.testing.simulation import Program, Simulation, accepted, connected, received, sent, until
 
@@ -194,10 +196,16 @@ def queued(interface: Interface, parts: tuple[Buffer, ...], facts: TxFacts, leng
     interface.enqueue((parts, *facts), length)
 
 
+def long_acknowledgment(connection: Pcb, count: int) -> None:
+    emit_acks(connection, connection.sender.bare_seq, count)
+
+
 def without_short_ways(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(express, "install", lambda _: None)
     patch.setattr(pcb, "send_lone", lambda _: False)
     patch.setattr(stream, "say", lambda *_: False)
+    patch.setattr(pcb, "send_fin", lambda _: False)
+    patch.setattr(pcb, "acknowledge", long_acknowledgment)
     patch.setattr(Interface, "send_alone", queued)
 
 
