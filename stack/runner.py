@@ -176,7 +176,7 @@ class _RealRunner(Token):
                     network.finish()
                 if result is not AGAIN:
                     self._patience.learn(now - began)
-                    self.leave(pollee, returns=self.succeeded(pollee, now))
+                    self.depart(pollee, now)
                     return result
                 if self.heir is not None:
                     break

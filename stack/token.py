@@ -101,6 +101,16 @@ class Token:
         pollee.left = self.last_traffic = now
         return pollee.absence < ABSENCE
 
+    def depart(self, pollee: Pollee, now: int) -> None:
+        """A thread that led without a place in the line leaves with what it waited for on `pollee`."""
+        background = self.background
+        if self._absent is not pollee or not background.on_patrol or not background.running:
+            self.leave(pollee, returns=self.succeeded(pollee, now))
+            return
+        pollee.left = self.last_traffic = now  # the token lies there as it did before
+        if pollee.absence >= ABSENCE:
+            self.leave(pollee, returns=False)
+
     def leave(self, pollee: Pollee, *, returns: bool) -> None:
         """A leader that waited for `pollee` leaves. The token lies until it is back (`returns`), or goes to the next in
         line or to the background thread.

@@ -244,12 +244,11 @@ class NetDevice(Device):
         """As `receive`, with neighbours of one flow put together to superframes, as if the guest had not cut them up
         (csrc/gro.c), and those marked that continue the one before (csrc/train.c). Returns them, and of how many frames
         and bytes they are made."""
-        count, size = self.frames_in, self.bytes_in
         sources = self._sources
-        if len(sources) != 1 or self._changed or self._ignored or self._announcements:
-            frames = self._receive(budget, 1)
-        else:
-            frames = self._take(sources[0], budget, 1)
+        if len(sources) == 1 and not (self._changed or self._ignored or self._announcements):
+            return self._take(sources[0], budget, 1)
+        count, size = self.frames_in, self.bytes_in
+        frames = self._receive(budget, 1)
         return frames, self.frames_in - count, self.bytes_in - size
 
     def _receive(self, budget: int, join: int) -> list[RxFrame]:
@@ -259,7 +258,7 @@ class NetDevice(Device):
             ring.discard(budget)
         sources = self._sources
         if len(sources) == 1:
-            frames = self._take(sources[0], budget, join)
+            frames, _, _ = self._take(sources[0], budget, join)
         else:
             frames, count, size = self._pairs.take(budget, join)
             if not count:
@@ -270,7 +269,8 @@ class NetDevice(Device):
             frames.extend(self._announce())
         return frames
 
-    def _take(self, ring: Virtqueue, budget: int, join: int) -> list[RxFrame]:
+    def _take(self, ring: Virtqueue, budget: int, join: int) -> tuple[list[RxFrame], int, int]:
+        """What is in the one ring that is served; and of how many frames and bytes it is made."""
         taking = self._taking
         if self._asked != (budget, join):  # attributes of C's cost what a call of Python's does
             self._asked = budget, join
@@ -279,20 +279,23 @@ class NetDevice(Device):
         chains = ring.take(taking)
         if not chains:
             self._owed.look()
-            return []
-        if chains == 1 and taking.frames:
+            return [], 0, 0
+        if chains == 1:
             # A question, an answer, or one superframe; of the small ones C has left everything in `_small`.
             begin, end, _, flags, gso_type, gso_size, start, offset = RECORD.unpack_from(self._record_bytes)
-            if end <= _ONE_SMALL:
+            if 0 < end <= _ONE_SMALL:  # 0: it was bad
+                size = end - begin
                 self.frames_in += 1
-                self.bytes_in += end - begin
+                self.bytes_in += size
                 frame = memoryview(self._one_small[_INDEX + begin : _INDEX + end])
-                return [(frame, flags, gso_type, gso_size, start, offset)]
+                return [(frame, flags, gso_type, gso_size, start, offset)], 1, size
         inbox = self._inbox
-        self.frames_in += inbox.frames
-        self.bytes_in += inbox.bytes
+        count, size = inbox.frames, inbox.bytes
+        self.frames_in += count
+        self.bytes_in += size
         view = burst_view(self._burst, self._small)[8 * chains :]
-        return sliced(view, self._record_bytes, taking.frames, self._chunk_bytes, inbox.nchunks, inbox.alike)
+        frames = sliced(view, self._record_bytes, taking.frames, self._chunk_bytes, inbox.nchunks, inbox.alike)
+        return frames, count, size
 
     def linger(self) -> None:
         """Look for frames for some microseconds, or until there is one; other threads have the interpreter meanwhile.
@@ -388,13 +391,16 @@ class NetDevice(Device):
         if length < MIN_FRAME:
             whole += _PADDING[length:]
         ring = sinks[0]
-        patiently = False
-        if len(parts) == 1 and self._owed.looking:
-            looks = patience(parts[0], facts[4], facts[5], self._inbox.bytes)
-            if looks:
-                self._owed.note(ring, looks)
-                patiently = True
-        if not ring.push_one(whole, header_fixup=self._fixup, patiently=patiently):
+        if (
+            len(parts) == 1
+            and self._owed.looking
+            and (looks := patience(parts[0], facts[4], facts[5], self._inbox.bytes))
+        ):
+            self._owed.note(ring, looks)
+            accepted = ring.push_one(whole, self._fixup, patiently=True)
+        else:
+            accepted = ring.push_one(whole, self._fixup)
+        if not accepted:
             return False
         self.frames_out += 1
         return True

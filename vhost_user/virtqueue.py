@@ -166,7 +166,7 @@ class Virtqueue(RingControl):
         mode = _ONE if header_fixup < 0 else _MERGE
         return self._push(frames, mode, max(header_fixup, 0), 0)
 
-    def push_one(self, frame: bytes, *, header_fixup: int = -1, patiently: bool = False) -> int:
+    def push_one(self, frame: bytes, header_fixup: int = -1, *, patiently: bool = False) -> int:
         """As `push` of one frame that is one part, for a third of the price.
 
         `patiently`: the guest's call may wait for the next one, or until `elapse` has counted `OWED_LOOKS`.

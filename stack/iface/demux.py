@@ -25,6 +25,13 @@ def deliver(iface: Interface, burst: Sequence[RxFrame]) -> None:
     mac = iface.mac
     handlers = iface.handlers
     last = len(burst) - 1
+    if not last:  # a question, an answer, an acknowledgment: as below, without the loop
+        frame, flags, gso_type, gso_size, _, _ = burst[0]
+        if len(frame) >= ethernet.HEADER_LENGTH:
+            dst, ethertype = _DESTINATION.unpack_from(frame)
+            if dst == mac and ethertype in handlers:
+                handlers[ethertype](iface, frame, TO_US, flags & _OWN, gso_size if gso_type else 0)
+                return
     onward = 0
     for at, (frame, flags, gso_type, gso_size, _, _) in enumerate(burst):
         if at < onward:

@@ -29,6 +29,7 @@ from stack.iface.changes import ChangeKind, ChangeLog
 from stack.iface.demux import deliver
 from stack.iface.facts import InterfaceFlags, InterfaceStats, hardware_type, shown_flags
 from stack.iface.hooks import FrameHandler, Ports, RxHook, Tap
+from stack.iface.shown import show
 from stack.link.device import (
     GSO_UDP_L4,
     Buffer,
@@ -37,7 +38,6 @@ from stack.link.device import (
     LinkDevice,
     LoneDevice,
     Offload,
-    RxFrame,
     TxFacts,
     TxFrame,
     VolleyDevice,
@@ -182,40 +182,18 @@ class Interface:
         """Retry what the device refused, then take and handle one burst of up to `budget` frames."""
         if self._ready:
             self.flush()
-        if self._coalesced is not None and not (self.taps or self.rx_hooks):
-            burst, count, size = self._coalesced(budget)
-        else:
-            burst = self.device.receive(budget)
-            count, size = len(burst), sum(len(frame[0]) for frame in burst)
-        if not burst:
-            return 0
-        for tap in self.taps:
-            tap.received(burst)
-        if not self.up:
-            self.drops.count(DropReason.LINK_DOWN, count)
-        elif self.rx_hooks:
-            self._hooked(burst)
-        else:
-            deliver(self, burst)
-            self.stats.rx_packets += count
-            self.stats.rx_bytes += size
-        return count
-
-    def _hooked(self, burst: Sequence[RxFrame]) -> None:
-        count = len(burst)
-        before = burst
-        for hook in tuple(self.rx_hooks):
-            burst = hook(burst)
-            if not burst:
-                break
-        if len(burst) < count:
-            kept = set(map(id, burst))
-            self.stats.rx_packets += count - len(burst)
-            self.stats.rx_bytes += sum(len(frame[0]) for frame in before if id(frame) not in kept)
+        if self._coalesced is None or self.taps or self.rx_hooks:
+            return show(self, self.device.receive(budget))
+        burst, count, size = self._coalesced(budget)
         if burst:
-            deliver(self, burst)
-            self.stats.rx_packets += len(burst)
-            self.stats.rx_bytes += sum(len(frame[0]) for frame in burst)
+            if self.up:
+                deliver(self, burst)
+                stats = self.stats
+                stats.rx_packets += count
+                stats.rx_bytes += size
+            else:
+                self.drops.count(DropReason.LINK_DOWN, count)
+        return count
 
     # --- transmitting -------------------------------------------------------------------------------------------
 

@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 `ImpairedDevice` stands between a device (a guest's card, say) and whatever it is plugged into. As long as nothing is
 wrong with the line it costs nothing: `receive` and `transmit` *are* the device's own, and it can what the device can
-besides (`CoalescingDevice`, `VolleyDevice`, `LingeringDevice`). `impair` puts the two directions through an
-`ImpairedPath` each, which see each frame by itself; `mend` takes that out again, once what is under way has arrived.
+besides (`CoalescingDevice`, `LoneDevice`, `VolleyDevice`, `LingeringDevice`). `impair` puts the two directions through
+an `ImpairedPath` each, which see each frame by itself; `mend` takes that out again, once what is under way has arrived.
 
 A direction that is not impaired goes through a perfect path while the other one is, so frames never overtake each
 other. What the device refuses waits in a bounded queue, as in a switch's port; what does not fit is dropped and counted
@@ -28,7 +28,9 @@ from stack.link.device import (
     CoalescingDevice,
     LingeringDevice,
     LinkDevice,
+    LoneDevice,
     RxFrame,
+    TxFacts,
     TxFrame,
     VolleyDevice,
     VolleyHead,
@@ -66,6 +68,9 @@ class ImpairedDevice(AroundDevice):
         if isinstance(device, CoalescingDevice):
             self._coalesced = device.receive_coalesced
             self.receive_coalesced = self._receive_coalesced
+        if isinstance(device, LoneDevice):
+            self._alone = device.transmit_alone
+            self.transmit_alone = self._transmit_alone
         if isinstance(device, VolleyDevice):
             self._volley = device.transmit_volley
             self.transmit_volley = self._transmit_volley
@@ -141,6 +146,9 @@ class ImpairedDevice(AroundDevice):
             return self._coalesced(budget)
         frames = self._receive_impaired(budget)
         return frames, len(frames), sum(len(frame[0]) for frame in frames)
+
+    def _transmit_alone(self, parts: tuple[Buffer, ...], facts: TxFacts) -> bool:
+        return self._out is None and self._alone(parts, facts)
 
     def _transmit_volley(
         self, head: VolleyHead, last: VolleyHead, count: int, number: tuple[int, int], parts: Sequence[Buffer]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from stack.errors import NetError
 from stack.scheduler import NS_PER_S
-from stack.socket.arguments import INT_MAX, IOV_MAX, c_bool, c_int, c_size, readable, target, timeout_ns, writable
+from stack.socket.arguments import IOV_MAX, c_bool, c_int, c_size, readable, target, timeout_ns, writable
 from stack.socket.base import CLOSED, Socket, os_error
 from stack.socket.batch import Outgoing, receive_many, send_many
 from stack.socket.families import AF_INET, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, create
@@ -227,16 +227,20 @@ class StackSocket:
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        if flags or type(flags) is not int:
+            flags = c_int(flags)
         return self._sock.send(
             data if type(data) is bytes else readable(data),
-            flags if type(flags) is int and 0 <= flags <= INT_MAX else c_int(flags),
+            flags,
             self._timeout if self._end is None else self._patience(),
         )
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
+        if flags or type(flags) is not int:
+            flags = c_int(flags)
         self._sock.send_all(
             data if type(data) is bytes else readable(data),
-            flags if type(flags) is int and 0 <= flags <= INT_MAX else c_int(flags),
+            flags,
             self._timeout if self._end is None else self._patience(),
         )
 
@@ -282,25 +286,21 @@ class StackSocket:
                 raise ValueError("negative buffersize in recv")
             if not bufsize:
                 return b""  # CPython does not ask the kernel either
-        if flags and c_int(flags) & MSG_TRUNC and self._sock.type != SOCK_STREAM:
-            return self.recvfrom(bufsize, flags)[0]
-        return self._sock.recv(
-            bufsize,
-            flags if type(flags) is int and 0 <= flags <= INT_MAX else c_int(flags),
-            self._timeout if self._end is None else self._patience(),
-        )
+        if flags or type(flags) is not int:
+            flags = c_int(flags)
+            if flags & MSG_TRUNC and self._sock.type != SOCK_STREAM:
+                return self.recvfrom(bufsize, flags)[0]
+        return self._sock.recv(bufsize, flags, self._timeout if self._end is None else self._patience())
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         view = target(buffer, nbytes, "recv_into", "buffer too small for requested bytes")
         if not view:
             return 0
-        if flags and c_int(flags) & MSG_TRUNC and self._sock.type != SOCK_STREAM:
-            return self.recvfrom_into(view, 0, flags)[0]
-        return self._sock.recv_into(
-            view,
-            flags if type(flags) is int and 0 <= flags <= INT_MAX else c_int(flags),
-            self._timeout if self._end is None else self._patience(),
-        )
+        if flags or type(flags) is not int:
+            flags = c_int(flags)
+            if flags & MSG_TRUNC and self._sock.type != SOCK_STREAM:
+                return self.recvfrom_into(view, 0, flags)[0]
+        return self._sock.recv_into(view, flags, self._timeout if self._end is None else self._patience())
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
         size = c_size(bufsize)

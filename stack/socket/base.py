@@ -114,6 +114,10 @@ class Socket:
             self.pollee.refresh()
 
     def block_on(self, events: int, timeout: Timeout, attempt: Callable[..., T | Again], *args: Any) -> T:
+        """See `wait`."""
+        return self.wait(events, timeout, attempt, args)
+
+    def wait(self, events: int, timeout: Timeout, attempt: Callable[..., T | Again], args: tuple[Any, ...]) -> T:
         """Attempt until it is not AGAIN any more, waiting for `events` in between (row CORE-08).
 
         `timeout` is in ns. 0: one attempt, then BlockingIOError(EAGAIN). Positive: TimeoutError once due. None: the

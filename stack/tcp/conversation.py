@@ -165,5 +165,5 @@ def say(connection: Connection, data: Buffer) -> bool:
     ):
         return False
     queue.append_lone(data, size)
-    leave(sender, una, size, (data,), plain=True, alone=True)
+    leave(sender, una, size, (data,), True, True)
     return True

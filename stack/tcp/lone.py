@@ -78,11 +78,11 @@ def send_lone(sender: Sender) -> bool:
         return False
     sender.cwnd_limited = False
     plain = connection.urgent is None and connection.ecn is None and sender.marks is None
-    leave(sender, nxt, size, queue.slice(nxt, size), plain=plain, alone=connection.scheduler.sole)
+    leave(sender, nxt, size, queue.slice(nxt, size), plain, connection.scheduler.sole)
     return True
 
 
-def leave(sender: Sender, nxt: int, size: int, parts: Sequence[Buffer], *, plain: bool, alone: bool) -> None:
+def leave(sender: Sender, nxt: int, size: int, parts: Sequence[Buffer], plain: bool, alone: bool) -> None:
     """All there is to send, the `size` bytes `parts` from `nxt` on, leaves now; nothing is in flight.
 
     If it is `plain`, with a template and over IPv4, as nearly always, the frame of `emit_burst` is made here by fewer

@@ -351,14 +351,15 @@ class Receiver:
         """The window field of a segment about to leave. Everything up to RCV.NXT is acknowledged by it."""
         nxt = self.rcv_nxt
         promised = self.rcv_adv
+        left = promised - nxt
         space = self.space
-        edge = nxt + space - self.queue.length
-        gain = edge - promised
-        if gain < self.mss and gain < space >> 1:
-            edge = promised
-        if (promised - nxt) * 2 < space:
+        if left * 2 < space:
             self.pressed = True
-        field = (edge - nxt) >> self.shift
+        window = space - self.queue.length
+        gain = window - left
+        if gain < self.mss and gain < space >> 1:
+            window = left
+        field = window >> self.shift
         if field > MAX_WINDOW_FIELD:
             field = MAX_WINDOW_FIELD
         elif field < 0:

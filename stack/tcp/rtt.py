@@ -40,20 +40,22 @@ class RttEstimator:
         else:
             # (2.3) RTTVAR <- 3/4 RTTVAR + 1/4 |SRTT - R'|, then SRTT <- 7/8 SRTT + 1/8 R'
             srtt = self.srtt
+            variance = self.variance
             error = srtt - rtt
-            self.variance += ((error if error >= 0 else -error) - self.variance) >> 2
+            self.variance = variance + (((error if error >= 0 else -error) - variance) >> 2)
             self.srtt = srtt - (error >> 3) or 1
             if rtt < self.minimum:
                 self.minimum = rtt
         # Linux's way of the floor: not RTO >= 200 ms but RTO - SRTT >= 200 ms, which leaves room for a peer's
         # delayed ACK whatever the path's own delay is.
         # (Comparisons: each acknowledgment comes through here, and min() costs as much as all the rest.)
-        srtt, floor, ceiling = self.srtt, self.floor, self.ceiling
-        rto = srtt + (self.variance << 2)
-        if rto < srtt + floor:
-            rto = srtt + floor
-        if rto > ceiling:
-            rto = ceiling
+        srtt, floor = self.srtt, self.floor
+        margin = self.variance << 2
+        if margin < floor:
+            margin = floor
+        rto = srtt + margin
+        if rto > self.ceiling:
+            rto = self.ceiling
         self.rto = rto
         pto = (srtt << 1) + PTO_SLACK
         if pto > rto:

@@ -15,7 +15,9 @@ from stack.link.device import (
     CoalescingDevice,
     LingeringDevice,
     LinkDevice,
+    LoneDevice,
     RxFrame,
+    TxFacts,
     VolleyDevice,
     VolleyHead,
 )
@@ -249,11 +251,14 @@ class AbleDevice(RecorderDevice):
     ) -> int:
         return self.transmit([((head[0], b"".join(parts)), *head[1])]) * count
 
+    def transmit_alone(self, parts: tuple[Buffer, ...], facts: TxFacts) -> bool:
+        return self.transmit([(parts, *facts)]) == 1
+
     def linger(self) -> None:
         self.lingered += 1
 
 
-ABILITIES = (CoalescingDevice, VolleyDevice, LingeringDevice)
+ABILITIES = (CoalescingDevice, LoneDevice, VolleyDevice, LingeringDevice)
 
 
 @pytest.mark.parametrize("ability", ABILITIES)
@@ -269,10 +274,12 @@ def test_a_bad_line_sees_each_frame_by_itself() -> None:
         device = AbleDevice()
         line = ImpairedDevice(network.scheduler, device)
         assert isinstance(line, CoalescingDevice)
+        assert isinstance(line, LoneDevice)
         assert isinstance(line, VolleyDevice)
         assert isinstance(line, LingeringDevice)
         # Held from the beginning, as an interface does.
         receive, volley, linger = line.receive_coalesced, line.transmit_volley, line.linger
+        alone = line.transmit_alone
         head = b"h" * 14, (0, 0, 0, 0, 0, 0), 100
         fine = []
         for wrong in (False, True, False):
@@ -283,8 +290,9 @@ def test_a_bad_line_sees_each_frame_by_itself() -> None:
             assert (count, size) == (2, 120)
             fine.append(len(frames) == 1)
             fine.append(volley(head, head, 2, (0, 0), [b"x" * 200]) == 2)
+            fine.append(alone(head[:1], head[1]))
             linger()
             line.mend()
             network.scheduler.run_deferred()
-        assert fine == [True, True, False, False, True, True]
+        assert fine == [True] * 3 + [False] * 3 + [True] * 3
         assert device.lingered == 3

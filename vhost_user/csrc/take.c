@@ -21,6 +21,8 @@ static void run(void *argument) {
             gw_steer_learn(take->steer, gw_flow(payload + chain[2 * i] + VNET_HEADER, chain[2 * i + 1] - VNET_HEADER),
                            (uint8_t)take->pair);
     take->frames = vnet_take(&take->inbox, bytes, (uint32_t)take->chains, take->burst.bytes - index, (int)take->join);
+    if (take->frames == 0)
+        take->inbox.records[0].end = 0;
 }
 
 int32_t gw_take_one(struct gw_take *take) {

@@ -21,7 +21,7 @@ struct gw_take {
     struct vnet_inbox inbox; /* its drops are this ring's alone */
     /* out */
     int32_t chains;  /* of the burst, or a gw_result */
-    uint32_t frames; /* records of the inbox */
+    uint32_t frames; /* records of the inbox; the first one ends at 0 if there are none */
 };
 
 /* gw_vring_pop and vnet_take for a ring whose gate is held; what is in `chains` then. */

@@ -126,6 +126,19 @@ def test_views_stay_as_they_were_while_later_bursts_arrive() -> None:
             assert bytes(large[0]) == broadcast(5000, seed)
 
 
+def test_a_bad_frame_alone_is_not_taken_for_the_one_before() -> None:
+    with net_rig() as (device, guest):
+        for number in range(3):
+            assert guest.send([broadcast(60, number)]) == 1
+            frames, count, size = device.receive_coalesced(64)
+            assert [bytes(frame[0]) for frame in frames] == [broadcast(60, number)]
+            assert (count, size) == (1, 60)
+            assert guest.send([b"short"]) == 1
+            assert device.receive_coalesced(64) == ([], 0, 0)
+        assert device.drops == {"rx-short": 3}
+        assert (device.frames_in, device.bytes_in) == (3, 180)
+
+
 def test_budget_bounds_a_burst() -> None:
     with net_rig() as (device, guest):
         guest.send([broadcast(60)] * 100)

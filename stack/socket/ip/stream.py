@@ -121,7 +121,7 @@ class StreamSocket(Socket):
             super().send_all(data, flags | IN_PARTS, timeout)
             return
         try:
-            self.block_on(OUT, timeout, self._send_rest, [data], IN_PARTS)
+            self.wait(OUT, timeout, self._send_rest, ([data], IN_PARTS))
         except BrokenPipeError:
             self._broken_pipe(flags)
             raise
@@ -220,7 +220,7 @@ class StreamSocket(Socket):
         if self.options.explicit(SOL_SOCKET, SO_RCVLOWAT):
             self._await_low_water(size, flags, timeout)
         if not flags:  # by far the commonest
-            return self.block_on(IN, timeout, self._recv, size, 0)
+            return self.wait(IN, timeout, self._recv, (size, 0))
         return super().recv(size, flags, timeout)
 
     def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:

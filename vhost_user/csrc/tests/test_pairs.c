@@ -305,6 +305,13 @@ static void test_taking_from_two_rings(void) {
     CHECK_INT(takes[0].frames, 1);
     CHECK_INT(memcmp(&before, &pairs.learned, sizeof before), 0);
     CHECK_INT(gw_take_one(&takes[0]), 0);
+    /* what is left of records tells of no frame if there was none */
+    CHECK(records[0][0].end > 0);
+    desc(&pairs.lan[0]->from, 1, BUFFERS, 5, 0, 0);
+    offer(&pairs.lan[0]->from, 1);
+    CHECK_INT(gw_take_one(&takes[0]), 1);
+    CHECK_INT(takes[0].frames, 0);
+    CHECK_INT(records[0][0].end, 0);
     gw_pool_free(pool);
     close_pairs(&pairs);
 }
