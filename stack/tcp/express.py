@@ -30,9 +30,11 @@ from typing import TYPE_CHECKING, Final
 from stack.tcp.buffers import COPY_BREAK
 from stack.tcp.closing import take_fin, take_last_ack
 from stack.tcp.conversation import hear
+from stack.tcp.opening import FEW, Opening
 from stack.tcp.pcb import PLAIN_OFFSET, STAMPED_OFFSET
+from stack.tcp.request import Request
 from stack.wire.ipv4 import FRAGMENT_MASK
-from stack.wire.tcp import ACK, FIN, PROTO, TIMESTAMPS_WORD
+from stack.wire.tcp import ACK, FIN, PROTO, SYN, TIMESTAMPS_WORD
 
 if TYPE_CHECKING:
     from stack.iface.hooks import Taker
@@ -59,7 +61,7 @@ _TRUSTED: Final = 3
 class Flow:
     """What the headers of one connection's segments have in common as they come in."""
 
-    __slots__ = ("base", "connection", "generation", "head", "iface", "key", "word")
+    __slots__ = ("base", "connection", "generation", "head", "iface", "key", "opening", "word")
 
     def __init__(
         self, iface: Interface, head: bytes, word: int, place: bytes, connection: Connection, generation: int
@@ -71,6 +73,7 @@ class Flow:
         self.connection = connection
         self.key: Key = connection.key
         self.generation = generation
+        self.opening: Opening | None = None  #: the handshake is not over
 
 
 def install(layer: TcpLayer) -> None:
@@ -127,7 +130,11 @@ class Express:
                     not size
                     and bits == ACK
                     and offset == (STAMPED_OFFSET if connection.timestamps else PLAIN_OFFSET)
-                    and take_last_ack(connection, seq, ack, value)
+                    and (
+                        take_last_ack(connection, seq, ack, value)
+                        if flow.opening is None
+                        else flow.opening.answered(flow, seq, ack, window, value, echo)
+                    )
                 ):
                     self._stats.ladder_in += 1
                     return None
@@ -150,6 +157,8 @@ class Express:
         taker = self._slow(iface, frame, link_kind, flags, gso_size)
         if self._stats.fast_in != predicted and 0 < flags <= _TRUSTED and not link_kind:
             self._remember(iface, head, word, place)
+        elif bits == SYN and 0 < flags <= _TRUSTED and not link_kind and head[12:15] == _FAMILY:
+            self._await(iface, head, word, place)
         return taker
 
     def _remember(self, iface: Interface, head: bytes, word: int, place: bytes) -> None:
@@ -158,3 +167,24 @@ class Express:
         connection = self._layer.connections.get(key)
         if connection is not None and connection.ecn is None and head[12:15] == _FAMILY:
             self._flows[place] = Flow(iface, head, word, place, connection, self._ip.generation)
+
+    def _await(self, iface: Interface, head: bytes, word: int, place: bytes) -> None:
+        """A SYN with these headers has just been answered, if anybody listens."""
+        layer = self._layer
+        request = layer.demux.minisocks.get((place[:4], place[4:8], int.from_bytes(place[8:], "big")))
+        if type(request) is Request and request.opening is None and len(layer.syn_queue) <= FEW:
+            opening = request.opening = Opening(self, request, iface, head, word, place)
+            layer.scheduler.defer(opening.prepare)
+
+    def expect(
+        self, iface: Interface, head: bytes, word: int, place: bytes, opening: Opening, connection: Connection
+    ) -> None:
+        """`connection` is made, and in no table; the first segment with these headers is for `opening`."""
+        flow = self._flows[place] = Flow(iface, head, word, place, connection, self._ip.generation)
+        flow.opening = opening
+
+    def forget(self, place: bytes, opening: Opening) -> None:
+        """Nothing is expected any more."""
+        flow = self._flows.get(place)
+        if flow is not None and flow.opening is opening:
+            del self._flows[place]

@@ -192,7 +192,7 @@ class FastOpenServer:
                     layer.mib.count(Mib.FASTOPEN_PASSIVE_FAIL)
                 request.fastopen = own[0]
                 return None
-        connection = request.connection(seg.packet)
+        connection = request.connection()
         if connection is None:
             layer.mib.count(Mib.FASTOPEN_PASSIVE_FAIL)
             return None

@@ -171,7 +171,7 @@ class Listener:
         request.iss = issued if iss is None else iss
         connection = self.fastopen.take(request, seg)
         if connection is not None:
-            self._ready(connection)
+            self.ready_to_accept(connection)
             return
         layer.syn_queue.add(request)
         if not request.send_syn_ack():
@@ -201,7 +201,7 @@ class Listener:
                 layer.mib.count(Mib.EMBRYONIC_RSTS)
                 request.reset()
             return
-        connection = request.connection(seg.packet)
+        connection = request.connection()
         if connection is not None:
             layer.syn_queue.drop(request)
             self._take(connection, seg)
@@ -216,9 +216,10 @@ class Listener:
             self.layer.mib.count(Mib.ATTEMPT_FAILS)
             return
         self.layer.prove(connection.remote[0])
-        self._ready(connection)
+        self.ready_to_accept(connection)
 
-    def _ready(self, connection: Connection) -> None:
+    def ready_to_accept(self, connection: Connection) -> None:
+        """To the accept queue, which has room."""
         self._queue.append(connection)
         if self.on_event is not None:
             self.on_event()
@@ -294,7 +295,7 @@ class Listener:
         if self.full:
             self._overflow()
             return True
-        connection = request.connection(seg.packet)
+        connection = request.connection()
         if connection is not None:
             self._take(connection, seg)
         return True

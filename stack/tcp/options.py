@@ -94,7 +94,7 @@ class TcpOptions:
         return self.ttl, self.tos, self.min_ttl, self.report_errors
 
     def copy(self) -> TcpOptions:
-        fresh = TcpOptions(*_ALL(self))
+        fresh = TcpOptions(*every_field(self))
         if self.keys is not None:
             fresh.keys = self.keys.copy()
         return fresh
@@ -102,7 +102,7 @@ class TcpOptions:
 
 #: All fields in the order of the constructor's parameters: `dataclasses.replace` takes four times as long, and this is
 #: done for every connection accepted.
-_ALL: Final = attrgetter(*(field.name for field in fields(TcpOptions)))
+every_field: Final = attrgetter(*(field.name for field in fields(TcpOptions)))
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from stack.tcp.bare import acknowledge
 from stack.tcp.closing import send_fin
 from stack.tcp.congestion import ALGORITHMS
 from stack.tcp.delay import DelayLine
-from stack.tcp.ecn import Ecn, agreed
+from stack.tcp.ecn import Ecn
 from stack.tcp.lone import busy, send_lone
 from stack.tcp.mib import Mib
 from stack.tcp.mtuprobe import MtuProber
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from stack.tcp.segment import Segment
     from stack.tcp.signatures import Keys
     from stack.tcp.urgent import Urgent
+    from stack.wire.tcp import HeaderOptions
 
 MSS_DEFAULT_V4: Final = 536  # bytes; RFC 9293 section 3.7.1, when the peer sent no MSS option
 MSS_DEFAULT_V6: Final = 1220  # bytes; the same
@@ -403,12 +404,11 @@ class Pcb:
         self.last_heard = self.scheduler.now
         self.soft_error = 0
 
-    def peer_syn(self, seg: Segment) -> None:
-        """The peer's SYN: its options, its initial sequence number (RFC 9293 section 3.10.7.2 and .3)."""
-        options = seg.options
+    def peer_syn(self, irs: int, options: HeaderOptions, *, ecn: bool) -> None:
+        """The peer's SYN (RFC 9293 section 3.10.7.2 and .3): its number and options. `ecn`: that is agreed on."""
         receiver = self.receiver
         sender = self.sender
-        receiver.begin(seg.seq)
+        receiver.begin(irs)
         if options.mss is not None:
             self.peer_mss = max(options.mss, MSS_MINIMUM)
         if self.window_scaling and options.window_scale is not None:
@@ -419,7 +419,7 @@ class Pcb:
             sender.shift = receiver.shift = 0
             receiver.resize(receiver.rcvbuf, self.options.window_clamp)
         self.sack = self.sack and options.sack_permitted
-        self.ecn = Ecn(sender.iss) if agreed(seg, self.layer.config.ecn) else None
+        self.ecn = Ecn(sender.iss) if ecn else None
         if self.sack:
             sender.use_sack()
         if self.timestamps and options.timestamps is not None:

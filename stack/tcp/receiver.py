@@ -50,10 +50,10 @@ DUPLICATE_ACKS_PER_TURN: Final = 64  # more tell the peer nothing new
 
 def window_shift(buffer: int) -> int:
     """The smallest shift count with which a window of `buffer` bytes can be said (RFC 7323 section 2.2)."""
-    shift = 0
-    while shift < MAX_SHIFT and buffer >> shift > MAX_WINDOW_FIELD:
-        shift += 1
-    return shift
+    shift = buffer.bit_length() - MAX_WINDOW_FIELD.bit_length()
+    if shift < 0:
+        return 0
+    return min(MAX_SHIFT, shift)
 
 
 class Receiver:

@@ -10,26 +10,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import DropReason, NetError
-from stack.ip.packet import IpPacket
 from stack.ip.source_route import answer_options
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.tcp.connection import Connection
 from stack.tcp.discovery import dont_fragment
-from stack.tcp.ecn import agreed
+from stack.tcp.ecn import OFF, agreed
 from stack.tcp.mib import Mib
 from stack.tcp.minisock import Minisock, send_single
 from stack.tcp.pcb import MSS_MINIMUM
 from stack.tcp.receiver import window_shift
-from stack.tcp.segment import Segment
 from stack.tcp.seqnum import HALF, MASK, older
 from stack.tcp.transitions import TcpState
 from stack.wire.ipoptions import first_hop
-from stack.wire.tcp import ACK, CWR, ECE, RST, SYN, HeaderOptions
+from stack.wire.tcp import ACK, ECE, RST, SYN, HeaderOptions
 
 if TYPE_CHECKING:
     from stack.ip.packet import IcmpError
+    from stack.ip.route import Route
     from stack.tcp.demux import Key
     from stack.tcp.listener import Listener
+    from stack.tcp.opening import Opening
+    from stack.tcp.segment import Segment
     from stack.tcp.signatures import Keys
 
 MAX_FIELD: Final = 65535
@@ -52,6 +53,7 @@ class Request(Minisock):
         "level",
         "listener",
         "mss",
+        "opening",
         "retransmitted",
         "sack",
         "scale",
@@ -93,6 +95,7 @@ class Request(Minisock):
         self.retransmitted = 0  #: SYN|ACKs sent again
         self.acked = False  #: a good ACK came, but there was no room or it was deferred
         self.sent_at = layer.scheduler.now  #: ns
+        self.opening: Opening | None = None  #: a short way for the ACK that ends the handshake
         self.first_stamp = self.last_stamp = 0  #: TSval of the first and of the last SYN|ACK
 
     def __repr__(self) -> str:
@@ -233,17 +236,26 @@ class Request(Minisock):
 
     # --- the connection ------------------------------------------------------------------------------------------
 
-    def connection(self, packet: IpPacket) -> Connection | None:
+    def connection(self) -> Connection | None:
         """The connection in SYN-RECEIVED, as if it had taken the SYN itself. None if there is no way to the peer."""
-        listener = self.listener
         layer = self.layer
         try:
             hop = first_hop(self.ip_options) or self.key[0]
-            route = layer.ip.route(hop, src=self.key[1], oif=self.oif, mark=listener.options.mark)
+            route = layer.ip.route(hop, src=self.key[1], oif=self.oif, mark=self.listener.options.mark)
         except NetError:
             layer.drops.count(DropReason.NO_ROUTE)
             return None
-        options = listener.options.copy()
+        connection = self.prepared(route)
+        connection.bound = self.listener.bound.retain()
+        layer.connections[self.key] = connection
+        layer.stats.passive_opens += 1
+        connection.enter(TcpState.SYN_RECEIVED)
+        return connection
+
+    def prepared(self, route: Route) -> Connection:
+        """The same, but it is in no table, has no port, and is CLOSED as far as it knows."""
+        layer = self.layer
+        options = self.listener.options.copy()
         options.ttl, options.tos, options.min_ttl, options.report_errors = options.towards(self.key[0])
         options.defer_accept = 0  # not inherited, row TCP-16
         options.saved_syn = self.syn
@@ -255,19 +267,13 @@ class Request(Minisock):
             self.remote,
             route,
             options,
-            listener.bound.retain(),
+            None,
             self.iss,
             self.timestamp_offset,
             self.oif,
         )
-        layer.connections[self.key] = connection
-        layer.stats.passive_opens += 1
-        said = HeaderOptions(mss=self.mss, window_scale=self.scale, sack_permitted=self.sack)
-        if self.stamped:
-            said.timestamps = (self.ts_recent, 0)
-        flags = SYN | ECE | CWR if self.ecn else SYN
-        connection.peer_syn(Segment(self.irs, 0, flags, 0, memoryview(b""), said, packet))
-        connection.enter(TcpState.SYN_RECEIVED)
+        said = HeaderOptions(self.mss, self.scale, self.sack, (self.ts_recent, 0) if self.stamped else None)
+        connection.peer_syn(self.irs, said, ecn=self.ecn and layer.config.ecn != OFF)
         sender, receiver = connection.sender, connection.receiver
         sender.syn_sent()
         sender.progress_at = self.sent_at

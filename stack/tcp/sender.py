@@ -32,12 +32,11 @@ from stack.tcp.rtt import RTO_MIN, RttEstimator
 from stack.tcp.sack_recovery import SackRecovery
 from stack.tcp.seqnum import MASK
 from stack.tcp.volley import crowded, send_volley
-from stack.wire.tcp import ACK, FIN, PSH, SYN
+from stack.wire.tcp import ACK, FIN, PSH
 
 if TYPE_CHECKING:
     from stack.tcp.mtuprobe import MtuProber
     from stack.tcp.pcb import Pcb
-    from stack.tcp.segment import Segment
     from stack.tcp.sendmarks import SendMarks
 
 CORK_CEILING: Final = 200 * NS_PER_MS  # ns; tcp(7), TCP_CORK
@@ -187,8 +186,8 @@ class Sender:
         self.snd_nxt = self.snd_max = self.iss + 1
         self.progress_at = self.connection.scheduler.now
 
-    def handshake_done(self, seg: Segment) -> None:
-        """`seg` acknowledges our SYN."""
+    def handshake_done(self, window: int, *, shift: int) -> None:
+        """A segment acknowledges our SYN; `window` is its field, to be shifted by so much."""
         connection = self.connection
         now = connection.scheduler.now
         if self.retries == 0:
@@ -203,9 +202,8 @@ class Sender:
         self.retries = self.backoff = 0
         self.progress_at = now
         connection.timers.retransmit.deadline = None
-        # RFC 7323 section 2.2: the window of a SYN is never scaled.
-        self.raw_window = seg.window
-        self.snd_wnd = self.max_window = seg.window if seg.flags & SYN else seg.window << self.shift
+        self.raw_window = window
+        self.snd_wnd = self.max_window = window << shift
         self.snd_wl1 = connection.receiver.rcv_nxt - 1
         self.snd_wl2 = self.snd_una
 

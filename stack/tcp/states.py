@@ -20,6 +20,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from stack.scheduler import NS_PER_S
+from stack.tcp.ecn import agreed
 from stack.tcp.mib import Mib
 from stack.tcp.seqnum import older, unwrap
 from stack.tcp.transitions import TcpState
@@ -84,11 +85,11 @@ class SynSent(State):
         # Third, security: not in this stack. Fourth, check the SYN bit.
         if not flags & SYN:
             return
-        connection.peer_syn(seg)
+        connection.peer_syn(seg.seq, seg.options, ecn=agreed(seg, connection.layer.config.ecn))
         receiver = connection.receiver
         receiver.rcv_adv = receiver.rcv_nxt + min(receiver.space, 65535)  # what our SYN has promised
         if acceptable:
-            sender.handshake_done(seg)
+            sender.handshake_done(seg.window, shift=0)  # RFC 7323 section 2.2: the window of a SYN is never scaled
             if connection.fastopen is not None:
                 connection.fastopen.answered(connection, seg, ack)
             connection.enter(TcpState.ESTABLISHED)
@@ -339,7 +340,7 @@ class SynReceived(Synchronized):
         if not sender.snd_una < seg.ack <= sender.snd_max:
             connection.layer.refuse(seg)
             return False
-        sender.handshake_done(seg)
+        sender.handshake_done(seg.window, shift=0 if seg.flags & SYN else sender.shift)
         connection.enter(TcpState.ESTABLISHED)
         return True
 

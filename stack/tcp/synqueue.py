@@ -47,6 +47,8 @@ class SynQueue:
 
     def drop(self, request: Request) -> None:
         """It is no more, one way or the other."""
+        if request.opening is not None:
+            request.opening.close()
         del self._levels[request.level][request]
         minisocks = self._layer.demux.minisocks
         if minisocks.get(request.key) is request:

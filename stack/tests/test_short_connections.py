@@ -1,8 +1,8 @@
 """Short connections take short ways at their ends, which come to the same as the long ones: same frames at the same
 times, same books.
 
-`stack.tcp.closing`. Each seed is played with and without it. The seed decides about lines, who says what and ends
-first, what is set on the sockets, and what becomes of the connections.
+`stack.tcp.opening` and `stack.tcp.closing`. Each seed is played with and without them. The seed decides about lines,
+who says what and ends first, what is set on the sockets, and what becomes of the connections.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import gc
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ import pytest
 from stack.core import Stack
 from stack.link.impairment import Impairment
 from stack.scheduler import NS_PER_MS, NS_PER_S, NS_PER_US
-from stack.tcp import express, pcb
+from stack.tcp import express, opening, pcb
+from stack.tcp.request import Request
 from stack.testing.simulation import Program, Simulation, accepted, connected, received, sent, until
 from stack.tests.test_short_ways import without_short_ways
 
@@ -174,7 +176,7 @@ def played(seed: int) -> tuple[Any, ...]:
                 node.netns.tcp.mib.snapshot(),
                 dict(node.netns.ip.drops),
                 [(dataclasses.astuple(each.stats), dict(each.drops)) for each in node.netns.interfaces.values()],
-                len(node.netns.tcp.flows) - len(node.netns.tcp.connections) <= 0,
+                len(node.netns.tcp.flows) <= len(node.netns.tcp.connections) + len(node.netns.tcp.syn_queue),
             )
             for node in (one, other)
         ]
@@ -212,6 +214,7 @@ def test_the_usual_connection_takes_them(monkeypatch: pytest.MonkeyPatch) -> Non
 
         monkeypatch.setattr(where, name, call)
 
+    counted(opening.Opening, "answered")
     counted(express, "take_fin")
     counted(express, "take_last_ack")
     counted(pcb, "send_fin")
@@ -249,6 +252,104 @@ def test_the_usual_connection_takes_them(monkeypatch: pytest.MonkeyPatch) -> Non
         assert sim.results["client"] == CONNECTIONS
         sim.settle(NS_PER_MS)
         assert not other.netns.tcp.flows
+    assert taken["answered"] == CONNECTIONS
     assert taken["take_fin"] >= CONNECTIONS
     assert taken["take_last_ack"] == CONNECTIONS
     assert taken["send_fin"] >= CONNECTIONS
+
+
+def handshake(sim: Simulation, count: int = 1) -> tuple[Stack, Stack, Any, list[Any]]:
+    """Two stacks, a listener of the second, and sockets of the first whose SYNs have been answered and no more."""
+    one, other = sim.stack("one"), sim.stack("other")
+    slow = Impairment(delay_ns=NS_PER_MS)
+    sim.link(one, other, there=slow, back=slow, addresses=(["10.0.0.1/24"], ["10.0.0.2/24"]))
+    listener = other.socket.socket()
+    listener.bind(("", 80))
+    listener.listen(64)
+    with one.socket.socket() as known:  # so that neighbours are
+        known.setblocking(False)
+        sim.spawn("known", connected(known, ("10.0.0.2", 80)))
+        sim.run()
+        sim.settle(10 * NS_PER_MS)
+        accepted_first, _ = listener.accept()
+        accepted_first.close()
+    sim.settle(10 * NS_PER_MS)
+    asking = [one.socket.socket() for _ in range(count)]
+    for sock in asking:
+        sock.setblocking(False)
+        with suppress(BlockingIOError):
+            sock.connect(("10.0.0.2", 80))
+    sim.settle(3 * NS_PER_MS // 2)
+    return one, other, listener, asking
+
+
+def half_open(node: Stack) -> list[Request]:
+    return [each for each in node.netns.tcp.demux.minisocks.values() if isinstance(each, Request)]
+
+
+def close_all(*socks: Any) -> None:
+    for sock in socks:
+        sock.close()
+
+
+def test_a_connection_is_made_while_its_last_ack_is_under_way() -> None:
+    with Simulation(3) as sim:
+        _, other, listener, asking = handshake(sim)
+        tcp = other.netns.tcp
+        (request,) = half_open(other)
+        assert request.opening is not None
+        made = request.opening.connection
+        assert made is not None
+        assert not tcp.connections
+        sim.settle(2 * NS_PER_MS)
+        answering, _ = listener.accept()
+        assert answering._sock.connection is made
+        close_all(answering, listener, *asking)
+
+
+def test_it_is_made_anew_if_the_listener_was_told_something_meanwhile() -> None:
+    with Simulation(3) as sim:
+        _, other, listener, asking = handshake(sim)
+        (request,) = half_open(other)
+        assert request.opening is not None
+        made = request.opening.connection
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        other.netns.tcp.config.rcvbuf = 70_000
+        sim.settle(2 * NS_PER_MS)
+        answering, _ = listener.accept()
+        assert answering._sock.connection is not made
+        assert answering.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert answering._sock.connection.rcvbuf == 70_000
+        close_all(answering, listener, *asking)
+
+
+def test_none_is_made_for_a_flood() -> None:
+    """More than a few half open: a SYN costs what it did."""
+    with Simulation(3) as sim:
+        _, other, listener, asking = handshake(sim, count=20)
+        requests = half_open(other)
+        assert len(requests) == 20
+        assert sum(each.opening is not None for each in requests) <= opening.FEW
+        assert len(other.netns.tcp.flows) <= opening.FEW
+        close_all(listener, *asking)
+
+
+def test_what_was_made_goes_with_the_request() -> None:
+    with Simulation(3) as sim:
+        one, other, listener, asking = handshake(sim)
+        tcp = other.netns.tcp
+        assert len(tcp.flows) == 1
+        with sim.network.lock:
+            one.netns.interfaces["eth0"].set_up(False)
+            sim.network.finish()
+        sim.settle(200 * NS_PER_S)  # the SYN|ACK went again until that was given up
+        assert not half_open(other)
+        assert not tcp.flows
+        close_all(listener, *asking)
+    with Simulation(3) as sim:
+        _, other, listener, asking = handshake(sim)
+        assert len(other.netns.tcp.flows) == 1
+        listener.close()
+        sim.settle(NS_PER_US)
+        assert not other.netns.tcp.flows
+        close_all(*asking)

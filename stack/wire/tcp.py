@@ -41,6 +41,13 @@ HEADER: Final = struct.Struct("!HHIIBBHHH")
 #: NOP NOP kind 8 length 10: how everybody lays out the timestamp option outside the handshake (RFC 7323 appendix A).
 TIMESTAMPS_WORD: Final = OPT_NOP << 24 | OPT_NOP << 16 | OPT_TIMESTAMPS << 8 | 10
 
+#: That, and how Linux lays out the options of a SYN, in its answer too: MSS, SACK permitted, timestamps, NOP, scale.
+_STAMP: Final = struct.Struct("!III")
+_SYN: Final = struct.Struct("!HHIIIHBB")
+_MSS_HEAD: Final = OPT_MSS << 8 | 4
+_SACK_AND_TIMESTAMPS: Final = OPT_SACK_PERMITTED << 24 | 2 << 16 | OPT_TIMESTAMPS << 8 | 10
+_SCALE_HEAD: Final = OPT_NOP << 8 | OPT_WINDOW_SCALE
+
 _FLAG_LETTERS: Final = ((SYN, "S"), (FIN, "F"), (RST, "R"), (PSH, "P"), (URG, "U"), (ECE, "E"), (CWR, "W"), (ACK, "."))
 _U16: Final = struct.Struct("!H")
 _TWO_U32: Final = struct.Struct("!II")
@@ -142,14 +149,30 @@ def flag_letters(flags: int) -> str:
     return "".join(letter for bit, letter in _FLAG_LETTERS if flags & bit) or "none"
 
 
+def _usual(data: memoryview | bytes, length: int) -> HeaderOptions | None:
+    """What nearly every segment of Linux has: timestamps alone, or the options of a SYN in its order. None: others."""
+    if length == _STAMP.size:
+        word, value, echo = _STAMP.unpack_from(data)
+        if word == TIMESTAMPS_WORD:
+            return HeaderOptions(None, None, False, (value, echo))
+    elif length == _SYN.size:
+        kind, mss, permitted, value, echo, scaling, size, shift = _SYN.unpack_from(data)
+        if kind == _MSS_HEAD and permitted == _SACK_AND_TIMESTAMPS and scaling == _SCALE_HEAD and size == 3:
+            return HeaderOptions(mss, shift, True, (value, echo))
+    return None
+
+
 def parse_options(data: memoryview | bytes) -> HeaderOptions:
     """The options in `data` (header bytes from 20 to the data offset).
 
     Lenient as every stack is: unknown kinds and known kinds of a wrong length are skipped, and what follows an option
     whose length is impossible is not looked at (RFC 9293 section 3.2, MUST-6 and MUST-7).
     """
-    options = HeaderOptions()
     length = len(data)
+    options = _usual(data, length)
+    if options is not None:
+        return options
+    options = HeaderOptions()
     at = 0
     while at < length:
         kind = data[at]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stack.ip.packet import PacketKind
 from stack.tcp import TcpState
 from stack.tests.tcp.script import PEER_ISN, Script
+from stack.wire import tcp
 from stack.wire.tcp import ACK, FIN, RST, SYN, HeaderOptions, TcpHeader, parse_options
 
 MASK = 0xFFFFFFFF
@@ -154,3 +155,18 @@ def test_broken_headers_are_counted(raw: bytes, reason: str) -> None:
     s.send_raw(raw)
     assert s.tcp.drops[reason] == 1
     s.expect_nothing()
+
+
+@given(st.data())
+def test_options_in_their_usual_order_are_what_they_are_in_any_other(data: st.DataObject) -> None:
+    """Two layouts are read at a glance: the same octets, and near misses of them, one by one."""
+    layout = data.draw(st.sampled_from(("0101080a0000000100000002", "020405b40402080a000000010000000201030307")))
+    raw = bytearray.fromhex(layout)
+    for _ in range(data.draw(st.integers(0, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.sampled_from((0, 1, 2, 3, 4, 5, 8, 10, 0x80, 0xFF)))
+    glanced = parse_options(bytes(raw))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tcp, "_usual", lambda *_: None)
+        assert parse_options(bytes(raw)) == glanced
+    if raw == bytes.fromhex(layout):
+        assert glanced.timestamps == (1, 2)
