@@ -20,13 +20,13 @@ HERE: Final = Path(__file__).resolve().parent
 CSRC: Final = HERE / "csrc"
 
 HEADERS: Final = [
-    *["memory.h", "checksum.h", "vring.h", "chunk.h", "vnet.h", "gro.h", "train.h", "vvsock.h"],
+    *["memory.h", "checksum.h", "vring.h", "chunk.h", "vnet.h", "gro.h", "train.h", "landing.h", "vvsock.h"],
     *["vdriver.h", "vtrip.h"],
     *["steer.h", "pool.h", "route.h", "bridge.h", "take.h"],
 ]
 SOURCES: Final = [
     *["memory.c", "sigbus.c", "checksum.c", "chain.c", "vring.c", "push.c", "forward.c", "fault.c"],  # rings
-    *["vnet.c", "gro.c", "train.c", "vvsock.c"],  # devices
+    *["vnet.c", "gro.c", "train.c", "landing.c", "vvsock.c"],  # devices
     *["steer.c", "pool.c", "route.c", "bridge.c", "take.c"],  # queue pairs, and from guest to guest
     *["vdriver.c", "vtrip.c"],  # the other side
 ]

@@ -42,6 +42,7 @@ from .device import F_LOG_ALL, MAX_RING_SIZE, Device
 from .features import NetFeature, net_offer, without_orphans
 from .forwarding import Forwarder, Port
 from .frames import ETHER_HEADER, MIN_FRAME, VLAN_TAG, Buffer, finished, rarp, tagged
+from .landing import NOTHING, Landed, Strip, Wanted
 from .message import Protocol
 from .net_offloads import OFFLOAD_CSUM, RX_DROPS, may_send, offloads, takes, vnet_bits
 from .owed import OwedCall, patience
@@ -173,6 +174,7 @@ class NetDevice(Device):
         self._inbox = ffi.addressof(self._taking, "inbox")
         self._inbox.records, self._inbox.chunks, self._inbox.drops = self._records, self._chunks, self._bad
         self._inbox.mtu = mtu
+        self._strip = Strip(self._taking)
         self._asked = (0, 0)  # budget and join, as `_taking` says them
         self._tx_drops: dict[str, int] = {}
         self.steering = Steering()  #: which pair a flow goes through
@@ -250,6 +252,33 @@ class NetDevice(Device):
         count, size = self.frames_in, self.bytes_in
         frames = self._receive(budget, 1)
         return frames, self.frames_in - count, self.bytes_in - size
+
+    def receive_landing(
+        self, budget: int, wanted: Wanted, ground: memoryview
+    ) -> tuple[list[RxFrame], int, int, Landed]:
+        """As `receive_coalesced`, but the payload of the first frames goes to `ground` if it is `wanted` there
+        (csrc/landing.c)."""
+        sources = self._sources
+        if len(sources) != 1 or self._changed or self._ignored or self._announcements:
+            return *self.receive_coalesced(budget), NOTHING
+        taking = self._taking
+        if self._asked != (budget, 1):
+            self._asked = budget, 1
+            taking.budget = min(budget, BURST_FRAMES)
+            taking.join = 1
+        chains, landed = self._strip.take(sources[0], taking, wanted, ground)
+        if not chains and not landed[0]:
+            self._owed.look()
+            return [], 0, 0, landed
+        inbox = self._inbox
+        count, size = inbox.frames, inbox.bytes
+        self.frames_in += count
+        self.bytes_in += size
+        if not chains:
+            return [], count, size, landed
+        view = burst_view(self._burst, self._small)[8 * chains :]
+        frames = sliced(view, self._record_bytes, taking.frames, self._chunk_bytes, inbox.nchunks, inbox.alike)
+        return frames, count, size, landed
 
     def _receive(self, budget: int, join: int) -> list[RxFrame]:
         if self._changed:
@@ -394,7 +423,7 @@ class NetDevice(Device):
         if (
             len(parts) == 1
             and self._owed.looking
-            and (looks := patience(parts[0], facts[4], facts[5], self._inbox.bytes))
+            and (looks := patience(parts[0], facts[4], facts[5], self._inbox.heard))
         ):
             self._owed.note(ring, looks)
             accepted = ring.push_one(whole, self._fixup, patiently=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from stack.link.device import RxFrame, TxFrame
+from stack.link.device import LandingDevice, RxFrame, TxFrame
 
 if TYPE_CHECKING:
     from stack.iface.interface import Interface
@@ -19,6 +19,14 @@ class Taker(Protocol):
     def follow(self, burst: Sequence[RxFrame], at: int) -> int:
         """Take the frames from `burst[at]` on as long as they are marked (`FOLLOWS`), each as if it had been handed up
         like the one before. Returns the index of the first one not taken, which is to be handed up then."""
+        ...
+
+
+class Lander(Protocol):
+    """Who waits for the payload of a flow with a buffer of his own."""
+
+    def receive(self, device: LandingDevice, budget: int) -> tuple[Sequence[RxFrame], int, int]:
+        """As `CoalescingDevice.receive_coalesced`, less what has landed, but that is counted."""
         ...
 
 

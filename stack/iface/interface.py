@@ -28,12 +28,13 @@ from stack.iface.arp import Arp
 from stack.iface.changes import ChangeKind, ChangeLog
 from stack.iface.demux import deliver
 from stack.iface.facts import InterfaceFlags, InterfaceStats, hardware_type, shown_flags
-from stack.iface.hooks import FrameHandler, Ports, RxHook, Tap
+from stack.iface.hooks import FrameHandler, Lander, Ports, RxHook, Tap
 from stack.iface.shown import show
 from stack.link.device import (
     GSO_UDP_L4,
     Buffer,
     CoalescingDevice,
+    LandingDevice,
     LingeringDevice,
     LinkDevice,
     LoneDevice,
@@ -161,6 +162,8 @@ class Interface:
         self._suppressed = self._closed = False
         self._coalesced = device.receive_coalesced if isinstance(device, CoalescingDevice) else None
         self._alone = device.transmit_alone if isinstance(device, LoneDevice) else None
+        self.lands = device if isinstance(device, LandingDevice) else None
+        self.landing: Lander | None = None  #: who has room for what comes next, if the device lands
         self.volley = device.transmit_volley if isinstance(device, VolleyDevice) else None  #: see `stack.iface.volley`
         self.linger = device.linger if isinstance(device, LingeringDevice) else None  #: looks on without Python
         device.on_change = self._device_changed
@@ -184,8 +187,12 @@ class Interface:
             self.flush()
         if self._coalesced is None or self.taps or self.rx_hooks:
             return show(self, self.device.receive(budget))
-        burst, count, size = self._coalesced(budget)
-        if burst:
+        if self.landing is None or not self.up:
+            burst, count, size = self._coalesced(budget)
+        else:
+            assert self.lands is not None
+            burst, count, size = self.landing.receive(self.lands, budget)
+        if count:
             if self.up:
                 deliver(self, burst)
                 stats = self.stats

@@ -143,6 +143,29 @@ class CoalescingDevice(Protocol):
         ...
 
 
+#: What `LandingDevice` puts into a buffer: TCP segments over IPv4 without options, whose MACs, ethertype, version and
+#: TOS are these 16 bytes, and addresses and ports these 12; TTL and protocol; window; sequence number of the first;
+#: acknowledgment number; TS.Recent; offset of the payload in the packet (40, or 52 with a time stamp); room in bytes.
+Wanted: TypeAlias = tuple[bytes, bytes, int, int, int, int, int, int, int]
+#: What was put there: frames, segments on the wire, bytes of payload and of frames; the longest segment's payload;
+#: TSval of all.
+Landed: TypeAlias = tuple[int, int, int, int, int, int]
+NOTHING_LANDED: Final = (0, 0, 0, 0, 0, 0)
+
+
+@runtime_checkable
+class LandingDevice(CoalescingDevice, Protocol):
+    """What a `CoalescingDevice` may have besides: putting bulk payload where its reader wants it."""
+
+    def receive_landing(
+        self, budget: int, wanted: Wanted, ground: memoryview
+    ) -> tuple[Sequence[RxFrame], int, int, Landed]:
+        """As `receive_coalesced`; but the payload of the first frames, as long as each continues the one before (but
+        for length, identification, PSH and TSecr), its time stamp is that of the first and no older than TS.Recent, and
+        it is bulk, good and whole, goes to `ground`. Their headers do not come up, but they are counted."""
+        ...
+
+
 @runtime_checkable
 class LingeringDevice(Protocol):
     """What a `LinkDevice` may have besides: looking for frames without Python."""

@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 `ImpairedDevice` stands between a device (a guest's card, say) and whatever it is plugged into. As long as nothing is
 wrong with the line it costs nothing: `receive` and `transmit` *are* the device's own, and it can what the device can
-besides (`CoalescingDevice`, `LoneDevice`, `VolleyDevice`, `LingeringDevice`). `impair` puts the two directions through
-an `ImpairedPath` each, which see each frame by itself; `mend` takes that out again, once what is under way has arrived.
+besides (`CoalescingDevice`, `LandingDevice`, `LoneDevice`, `VolleyDevice`, `LingeringDevice`). `impair` puts the two
+directions through an `ImpairedPath` each, which see each frame by itself; `mend` takes that out again, once what is
+under way has arrived.
 
 A direction that is not impaired goes through a perfect path while the other one is, so frames never overtake each
 other. What the device refuses waits in a bounded queue, as in a switch's port; what does not fit is dropped and counted
@@ -24,8 +25,11 @@ from typing import Final
 
 from stack.link.around import AroundDevice
 from stack.link.device import (
+    NOTHING_LANDED,
     Buffer,
     CoalescingDevice,
+    Landed,
+    LandingDevice,
     LingeringDevice,
     LinkDevice,
     LoneDevice,
@@ -34,6 +38,7 @@ from stack.link.device import (
     TxFrame,
     VolleyDevice,
     VolleyHead,
+    Wanted,
 )
 from stack.link.impairment import ImpairedPath, Impairment, PathStats
 from stack.link.loopback import FrameQueue
@@ -71,6 +76,9 @@ class ImpairedDevice(AroundDevice):
         if isinstance(device, LoneDevice):
             self._alone = device.transmit_alone
             self.transmit_alone = self._transmit_alone
+        if isinstance(device, LandingDevice):
+            self._landing = device.receive_landing
+            self.receive_landing = self._receive_landing
         if isinstance(device, VolleyDevice):
             self._volley = device.transmit_volley
             self.transmit_volley = self._transmit_volley
@@ -149,6 +157,13 @@ class ImpairedDevice(AroundDevice):
 
     def _transmit_alone(self, parts: tuple[Buffer, ...], facts: TxFacts) -> bool:
         return self._out is None and self._alone(parts, facts)
+
+    def _receive_landing(
+        self, budget: int, wanted: Wanted, ground: memoryview
+    ) -> tuple[Sequence[RxFrame], int, int, Landed]:
+        if self._in is None:
+            return self._landing(budget, wanted, ground)
+        return *self._receive_coalesced(budget), NOTHING_LANDED
 
     def _transmit_volley(
         self, head: VolleyHead, last: VolleyHead, count: int, number: tuple[int, int], parts: Sequence[Buffer]

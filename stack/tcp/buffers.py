@@ -179,13 +179,15 @@ class SendQueue:
 class ReceiveQueue:
     """In-order payload not yet read."""
 
-    __slots__ = ("_chunks", "_last_pinned", "charge", "length")
+    __slots__ = ("_chunks", "_last_pinned", "charge", "landed", "length")
 
     def __init__(self) -> None:
         self._chunks: deque[memoryview] = deque()
         self.charge = 0  #: bytes of memory this queue keeps alive, at most
         self._last_pinned: object = None  # the buffer of the newest chunk: usually the next one's too
         self.length = 0  #: bytes
+        #: A reader's buffer, and the view of it that was queued first; see `stack.tcp.landing`.
+        self.landed: tuple[memoryview, memoryview] | None = None
 
     def append(self, view: memoryview) -> None:
         """Take a payload view; small ones are copied out of their buffer."""
@@ -223,6 +225,22 @@ class ReceiveQueue:
         self.charge = charge
         self.length += size
         return True
+
+    def land(self, ground: memoryview, size: int) -> None:
+        """The first `size` bytes of a reader's buffer are what comes next; the queue is empty."""
+        view = ground[:size]
+        self.landed = ground, view
+        self._chunks.append(view)
+        self.length = size
+        self.charge += CHUNK_OVERHEAD
+
+    def recover(self) -> None:
+        """The reader's buffer is his again: what of it is still queued is copied."""
+        landed, self.landed = self.landed, None
+        chunks = self._chunks
+        if landed is not None and chunks and chunks[0].obj is landed[1].obj:
+            chunks[0] = memoryview(chunks[0].tobytes())
+            self.charge += len(chunks[0])
 
     def limit(self, most: int) -> None:
         """Bring the memory pinned below `most` if that takes no more than copying what is queued."""
@@ -262,6 +280,15 @@ class ReceiveQueue:
         chunks = self._chunks
         room = len(target)
         at = 0
+        if self.landed is not None:
+            ground, view = self.landed
+            if target is ground and chunks and chunks[0] is view:
+                self.landed = None
+                at = len(view)
+                del chunks[0]
+                self.length -= at
+                return at + self.read_into(target[at:]) if chunks else at
+            self.recover()
         if self.length <= room:
             for view in chunks:
                 end = at + len(view)

@@ -61,19 +61,30 @@ _TRUSTED: Final = 3
 class Flow:
     """What the headers of one connection's segments have in common as they come in."""
 
-    __slots__ = ("base", "connection", "generation", "head", "iface", "key", "opening", "word")
+    __slots__ = ("base", "connection", "express", "generation", "head", "iface", "key", "opening", "place", "word")
 
     def __init__(
-        self, iface: Interface, head: bytes, word: int, place: bytes, connection: Connection, generation: int
+        self, express: Express, iface: Interface, head: bytes, word: int, place: bytes, connection: Connection
     ) -> None:
+        self.express = express
+        self.place = place
         self.iface = iface
         self.head = head  #: MACs, ethertype, version, IHL, TOS
         self.word = word  #: TTL and protocol
         self.base = int.from_bytes(head[14:], "big") + word + sum(_WORDS.unpack_from(place))  #: ... in the checksum
         self.connection = connection
         self.key: Key = connection.key
-        self.generation = generation
         self.opening: Opening | None = None  #: the handshake is not over
+        self.generation = express.generation
+
+    def valid(self) -> bool:
+        """Whether a segment with these headers would be this connection's, and nobody else would see it before."""
+        return (
+            self.generation == self.express.generation
+            and self.connection.key is self.key
+            and self.iface.mac == self.head[:6]
+            and self.express.alone
+        )
 
 
 def install(layer: TcpLayer) -> None:
@@ -92,6 +103,16 @@ class Express:
         self._input = ip.handlers4[PROTO]  # TCP's own, as long as nobody stands before it
         self._slow = ip.input4.receive
         self._flows = layer.flows
+
+    @property
+    def generation(self) -> int:
+        """Of the configuration of the IP layer."""
+        return self._ip.generation
+
+    @property
+    def alone(self) -> bool:
+        """Nobody stands in TCP's place among the handlers."""
+        return self._handlers[PROTO] is self._input
 
     def receive(self, iface: Interface, frame: memoryview, link_kind: int, flags: int, gso_size: int) -> Taker | None:
         """One Ethernet frame of type 0x0800, as `Ipv4Input.receive`."""
@@ -166,7 +187,7 @@ class Express:
         key = (place[:4], place[4:8], int.from_bytes(place[8:], "big"))
         connection = self._layer.connections.get(key)
         if connection is not None and connection.ecn is None and head[12:15] == _FAMILY:
-            self._flows[place] = Flow(iface, head, word, place, connection, self._ip.generation)
+            self._flows[place] = connection.flow = Flow(self, iface, head, word, place, connection)
 
     def _await(self, iface: Interface, head: bytes, word: int, place: bytes) -> None:
         """A SYN with these headers has just been answered, if anybody listens."""
@@ -180,7 +201,7 @@ class Express:
         self, iface: Interface, head: bytes, word: int, place: bytes, opening: Opening, connection: Connection
     ) -> None:
         """`connection` is made, and in no table; the first segment with these headers is for `opening`."""
-        flow = self._flows[place] = Flow(iface, head, word, place, connection, self._ip.generation)
+        flow = self._flows[place] = connection.flow = Flow(self, iface, head, word, place, connection)
         flow.opening = opening
 
     def forget(self, place: bytes, opening: Opening) -> None:

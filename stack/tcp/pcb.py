@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from stack.ip.ports import BoundPort
     from stack.ip.route import Route
     from stack.ip.template import HeaderTemplate
+    from stack.tcp.express import Flow
     from stack.tcp.fastopen import FastOpen
     from stack.tcp.layer import TcpLayer
     from stack.tcp.listener import Listener
@@ -78,6 +79,7 @@ class Pcb:
         "error",
         "event",
         "fastopen",
+        "flow",
         "gso_type",
         "ip",
         "ip_header",
@@ -128,6 +130,7 @@ class Pcb:
         timestamp_offset: int,
         oif: int,
     ) -> None:
+        self.flow: Flow | None = None  #: see `express`
         config = layer.config
         six = len(remote[0]) == 16
         self.layer = layer

@@ -218,7 +218,7 @@ class Receiver:
                 segments *= -((start - lengths[0]) // gso_size)
             else:
                 segments = sum([-((start - length) // gso_size) for length in lengths])
-            self._followed(count, size, segments, gso_size)
+            self.followed(count, size, segments, gso_size)
             return at + count
         return self._follow_singly(burst, at, start)
 
@@ -247,11 +247,11 @@ class Receiver:
             if queue.charge > limit:
                 queue.limit(limit)
         if at > first:
-            self._followed(at - first, room - left, segments, longest)
+            self.followed(at - first, room - left, segments, longest)
         return at
 
-    def _followed(self, count: int, size: int, segments: int, longest: int) -> None:
-        """So many frames were queued."""
+    def followed(self, count: int, size: int, segments: int, longest: int) -> None:
+        """So many frames in order were queued."""
         connection = self.connection
         self.rcv_nxt += size
         self.data_segments += segments

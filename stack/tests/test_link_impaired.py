@@ -11,8 +11,11 @@ import pytest
 from stack import Network
 from stack.link import Impairment, cable
 from stack.link.device import (
+    NOTHING_LANDED,
     Buffer,
     CoalescingDevice,
+    Landed,
+    LandingDevice,
     LingeringDevice,
     LinkDevice,
     LoneDevice,
@@ -20,6 +23,7 @@ from stack.link.device import (
     TxFacts,
     VolleyDevice,
     VolleyHead,
+    Wanted,
 )
 from stack.link.impaired import PARTITION, ImpairedDevice, Moment, Timeline
 from stack.scheduler import NS_PER_MS, NS_PER_S
@@ -241,6 +245,13 @@ class AbleDevice(RecorderDevice):
         joined = memoryview(b"".join(frame[0] for frame in frames))
         return ([(joined, 0, 0, 0, 0, 0)] if frames else []), len(frames), size
 
+    def receive_landing(
+        self, budget: int, wanted: Wanted, ground: memoryview
+    ) -> tuple[Sequence[RxFrame], int, int, Landed]:
+        frames, count, size = self.receive_coalesced(budget)
+        ground[:size] = frames[0][0]
+        return [], count, size, (count, count, size, size, 0, 0)
+
     def transmit_volley(
         self,
         head: VolleyHead,
@@ -258,7 +269,7 @@ class AbleDevice(RecorderDevice):
         self.lingered += 1
 
 
-ABILITIES = (CoalescingDevice, LoneDevice, VolleyDevice, LingeringDevice)
+ABILITIES = (CoalescingDevice, LandingDevice, LoneDevice, VolleyDevice, LingeringDevice)
 
 
 @pytest.mark.parametrize("ability", ABILITIES)
@@ -275,12 +286,15 @@ def test_a_bad_line_sees_each_frame_by_itself() -> None:
         line = ImpairedDevice(network.scheduler, device)
         assert isinstance(line, CoalescingDevice)
         assert isinstance(line, LoneDevice)
+        assert isinstance(line, LandingDevice)
         assert isinstance(line, VolleyDevice)
         assert isinstance(line, LingeringDevice)
         # Held from the beginning, as an interface does.
         receive, volley, linger = line.receive_coalesced, line.transmit_volley, line.linger
         alone = line.transmit_alone
         head = b"h" * 14, (0, 0, 0, 0, 0, 0), 100
+        wanted: Wanted = (bytes(16), bytes(12), 0, 0, 0, 0, 0, 40, 200)
+        ground = bytearray(200)
         fine = []
         for wrong in (False, True, False):
             if wrong:
@@ -289,6 +303,10 @@ def test_a_bad_line_sees_each_frame_by_itself() -> None:
             frames, count, size = receive(64)
             assert (count, size) == (2, 120)
             fine.append(len(frames) == 1)
+            device.feed(b"c" * 60, b"d" * 60)
+            frames, count, size, landed = line.receive_landing(64, wanted, memoryview(ground))
+            assert (count, size) == (2, 120)
+            assert (landed == NOTHING_LANDED) == wrong == (len(frames) == 2)
             fine.append(volley(head, head, 2, (0, 0), [b"x" * 200]) == 2)
             fine.append(alone(head[:1], head[1]))
             linger()

@@ -32,7 +32,7 @@ struct gw_chain {
     uint64_t bytes;      /* all pieces together */
     uint32_t first, end; /* ring->pieces[first..end) */
     uint32_t head;       /* its id in the used ring */
-    bool dropped;        /* returned without a record */
+    bool unrecorded;     /* returned without a record: dropped, or gone apart */
 };
 
 struct gw_vring {

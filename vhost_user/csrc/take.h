@@ -3,6 +3,7 @@
 #ifndef GUESTWIRE_TAKE_H
 #define GUESTWIRE_TAKE_H
 
+#include "landing.h"
 #include "pool.h"
 #include "steer.h"
 #include "vnet.h"
@@ -19,6 +20,7 @@ struct gw_take {
     uint64_t max_bytes, max_chain;
     struct gw_burst burst;
     struct vnet_inbox inbox; /* its drops are this ring's alone */
+    struct gw_landing landing; /* for this burst: room is 0 afterwards */
     /* out */
     int32_t chains;  /* of the burst, or a gw_result */
     uint32_t frames; /* records of the inbox; the first one ends at 0 if there are none */

@@ -55,6 +55,7 @@ struct vnet_inbox {
     uint32_t accept, mtu;
     uint32_t nchunks; /* of the last burst */
     uint32_t frames;  /* good ones in the last burst, however many records they became */
+    uint64_t heard;   /* bytes of the last burst, for who asks how much the guest has to send: more if it left some behind */
     uint32_t alike;   /* from the second on all records say the same but for the place */
     uint64_t bytes;   /* of the frames */
     struct vnet_record *records;

@@ -334,7 +334,7 @@ static void copy_chains(struct gw_vring *ring, uint8_t *slab, uint32_t taken, ui
     uint32_t offset = 0;
     for (uint32_t i = 0; i < taken; i++) {
         const struct gw_chain *chain = &ring->chains[i];
-        if (chain->dropped)
+        if (chain->unrecorded)
             continue;
         *record++ = offset;
         *record++ = (uint32_t)chain->bytes;
@@ -355,6 +355,46 @@ static bool all_patient(const struct gw_burst *burst, const uint8_t *copies, uin
     return true;
 }
 
+/* The first bytes of a chain, up to `most`; how many. */
+static uint32_t copy_head(const struct gw_vring *ring, const struct gw_chain *chain, uint8_t *to, uint32_t most) {
+    uint32_t got = 0;
+    for (uint32_t p = chain->first; p < chain->end && got < most; p++) {
+        uint32_t part = (uint32_t)gw_least(ring->pieces[p].length, most - got);
+        memcpy(to + got, ring->pieces[p].host, part);
+        got += part;
+    }
+    return got;
+}
+
+/* All but the first `skip` bytes of a chain; returns what is behind them. */
+static uint8_t *copy_rest(const struct gw_vring *ring, const struct gw_chain *chain, uint32_t skip, uint8_t *to) {
+    for (uint32_t p = chain->first; p < chain->end; p++) {
+        const struct gw_piece *piece = &ring->pieces[p];
+        uint32_t before = (uint32_t)gw_least(piece->length, skip);
+        memcpy(to, piece->host + before, piece->length - before);
+        to += piece->length - before;
+        skip -= before;
+    }
+    return to;
+}
+
+/* A chain in front of all that have records: 1 if it went apart, 0 if neither it nor what comes behind it is to, -1 if
+ * both stay in the ring. */
+static int go_apart(struct gw_vring *ring, struct gw_apart *apart, struct gw_chain *chain) {
+    uint8_t head[GW_APART_HEAD];
+    uint32_t got = copy_head(ring, chain, head, sizeof head);
+    uint32_t header = apart->header(apart, head, got, (uint32_t)chain->bytes);
+    if (header == 0)
+        return 0;
+    if (header == GW_APART_LEAVE)
+        return -1;
+    apart->at = copy_rest(ring, chain, header, apart->at);
+    apart->chains++;
+    chain->unrecorded = true;
+    ring->piece_count = chain->first;
+    return 1;
+}
+
 static int pop(struct gw_vring *ring, void *arguments) {
     const struct pop *asked = arguments;
     int waiting = gw_available(ring);
@@ -365,8 +405,9 @@ static int pop(struct gw_vring *ring, void *arguments) {
         (void)settle(ring, &looks);
     }
     uint32_t limit = (uint32_t)gw_least((uint64_t)waiting, asked->budget);
-    uint32_t taken = 0, records = 0;
-    uint64_t bytes = 0;
+    uint32_t taken = 0, records = 0, dropped = 0;
+    uint64_t bytes = 0, gone = 0; /* to the slab; apart */
+    struct gw_apart *apart = asked->burst->apart;
     gw_scratch_reset(ring);
     for (; taken < limit && gw_scratch_left(ring); taken++) {
         struct gw_chain *chain = &ring->chains[taken];
@@ -376,12 +417,23 @@ static int pop(struct gw_vring *ring, void *arguments) {
         if (result < 0)
             break; /* those before are good; the next burst begins with this one */
         if (chain->bytes > asked->max_chain) {
-            chain->dropped = true;
+            chain->unrecorded = true;
+            dropped++;
             ring->piece_count = chain->first;
             continue;
         }
-        if (records > 0 && bytes + chain->bytes > asked->max_bytes)
+        if ((records > 0 || gone > 0) && bytes + gone + chain->bytes > asked->max_bytes)
             break;
+        if (apart != NULL) {
+            int went = go_apart(ring, apart, chain);
+            if (went < 0)
+                break;
+            if (went > 0) {
+                gone += chain->bytes;
+                continue;
+            }
+            apart = NULL;
+        }
         bytes += chain->bytes;
         records++;
     }
@@ -398,12 +450,12 @@ static int pop(struct gw_vring *ring, void *arguments) {
         copy_chains(ring, copies, taken, records);
     for (uint32_t i = 0; i < taken; i++)
         gw_put_used(ring, i, ring->chains[i].head, 0);
-    if (records > 0 && asked->burst->patient && all_patient(asked->burst, copies, records))
+    if (records + (gone > 0) > 0 && asked->burst->patient && all_patient(asked->burst, copies, records))
         gw_publish_patiently(ring, taken);
     else
         gw_publish(ring, taken);
-    ring->counters.dropped_long += taken - records;
-    ring->counters.bytes += bytes;
+    ring->counters.dropped_long += dropped;
+    ring->counters.bytes += bytes + gone;
     asked->burst->slab = ring->slab;
     asked->burst->bytes = size;
     ring->slab = NULL;

@@ -14,6 +14,8 @@
 #define GW_PART_LENGTH 0x7fffffff
 
 #define GW_SPLIT_HEADER_MAX 64
+#define GW_APART_HEAD 128 /* bytes shown of a chain that may go apart */
+#define GW_APART_LEAVE 0xffffffff
 #define GW_VOLLEY_HEADER_MAX 128
 #define GW_VOLLEY_SHOWN 4 /* superframes of a volley that are published at a time */
 
@@ -64,12 +66,22 @@ struct gw_counters {
     uint64_t burst_sizes[16]; /* bursts of 1, 2 to 3, 4 to 7, ... chains */
 };
 
+/* Of the first chains of a pop what is behind a header may go elsewhere, without a record. */
+struct gw_apart {
+    /* Of a chain of `length` bytes, of which the first `got` are at `chain`: how long that header is; 0: this chain and
+     * those behind it go to the slab; GW_APART_LEAVE: they stay in the ring. */
+    uint32_t (*header)(struct gw_apart *self, const uint8_t *chain, uint32_t got, uint32_t length);
+    uint8_t *at;  /* where the next goes */
+    uint32_t chains; /* how many did; their sender can do without them for a while */
+};
+
 /* One pop's result: `count` pairs of u32 (offset, length), then the payload they refer to, offsets from its beginning. */
 struct gw_burst {
     uint8_t *small;      /* the caller's: where bursts of up to small_size bytes go */
     uint64_t small_size;
     uint8_t *slab;       /* larger ones, for gw_slab_free; or NULL */
     int (*patient)(const uint8_t *chain, uint32_t length); /* whether its sender can do without it for a while; or NULL */
+    struct gw_apart *apart; /* or NULL */
     uint64_t bytes;
 };
 

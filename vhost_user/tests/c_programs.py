@@ -23,7 +23,7 @@ CSRC: Final = Path(__file__).resolve().parent.parent / "csrc"
 
 #: The rings' files, and what works on several rings at once: what is measured.
 RINGS: Final = ["vring.c", "push.c", "forward.c", "fault.c", "chain.c", "memory.c", "sigbus.c", "checksum.c"]
-PAIRS: Final = ["bridge.c", "route.c", "take.c", "steer.c", "pool.c"]
+PAIRS: Final = ["bridge.c", "route.c", "take.c", "steer.c", "pool.c", "landing.c"]
 MEASURED: Final = [*RINGS, *PAIRS]
 #: What the tests of those need beside them.
 ALL: Final = [*MEASURED, "vnet.c", "gro.c", "train.c"]
@@ -47,6 +47,7 @@ TESTS: Final = [
     Program("test_races", RINGS, ("50000", "50000")),
     Program("fuzz_vring", RINGS, ("200000",), ("-DSTANDALONE",)),
     Program("fuzz_forward", RINGS, ("50000",), ("-DSTANDALONE",)),
+    Program("test_landing", ALL),
     Program("test_bridge", ALL),
     Program("test_bridge_kinds", ALL),
     Program("test_pairs", ALL, ("5000", "5000")),

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from stack.socket.message import Ancillary
     from stack.socket.mirror import End
     from stack.tcp import Connection
+    from stack.tcp.landing import Landing
     from stack.tcp.signatures import Keys
 
 
@@ -68,6 +69,7 @@ class StreamSocket(Socket):
             self.options = OptionValues(STREAM6_OPTIONS)
         self.family = family
         self.low_water_max = host.netns.tcp.config.rcvbuf_max // 2
+        self.landing: Landing | None = None  #: of who reads in bulk; the phase's business
         self.peeked_from = 0  #: bytes that had been read when SO_PEEK_OFF was set, or moved by a peek
         self.chose_port = False  #: bind was given a port, not 0
         self.repair = Repair()  #: TCP_REPAIR
@@ -226,7 +228,20 @@ class StreamSocket(Socket):
     def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:
         if self.options.explicit(SOL_SOCKET, SO_RCVLOWAT):
             self._await_low_water(len(target), flags, timeout)
-        return super().recv_into(target, flags, timeout)
+        try:
+            return super().recv_into(target, flags, timeout)
+        except BaseException:
+            self._leave_ground()
+            raise
+
+    def _leave_ground(self) -> None:
+        """A wait with a buffer has ended without a read."""
+        landing = self.landing
+        if landing is not None:
+            try:
+                self.call(landing.end)
+            except NetError:  # the Network is closed
+                landing.end()
 
     def receive(self, size: int, flags: int, timeout: Timeout, room: int = 0) -> Message:
         if self.options.explicit(SOL_SOCKET, SO_RCVLOWAT):

@@ -28,6 +28,7 @@ from stack.socket.options import SOL_SOCKET
 from stack.socket.options_socket import SO_LINGER, SO_ZEROCOPY
 from stack.socket.poll import ERR, HUP, IN, OUT, PRI, RDHUP, RDNORM, WRNORM
 from stack.tcp import TcpState
+from stack.tcp.landing import BULK, Landing
 
 if TYPE_CHECKING:
     from stack.link.device import Buffer
@@ -136,8 +137,22 @@ class StreamConnected(Phase):
         if connection.receiver.queue.length:
             count = connection.read_into(target)
             if count or not target:
+                landing = self.socket.landing
+                if landing is not None:
+                    landing.end()
+                    if count < BULK:
+                        self.socket.landing = None
+                elif count >= BULK:
+                    self.socket.landing = Landing(connection)
                 return count
-        return AGAIN if self._nothing() is AGAIN else 0
+        landing = self.socket.landing
+        if self._nothing() is AGAIN:
+            if landing is not None:
+                landing.wait(target)
+            return AGAIN
+        if landing is not None:
+            landing.end()
+        return 0
 
     def receive(self, size: int, flags: int) -> Message | Again:
         if flags & MSG_ERRQUEUE:
@@ -262,5 +277,8 @@ class StreamConnected(Phase):
         connection = self.connection
         connection.on_event = None
         connection.sender.marks = None
+        if self.socket.landing is not None:
+            self.socket.landing.end()
+            self.socket.landing = None
         on, seconds = self.socket.options.value(SOL_SOCKET, SO_LINGER)
         connection.close(seconds * NS_PER_S if on else None)

@@ -17,7 +17,7 @@ import pytest
 
 from stack import Network
 from stack.link.around import AroundDevice
-from stack.link.device import DATA_VALID, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, RxFrame, TxFrame
+from stack.link.device import DATA_VALID, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, LinkDevice, RxFrame, TxFrame
 from stack.socket.filter import SO_ATTACH_FILTER
 from stack.tcp.buffers import CHUNK_OVERHEAD, ReceiveQueue
 from stack.tcp.receiver import PIN_SLACK, Receiver
@@ -71,11 +71,12 @@ class Node:
 
     def __init__(self, way: Way, *, marks: bool) -> None:
         self.way = way
+        self.marks = marks
         self.network = Network(clock=ManualClock(), rng=random.Random(3))
         self.stack = self.network.stack("node")
         self.wire = RecorderDevice()
         self.iface = self.stack.add_interface(
-            Marking(self.wire, marks=marks), name="eth0", addresses=["10.0.2.2/24", "fd00::2/64"]
+            self.around(self.wire), name="eth0", addresses=["10.0.2.2/24", "fd00::2/64"]
         )
         sockets: Any = self.stack.socket
         self.iface.neighbours.set_permanent(HOSTS[way.version][0], PEER_MAC)
@@ -104,6 +105,10 @@ class Node:
         self.sock.setblocking(False)
         self.connection = next(iter(self.stack.netns.tcp.connections.values()))
         self._make_special(sockets)
+
+    def around(self, wire: RecorderDevice) -> LinkDevice:
+        """What the interface sees of the wire."""
+        return Marking(wire, marks=self.marks)
 
     def _make_special(self, sockets: Any) -> None:
         special, sock = self.way.special, self.sock

@@ -35,6 +35,16 @@ static struct gw_region region(uint64_t gpa, const uint8_t *content, size_t size
     return (struct gw_region){gpa, size, gpa + UVA, host};
 }
 
+/* Some chains go apart, behind headers of a length they chose themselves. */
+static uint32_t choose(struct gw_apart *apart, const uint8_t *chain, uint32_t got, uint32_t length) {
+    CHECK(got == (length < GW_APART_HEAD ? length : GW_APART_HEAD));
+    if (got < 2 || chain[0] % 4 == 0)
+        return 0;
+    if (chain[0] % 4 == 1 && apart->chains > 0)
+        return GW_APART_LEAVE;
+    return 1 + chain[1] % got;
+}
+
 static void call(struct gw_vring *ring, uint8_t op, uint8_t argument) {
     static const uint8_t frame[600];
     uint32_t num = ring->num;
@@ -43,6 +53,10 @@ static void call(struct gw_vring *ring, uint8_t op, uint8_t argument) {
     if (op % 8 < 2) {
         uint32_t small[16];
         struct gw_burst burst = {.small = (uint8_t *)small, .small_size = op & 64 ? sizeof small : 0};
+        static uint8_t ground[(1 << 19) + (1 << 16)];
+        struct gw_apart apart = {.header = choose, .at = ground};
+        if (argument & 1)
+            burst.apart = &apart;
         result = gw_vring_pop(ring, op & 8 ? 2 : 256, op & 16 ? 40 : 1 << 19, op & 32 ? 100 : 1 << 16, &burst);
         if (result > 0) {
             const uint32_t *record = burst.slab == NULL ? small : (const uint32_t *)(void *)burst.slab;
