@@ -314,11 +314,24 @@ def test_it_is_made_anew_if_the_listener_was_told_something_meanwhile() -> None:
         assert request.opening is not None
         made = request.opening.connection
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        other.netns.tcp.config.rcvbuf = 70_000
         sim.settle(2 * NS_PER_MS)
         answering, _ = listener.accept()
         assert answering._sock.connection is not made
         assert answering.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert answering._sock.connection.options.nodelay
+        close_all(answering, listener, *asking)
+
+
+def test_it_is_made_anew_if_the_configuration_has_changed() -> None:
+    with Simulation(3) as sim:
+        _, other, listener, asking = handshake(sim)
+        (request,) = half_open(other)
+        assert request.opening is not None
+        made = request.opening.connection
+        other.netns.tcp.config.rcvbuf = 70_000
+        sim.settle(2 * NS_PER_MS)
+        answering, _ = listener.accept()
+        assert answering._sock.connection is not made
         assert answering._sock.connection.rcvbuf == 70_000
         close_all(answering, listener, *asking)
 
