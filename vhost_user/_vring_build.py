@@ -21,14 +21,14 @@ CSRC: Final = HERE / "csrc"
 
 HEADERS: Final = [
     *["memory.h", "checksum.h", "vring.h", "chunk.h", "vnet.h", "gro.h", "train.h", "landing.h", "vvsock.h"],
-    *["vdriver.h", "vtrip.h"],
+    *["vdriver.h", "vtrip.h", "vbulk.h"],
     *["steer.h", "pool.h", "route.h", "bridge.h", "take.h"],
 ]
 SOURCES: Final = [
     *["memory.c", "sigbus.c", "checksum.c", "chain.c", "vring.c", "push.c", "forward.c", "fault.c"],  # rings
     *["vnet.c", "gro.c", "train.c", "landing.c", "vvsock.c"],  # devices
     *["steer.c", "pool.c", "route.c", "bridge.c", "take.c"],  # queue pairs, and from guest to guest
-    *["vdriver.c", "vtrip.c"],  # the other side
+    *["vdriver.c", "vtrip.c", "vbulk.c"],  # the other side
 ]
 
 #: -O3 vectorises checksums (3 times faster than -O2).

@@ -90,4 +90,7 @@ void vdrv_store16(uint8_t *p, uint16_t value);
 uint16_t vdrv_load16(const uint8_t *p);
 /* cdef end */
 
+/* Makes everything added visible, and writes to the eventfd `kick` if the device wants it. 1: it did. */
+int vdrv_show(struct vdrv_ring *ring, int kick);
+
 #endif

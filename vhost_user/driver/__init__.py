@@ -5,6 +5,7 @@ For tests of devices and stacks in milliseconds, for benches, and for users who 
 * `NetDriver`, `VsockDriver`: connect to a back-end's socket, negotiate in QEMU's order, send and receive. Well-behaved.
 * `Frontend`: every message by name, and any bytes with any descriptors (`Frontend.send`, `send_bytes`).
 * `Exchange`: a message and its answer, over and over, timed: the driver's part of a round trip costs a microsecond.
+* `Bulk`: a TCP connection's segments, sent or taken in and acknowledged by C, megabytes a call.
 * `DriverRing`: beside the well-behaved operations, raw writes to descriptors, rings and indexes.
 * `GuestMemory`: a memfd in one or several regions with holes, sealed like QEMU's or not.
 
@@ -15,6 +16,7 @@ Nothing here waits longer than the timeout it was given.
 """
 
 from .base import Driver, Order
+from .bulk import Bulk, BulkEnd, BulkNumbers, BulkSegment
 from .burst import Burst
 from .errors import DriverError
 from .exchange import Exchange
@@ -25,6 +27,10 @@ from .ring import Descriptor, DriverRing
 from .vsock import VsockDriver, VsockPacket
 
 __all__ = [
+    "Bulk",
+    "BulkEnd",
+    "BulkNumbers",
+    "BulkSegment",
     "Burst",
     "Descriptor",
     "Driver",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from vhost_user.features import NET_OFFLOADS, NetFeature, without_orphans
 
 from .base import ALL_PROTOCOL_FEATURES, Driver, Order
+from .bulk import Bulk, BulkSegment
 from .burst import Burst, Inbox
 from .errors import DriverError
 from .exchange import Exchange
@@ -217,6 +218,10 @@ class NetDriver(Driver):
         """A frame, behind its struct virtio_net_hdr in `header`, and the answer to it, over and over (see `Exchange`;
         answers begin with their struct virtio_net_hdr)."""
         return Exchange(self.tx(queue), self.rx(queue), header, data, merge=self._merge, patience=patience)
+
+    def bulk(self, ack: BulkSegment, segment: BulkSegment | None = None, *, queue: int = 0, scale: int = 0) -> Bulk:
+        """The bulk of an established TCP connection (see `Bulk`)."""
+        return Bulk(self.tx(queue), self.rx(queue), ack, segment, merge=self._merge, scale=scale)
 
     @property
     def _merge(self) -> int:

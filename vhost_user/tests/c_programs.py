@@ -24,9 +24,11 @@ CSRC: Final = Path(__file__).resolve().parent.parent / "csrc"
 #: The rings' files, and what works on several rings at once: what is measured.
 RINGS: Final = ["vring.c", "push.c", "forward.c", "fault.c", "chain.c", "memory.c", "sigbus.c", "checksum.c"]
 PAIRS: Final = ["bridge.c", "route.c", "take.c", "steer.c", "pool.c", "landing.c"]
-MEASURED: Final = [*RINGS, *PAIRS]
+#: The driver's, for benches.
+DRIVER: Final = ["vbulk.c", "vdriver.c"]
+MEASURED: Final = [*RINGS, *PAIRS, "vbulk.c"]
 #: What the tests of those need beside them.
-ALL: Final = [*MEASURED, "vnet.c", "gro.c", "train.c"]
+ALL: Final = [*MEASURED, "vnet.c", "gro.c", "train.c", "vdriver.c"]
 
 FLAGS: Final = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
 SANITIZE: Final = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -52,6 +54,7 @@ TESTS: Final = [
     Program("test_bridge_kinds", ALL),
     Program("test_pairs", ALL, ("5000", "5000")),
     Program("fuzz_bridge", ALL, ("50000",), ("-DSTANDALONE",)),
+    Program("test_bulk", DRIVER),
 ]
 
 #: What threads share, for a race detector: without guests that write while we read, which is a race by intention.
@@ -63,7 +66,7 @@ HARNESSES: Final = [
     Program("fuzz_bridge", ALL, ("-max_len=4096",)),
     Program("fuzz_headers", ["vnet.c", "gro.c", "train.c", "vvsock.c", "checksum.c"], ("-max_len=4096",)),
     Program("fuzz_gro", ["gro.c", "train.c", "vnet.c", "checksum.c"], ("-max_len=4096",)),
-    Program("fuzz_driver", ["vdriver.c"], ("-max_len=4096",)),
+    Program("fuzz_driver", DRIVER, ("-max_len=4096",)),
 ]
 
 

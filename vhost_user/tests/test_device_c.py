@@ -19,7 +19,7 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 HARNESSES = {
     "fuzz_headers": ["vnet.c", "gro.c", "train.c", "vvsock.c", "checksum.c"],
     "fuzz_gro": ["gro.c", "train.c", "vnet.c", "checksum.c"],
-    "fuzz_driver": ["vdriver.c"],
+    "fuzz_driver": ["vdriver.c", "vbulk.c"],
 }
 
 

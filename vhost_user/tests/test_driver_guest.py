@@ -354,10 +354,14 @@ def test_both_drivers_start_themselves_or_leave_it_to_the_caller() -> None:
 
 
 def test_the_examples_of_the_book_work(capsys: pytest.CaptureFixture[str]) -> None:
-    """docs/driver.md: the first example as it stands, the hostile one on a fresh pair."""
+    """docs/driver.md: the first example as it stands, the others on fresh pairs."""
     page = Path(__file__).resolve().parents[2] / "docs" / "driver.md"
-    first, hostile = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    first, bulk, hostile = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     exec(compile(first, str(page), "exec"), {})
     assert "60 [0, 0, 0, 0, 0]" in capsys.readouterr().out
+    with net_rig() as (device, guest):
+        given = {"snd_una": 1, "snd_nxt": 1, "rcv_nxt": 1, "window": 6, "payload": b"abc", "guest": guest}
+        exec(compile(bulk, str(page), "exec"), given | dict.fromkeys(("ack_headers", "headers"), bytes(66)))
+        assert [bytes(entry[0][54:57]) for entry in device.receive(8)] == [b"abc"] * 2
     with net_rig() as (device, guest):
         exec(compile(hostile, str(page), "exec"), {"device": device, "guest": guest})

@@ -64,7 +64,7 @@ def served_card(*, offload: bool = True) -> Iterator[tuple[Stack, Path]]:
 
 def guest_to_stack(seconds: float, *, frame: int = 65483, offload: bool = True) -> Measured:
     """TCP from the driver through ring, stack and socket, Gb/s."""
-    with served_card(offload=offload) as (stack, path), FarEnd(stack.socket, GATEWAY, sink) as far:
+    with served_card(offload=offload) as (stack, path), FarEnd(stack.socket, GATEWAY, sink, one_by_one=True) as far:
         _, cpu = _play_guest(path, "send", far.port, seconds, frame)
     gbps = far.transfers[0].gbps
     return Measured(gbps, far.transfers[0].bytes * 8e-9 / cpu)

@@ -2,11 +2,11 @@
 
     python -m qemu.guest.bench.rig_guest SOCKET send|recv|rr PORT SECONDS FRAME
 
-It is no TCP to be used: it knows one peer, loses nothing, and answers what it must. `send` fills superframes whose
-headers were made once and whose sequence numbers are written in place; `recv` acknowledges what it has copied out of
-the ring, of which it looks at headers alone; `rr` sends a segment of FRAME bytes, looks for the answer without
-sleeping, and again. So what is measured is the other end. All print "go" when they are connected, and their figures
-at the end.
+It is no TCP to be used: it knows one peer, loses nothing, and answers what it must. What there is much of is done by
+the driver in C (`vhost_user.driver.Bulk` and `Exchange`): `send` fills superframes whose headers were made once and
+whose numbers are written in place; `recv` copies out what comes and acknowledges it; `rr` sends a segment of FRAME
+bytes, looks for the answer without sleeping, and again. So what is measured is the other end. All print "go" when they
+are connected, and their figures at the end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 import sys
 import time
+from collections.abc import Callable
 from statistics import median, quantiles
 from typing import Final
 
@@ -21,7 +22,7 @@ from qemu.guest.bench.rig import GATEWAY, GUEST, GUEST_MAC
 from stack.link.device import GSO_TCPV4, NEEDS_CSUM
 from stack.testing import builders
 from stack.wire import arp, tcp
-from vhost_user.driver import Burst, NetDriver, NetFrame
+from vhost_user.driver import Bulk, BulkEnd, BulkNumbers, BulkSegment, NetDriver, NetFrame
 from vhost_user.features import NetFeature
 
 _US: Final = bytes(int(part) for part in GUEST.split("."))
@@ -35,20 +36,12 @@ _HEADERS: Final = 14 + 20 + 20
 _TCP_AT: Final = 14 + 20
 _CHECK_AT: Final = _TCP_AT + 16
 _IP_TCP: Final = 40
-#: Superframes in one call: more fill the ring and put both sides in lockstep.
-_BURST: Final = 8
 _WAIT_SECONDS: Final = 5.0
-#: A receiver of bulk waits for a quarter of its buffers, as interrupts are moderated, but no longer than so many looks
-#: in C (some 20 us), and looks ten times as often before it sleeps. A look pauses the processor: on its other half,
-#: where it has two, runs who is waited for.
-_ENOUGH: Final = 64
-_LOOKS: Final = 500
-_IDLE_LOOKS: Final = 5000
+_NAP_SECONDS: Final = 0.1
 _NET_HEADER: Final = struct.Struct("<BBHHHHH")
 _U32: Final = 0xFFFFFFFF
 _U16: Final = struct.Struct("!H")
 _NUMBERS: Final = struct.Struct("!II")
-_SEQUENCE: Final = struct.Struct("!I")
 _IPV4: Final = builders.ETHERTYPE_IPV4.to_bytes(2, "big")
 
 
@@ -67,13 +60,17 @@ class Host:
         """Take in what came; returns payload bytes seen."""
         seen = 0
         for frame in self.driver.recv(64, timeout=timeout):
-            data = memoryview(frame.data)
-            ethertype = int.from_bytes(data[12:14], "big")
-            if ethertype == builders.ETHERTYPE_ARP:
-                self.hear_arp(data[14:])
-            elif ethertype == builders.ETHERTYPE_IPV4 and data[23] == tcp.PROTO:
-                seen += self._hear_tcp(data)
+            seen += self.hear_frame(memoryview(frame.data)) or 0
         return seen
+
+    def hear_frame(self, frame: memoryview) -> int | None:
+        """ARP is answered. Returns the bytes of payload of a TCP segment, None if it is none."""
+        ethertype = int.from_bytes(frame[12:14], "big")
+        if ethertype == builders.ETHERTYPE_ARP:
+            self.hear_arp(frame[14:])
+        elif ethertype == builders.ETHERTYPE_IPV4 and frame[23] == tcp.PROTO:
+            return self._hear_tcp(frame)
+        return None
 
     def _hear_tcp(self, frame: memoryview) -> int:  # noqa: ARG002 - a node without TCP
         return 0
@@ -162,6 +159,33 @@ class Peer(Host):
         ring = self.driver.tx()
         ring.wait(_WAIT_SECONDS, after=ring.in_flight)
 
+    def bulk(self, segment: Segment | None = None) -> Bulk:
+        """What moves the connection's bulk, from where it stands."""
+        bulk = self.driver.bulk(
+            Segment(self).repeated(), segment.repeated() if segment is not None else None, scale=self.scale
+        )
+        bulk.numbers = BulkNumbers(self.snd_una, self.snd_nxt, self.rcv_nxt, self.window)
+        return bulk
+
+    def move(self, bulk: Bulk, step: Callable[[], BulkEnd], seconds: float) -> float:
+        """Take `step` after step of `bulk`; returns how long that took. What is not bulk is heard in between."""
+        began = now = time.monotonic()
+        while now - began < seconds:
+            end = step()
+            self.snd_una, self.snd_nxt, self.rcv_nxt, self.window = bulk.numbers
+            if end is BulkEnd.IDLE:
+                bulk.wait(_NAP_SECONDS)
+            elif end is BulkEnd.OTHER:
+                self.hear_other(bulk.frame[_NET_HEADER.size :])
+                bulk.numbers = BulkNumbers(self.snd_una, self.snd_nxt, self.rcv_nxt, self.window)
+            now = time.monotonic()
+        return now - began
+
+    def hear_other(self, frame: memoryview) -> None:
+        """A frame that is no bulk: the peer is told where we stand, whatever his segment said."""
+        if self.hear_frame(frame) is not None:
+            self.send(tcp.ACK)
+
     def _hear_tcp(self, frame: memoryview) -> int:
         total = int.from_bytes(frame[16:18], "big")
         header, data = tcp.parse(frame[_TCP_AT : 14 + total])
@@ -173,9 +197,10 @@ class Peer(Host):
             self.window = header.window
         else:
             self.window = header.window << self.scale
-            self.rcv_nxt += len(data)
-        # Our numbers go on counting where those on the wire wrap, after 4 GiB.
-        self.snd_una += (header.ack - self.snd_una + (1 << 31) & _U32) - (1 << 31)
+            if header.seq == self.rcv_nxt & _U32:
+                self.rcv_nxt += len(data) + (header.flags & tcp.FIN)
+        # Our numbers go on counting where those on the wire wrap, after 4 GiB. An old one takes nothing back.
+        self.snd_una += max((header.ack - self.snd_una + (1 << 31) & _U32) - (1 << 31), 0)
         return len(data)
 
     def _connect(self) -> None:
@@ -223,9 +248,9 @@ class Segment:
             total = (total & 0xFFFF) + (total >> 16)
             _U16.pack_into(self.header, _NET_HEADER.size + _CHECK_AT, total ^ 0xFFFF)
 
-
-def _ready(segments: list[Segment]) -> Burst:
-    return Burst([(segment.header, segment.data) for segment in segments])
+    def repeated(self) -> BulkSegment:
+        """For C, which writes the numbers then."""
+        return BulkSegment(self.header, self.data, self._rest)
 
 
 def flood(peer: Peer, seconds: float, frame: int) -> None:
@@ -233,45 +258,18 @@ def flood(peer: Peer, seconds: float, frame: int) -> None:
     payload = min(frame, 65535 - _IP_TCP)
     data = (bytes(range(256)) * (payload // 256 + 1))[:payload]
     gso = (GSO_TCPV4, _HEADERS, _MSS) if payload > _MSS else (0, 0, 0)
-    segments = [Segment(peer, data, gso) for _ in range(_BURST if payload > _MSS else 64)]
-    ready = _ready(segments)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        room = (peer.snd_una + peer.window - peer.snd_nxt) // payload
-        if room < 1:
-            peer.hear(0.1)
-            continue
-        count = min(room, len(segments))
-        for i in range(count):
-            segments[i].number(peer.snd_nxt + i * payload, peer.rcv_nxt)
-        sent = ready.send(peer.driver.tx(), count=count, timeout=0.1)
-        peer.snd_nxt += sent * payload
-        peer.hear(0.0)
-    peer.finish(deadline + _WAIT_SECONDS)
+    bulk = peer.bulk(Segment(peer, data, gso))
+    peer.move(bulk, bulk.flood, seconds)
+    peer.finish(time.monotonic() + _WAIT_SECONDS)
 
 
 def drain(peer: Peer, seconds: float) -> float:
     """Copy out what comes and acknowledge it; Gb/s."""
-    segment = Segment(peer)
-    ready = _ready([segment])
-    first, began = peer.rcv_nxt, time.monotonic()
-    rx = peer.driver.rx()
-    while (now := time.monotonic()) - began < seconds:
-        if rx.linger(_ENOUGH, looks=_LOOKS) == 0:
-            rx.linger(looks=_IDLE_LOOKS)
-        frames = peer.driver.heads(64, size=_HEADERS, timeout=0.1)
-        for head, _ in frames:
-            if head[12:14] != _IPV4:
-                peer.hear_arp(memoryview(head)[14:])
-            # Of a segment that comes twice, or ahead of its turn, nothing is new.
-            elif _SEQUENCE.unpack_from(head, _TCP_AT + 4)[0] == peer.rcv_nxt & _U32:
-                peer.rcv_nxt += _U16.unpack_from(head, 16)[0] - _IP_TCP
-        if frames:
-            segment.number(peer.snd_nxt, peer.rcv_nxt)
-            ready.send(peer.driver.tx(), timeout=0.1)
-    moved = peer.rcv_nxt - first
+    first = peer.rcv_nxt
+    bulk = peer.bulk()
+    took = peer.move(bulk, bulk.drain, seconds)
     peer.leave()
-    return moved * 8e-9 / (now - began)
+    return (peer.rcv_nxt - first) * 8e-9 / took
 
 
 def round_trips(peer: Peer, seconds: float, size: int) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,79 +65,66 @@ def test_two_copies_are_faster_than_one_byte_at_a_time() -> None:
     assert rig.two_copies(SHORT, rig.TO_DRIVER) > 0.1
 
 
-class _Script:
-    """A driver that has these frames to give, and keeps count of what it is told to send."""
+class _Sent:
+    """A driver that keeps what it is told to send."""
 
-    def __init__(self, bursts: list[list[bytes]]) -> None:
-        self.bursts = bursts
-        self.resets = 0
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
 
-    def heads(self, _: int, *, size: int, timeout: float) -> list[tuple[bytes, int]]:
-        return [(frame[:size], len(frame)) for frame in (self.bursts.pop(0) if self.bursts else [])]
+    def has(self, _: int) -> bool:
+        return True
 
-    def tx(self) -> None: ...
-
-    def rx(self) -> _Script:
-        return self
-
-    def linger(self, _: int = 1, *, looks: int) -> int:
-        return len(self.bursts[0]) if looks and self.bursts else 0
+    def send(self, frames: list[Any], **_: Any) -> int:
+        self.frames += [bytes(getattr(frame, "data", frame)) for frame in frames]
+        return len(frames)
 
 
-class _Peer:
-    def __init__(self, driver: _Script) -> None:
-        self.driver = driver
-        self.rcv_nxt, self.snd_nxt = 0xFFFFFF00, 7  # and so past 4 GiB
-        self.asked: list[bytes] = []
-
-    def hear_arp(self, payload: bytes) -> None:
-        self.asked.append(payload)
-
-    def leave(self) -> None:
-        self.driver.resets += 1
+def connected(rcv_nxt: int) -> tuple[rig_guest.Peer, _Sent]:
+    peer, driver = rig_guest.Peer.__new__(rig_guest.Peer), _Sent()
+    peer.driver = driver  # type: ignore[assignment]
+    peer.mac, peer.port, peer.scale, peer.window = b"\x02" * 6, 9, 7, 0
+    peer.snd_una = peer.snd_nxt = 1000
+    peer.rcv_nxt = rcv_nxt
+    return peer, driver
 
 
-class _Acknowledgement:
-    """Stands for the segment that is sent, and for the burst of it."""
-
-    told: list[int]
-
-    def __init__(self, *_: Any) -> None:
-        type(self).told = []
-
-    def number(self, _: int, ack: int) -> None:
-        self.told.append(ack)
-
-    def send(self, *_: Any, **__: Any) -> int:
-        return 1
-
-
-def data(seq: int, size: int) -> bytes:
-    segment = builders.tcp(rig_guest._PEER, rig_guest._US, 9, 40000, seq=seq, flags=tcp.ACK, payload=bytes(size))
-    packet = builders.ipv4(rig_guest._PEER, rig_guest._US, tcp.PROTO, segment)
-    return builders.ethernet(b"\x02" * 6, b"\x04" * 6, builders.ETHERTYPE_IPV4, packet)
-
-
-def test_what_plays_the_guest_counts_no_byte_twice_and_none_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retransmissions, gaps and ARP are not taken for data: the stack would never hear a right acknowledgment again."""
-    start = 0xFFFFFF00
-    question = builders.ethernet(b"\x02" * 6, b"\x04" * 6, builders.ETHERTYPE_ARP, bytes(46))
-    driver = _Script(
-        [
-            [data(start, 1000), data(start, 1000), question],
-            [data(start + 1000 + 500 & 0xFFFFFFFF, 100)],  # 500 bytes before it are missing
-            [data(start + 1000 & 0xFFFFFFFF, 500)],
-        ]
+def data(seq: int, size: int, flags: int = tcp.ACK, ack: int = 1000) -> memoryview:
+    segment = builders.tcp(
+        rig_guest._PEER, rig_guest._US, 9, 40000, seq=seq & 0xFFFFFFFF, ack=ack, flags=flags, payload=bytes(size)
     )
-    peer: Any = _Peer(driver)
-    ticks = itertools.count()
-    monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
-    monkeypatch.setattr(rig_guest, "Segment", _Acknowledgement)
-    monkeypatch.setattr(rig_guest, "_ready", lambda segments: segments[0])
-    assert rig_guest.drain(peer, 4.0) == pytest.approx(1500 * 8e-9 / 4)
-    assert _Acknowledgement.told == [start + 1000, start + 1000, start + 1500]
-    assert peer.asked == [question[14:54]]  # headers are enough for it, too
-    assert driver.resets == 1
+    packet = builders.ipv4(rig_guest._PEER, rig_guest._US, tcp.PROTO, segment)
+    return memoryview(builders.ethernet(b"\x02" * 6, b"\x04" * 6, builders.ETHERTYPE_IPV4, packet))
+
+
+def test_what_plays_the_guest_counts_no_byte_twice_and_none_that_is_missing() -> None:
+    """What is no bulk is answered by where we stand, or the stack would never hear a right acknowledgment again."""
+    start = 0xFFFFFF00  # and so past 4 GiB
+    peer, driver = connected(start)
+    told = []
+    for frame in (
+        data(start - 1000, 1000),  # came before
+        data(start + 500, 100),  # 500 bytes before it are missing
+        data(start, 1000),
+        data(start + 1000, 0, tcp.ACK | tcp.FIN, ack=900),
+    ):
+        peer.hear_other(frame)
+        told.append(int.from_bytes(driver.frames[-1][42:46], "big"))
+    assert told == [start, start, start + 1000 & 0xFFFFFFFF, start + 1001 & 0xFFFFFFFF]
+    assert len(driver.frames) == 4
+    assert peer.rcv_nxt == start + 1001
+    assert peer.snd_una == 1000  # an old acknowledgment takes nothing back
+    with pytest.raises(ConnectionResetError):
+        peer.hear_other(data(start + 1001, 0, tcp.RST))
+
+
+def test_what_plays_the_guest_answers_arp_and_nothing_else_that_is_no_packet() -> None:
+    peer, driver = connected(7)
+    question = builders.arp(1, b"\x06" * 6, rig_guest._PEER, bytes(6), rig_guest._US)
+    peer.hear_other(memoryview(builders.ethernet(b"\x02" * 6, b"\x06" * 6, builders.ETHERTYPE_ARP, question)))
+    assert peer.mac == b"\x06" * 6
+    assert [frame[12:14] for frame in driver.frames] == [b"\x08\x06"]
+    peer.hear_other(memoryview(builders.ethernet(b"\x02" * 6, b"\x06" * 6, 0x86DD, bytes(46))))
+    assert len(driver.frames) == 1
 
 
 def test_what_plays_the_guest_complains_in_words() -> None:

@@ -2,12 +2,12 @@
 /* The driver's ring code against a device that writes anything into the used ring and the buffers: it must stop with a
  * fault, never read or write beyond its memory, never lose or double a buffer.
  *
- * With -DSTANDALONE a program of its own (argument: rounds). Build with vdriver.c. */
+ * With -DSTANDALONE a program of its own (argument: rounds). Build with vdriver.c and vbulk.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "../vdriver.h"
+#include "../vbulk.h"
 
 enum { NUM = 8, BUFFERS = 8, SIZE = 256 };
 
@@ -88,7 +88,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct vdrv_message messages[3] = {{payload, payload, 12, 50}, {payload, NULL, 20, 0}, {payload, payload, 1, SIZE - 1}};
     for (size_t i = 1; i + 3 < size; i += 4) {
         const uint8_t *op = data + i;
-        switch (op[0] % 8) {
+        switch (op[0] % 9) {
         case 0:
             if (s.ring.writable)
                 vdrv_post(&s.ring, &s.pool);
@@ -116,6 +116,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         case 6:
             vdrv_arm(&s.ring, 1 + op[1] % NUM);
             break;
+        case 7: { /* a connection whose numbers are whatever, on this ring: buffers are neither lost nor doubled */
+            struct vdrv_bulk bulk = {.tx = &s.ring, .rx = &s.ring, .tx_pool = &s.pool, .rx_pool = &s.pool, .tx_kick = -1,
+                                     .rx_kick = -1, .merge = op[2] & 1 ? 10 : -1, .window = 200, .snd_nxt = op[3],
+                                     .patience = 1, .out = out, .size = sizeof out - op[3]};
+            bulk.data.data = payload;
+            bulk.data.length = SIZE - VDRV_BULK_HEADERS;
+            bulk.ack.sum = op[1];
+            if (s.ring.writable)
+                vdrv_drain(&bulk, 1000);
+            else
+                vdrv_flood(&bulk, 1000);
+            break;
+        }
         default:
             vdrv_suppress(&s.ring);
         }
