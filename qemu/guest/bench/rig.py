@@ -73,7 +73,8 @@ def guest_to_stack(seconds: float, *, frame: int = 65483, offload: bool = True) 
 def stack_to_guest(seconds: float, *, offload: bool = True) -> Measured:
     """TCP from a socket through stack and ring to the driver, Gb/s as it received them; without `offload` in packets
     of 1500 bytes."""
-    with served_card(offload=offload) as (stack, path), FarEnd(stack.socket, GATEWAY, source(seconds)) as far:
+    far_end = source(seconds)
+    with served_card(offload=offload) as (stack, path), FarEnd(stack.socket, GATEWAY, far_end, one_by_one=True) as far:
         said, cpu = _play_guest(path, "recv", far.port, seconds, 0)
     return Measured(float(said), float(said) * seconds / cpu)
 
@@ -89,7 +90,7 @@ class RoundTrips:
 
 def round_trips(seconds: float, *, size: int = 1) -> RoundTrips:
     """A segment of `size` bytes from the driver to an echoing socket and back, one after the other without a pause."""
-    with served_card() as (stack, path), FarEnd(stack.socket, GATEWAY, echo) as far:
+    with served_card() as (stack, path), FarEnd(stack.socket, GATEWAY, echo, one_by_one=True) as far:
         said, cpu = _play_guest(path, "rr", far.port, seconds, size)
     middle, slow, count = map(float, said.split())
     return RoundTrips(middle, slow, cpu / count * 1e6)
