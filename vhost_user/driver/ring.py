@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -206,16 +207,22 @@ class DriverRing:
         """Sleep until `after` chains are used, at most `timeout` seconds (None: for ever). False: time is up."""
         if self.pending >= after:
             return True
+        deadline = None if timeout is None else time.monotonic() + timeout
         poller = select.poll()
         poller.register(self.call_fd, select.POLLIN)
-        self.drain_calls()
-        if self.arm(after):
+        while True:
+            self.drain_calls()
+            due = self.arm(after)
+            left = None if deadline is None else deadline - time.monotonic()
+            if not due and (left is None or left > 0):
+                poller.poll(None if left is None else left * 1000)
             self.suppress()
-            return True
-        milliseconds = None if timeout is None else timeout * 1000
-        poller.poll(milliseconds)
-        self.suppress()
-        return self.pending >= after
+            # An interrupt may be for what was seen before: without VIRTIO_F_EVENT_IDX the device that read our flags late
+            # could not know.
+            if due or self.pending >= after:
+                return True
+            if left is not None and left <= 0:
+                return False
 
     def drain_calls(self) -> int:
         """Interrupts since the last time."""
