@@ -217,8 +217,8 @@ class DriverRing:
             if not due and (left is None or left > 0):
                 poller.poll(None if left is None else left * 1000)
             self.suppress()
-            # An interrupt may be for what was seen before: without VIRTIO_F_EVENT_IDX the device that read our flags late
-            # could not know.
+            # It may have been for what was seen before: without VIRTIO_F_EVENT_IDX a device that reads our flags late
+            # cannot know.
             if due or self.pending >= after:
                 return True
             if left is not None and left <= 0:
