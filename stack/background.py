@@ -54,6 +54,7 @@ class Host(Protocol):
     network: Network
     clock: Callable[[], int]
     last_traffic: int
+    written: int  #: when (ns) a thread last wrote a lot: it takes in by itself what comes
 
     @property
     def led(self) -> bool: ...
@@ -188,6 +189,8 @@ class Background:
             if network.turnstile.locked():
                 return 0.0, False
             if worked and at - now > PATROL and host.accompanied(at):
+                return self._on_patrol(at, PATROL)
+            if not worked and at - host.written < PATROL:
                 return self._on_patrol(at, PATROL)
             if not worked and not network.arm():
                 break

@@ -83,6 +83,10 @@ class Runner(Protocol):
         """Lock held, `attempt` was in vain: look a moment longer before `block_on`. AGAIN: still in vain."""
         ...
 
+    def attend(self) -> None:
+        """Lock held, devices are hot: see `Waiting.attend`."""
+        ...
+
     def nudge(self) -> None:
         """Lock held: work or an earlier deadline appeared that whoever sleeps does not know of."""
         ...
@@ -440,6 +444,15 @@ class Network:
         """
         self.turn(self.scheduler.now, self.events())
         return attempt(*args)
+
+    def attend(self) -> None:
+        """See `stack.socket.base.Waiting.attend`. Whoever has the lock meanwhile is at it already."""
+        if self.hot and self.lock.acquire(blocking=False):
+            try:
+                if not self.closed:
+                    self.runner.attend()
+            finally:
+                self.lock.release()
 
     def dispose(self, close: Callable[[], None]) -> None:
         """From a finaliser, on any thread, perhaps with the lock held: run `close` under the lock, soon."""

@@ -24,6 +24,11 @@ delivered in the call that causes it. There the background thread, if it runs, k
 nothing looks first, in the same breath (`glance`): it takes turns and attempts until it has what it wants, somebody
 else wants in, or it is time to sleep. Only then does it take a place in the line, which costs as much as a turn.
 
+**A writer attends.** Who writes a lot waits for nothing, so it leads seldom; the background thread would wake for each
+acknowledgment, and take the interpreter and the lock from who writes. So a thread that has just written a lot takes a
+turn itself (`attend`), once in `ATTENDANCE`: acknowledgments by the dozen are cheap. The background thread stays on
+patrol meanwhile, as if the token lay there, and takes over within `PATROL` when the writer stays away.
+
 **Looking and sleeping.** After traffic the leader keeps looking for a while, with notifications suppressed, because
 waking a halted core costs more than the wait; whether that pays is learnt (`stack.patience`). Then it arms the
 devices, looks once more, and sleeps in `epoll` - Python's, so that Ctrl-C works - without the lock, until a descriptor
@@ -67,6 +72,8 @@ LOOK_AROUND: Final = 8
 #: many spins then look in Python, which lets go of it for a microsecond at a time: most often nobody is quick enough.
 LOST: Final = 50 * NS_PER_US
 SHY: Final = 256
+#: A thread that writes a lot takes in what has come so often, ns.
+ATTENDANCE: Final = 200 * NS_PER_US
 #: The main thread sleeps no longer than this at a time, seconds. Python looks for signals before it goes to sleep, and
 #: one that interrupts a sleep ends it; but one that comes just between the look and the sleep would wait for its end.
 SIGNAL_GAP: Final = 1.0
@@ -96,6 +103,7 @@ class _RealRunner(Token):
         self._patience = Patience()
         self._glances = 0  # since the descriptors were last looked at
         self._looking: tuple[int, int] | None = None  # of a glance in vain: since when, and since when without traffic
+        self.written = self._attended = 0  # when (ns) a thread last wrote a lot, and took a turn after it
         self._can_spin = (os.cpu_count() or 1) > 1
         self._shy = 0  # so many spins are without a look in C
         self.background: Background = Background(self)
@@ -189,6 +197,20 @@ class _RealRunner(Token):
                 break
         self._looking = began, quiet_since
         return AGAIN
+
+    def attend(self) -> None:
+        if self.leader is not None:
+            return
+        network = self.network
+        self.written = now = self.clock()
+        if now - self._attended < ATTENDANCE:
+            return
+        self._attended = self.last_traffic = now
+        network.turn(now, _NO_EVENTS)
+        network.finish()
+        network.asleep_until = 0
+        if not self.background.on_patrol and not network.closed:
+            self.background.mind()
 
     def start(self) -> None:
         self.background.start()

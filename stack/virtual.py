@@ -58,6 +58,9 @@ class VirtualRunner:
         self._thread = thread
         self._blocked: int | None = None  # the thread that is inside
 
+    def attend(self) -> None:
+        """Whoever blocks runs the world."""
+
     def glance(self, *_: object) -> Again:
         """Time does not pass while somebody looks."""
         return AGAIN

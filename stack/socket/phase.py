@@ -65,6 +65,10 @@ class Waiting(Protocol):
         """
         ...
 
+    def attend(self) -> None:
+        """From a thread that has just written a lot, and will write more: take in what has come, if that is due."""
+        ...
+
     def dispose(self, close: Callable[[], None]) -> None:
         """From a finaliser: run `close` under the lock, as soon as it is free."""
         ...

@@ -56,6 +56,8 @@ _RESET_BY_DISCONNECT: Final = (
 )
 #: Seconds; what a clock can count.
 LINGER_MAX: Final = 1 << 31
+#: Bytes in one write after which the writer has a look at what came meanwhile: a superframe's worth.
+A_LOT: Final = 64 << 10
 
 
 class StreamSocket(Socket):
@@ -112,7 +114,10 @@ class StreamSocket(Socket):
             taken = send_deferred(self, data, flags, timeout)
             if taken is not None:
                 return taken
-        return super().send(data, flags, timeout)
+        taken = super().send(data, flags, timeout)
+        if taken >= A_LOT:
+            self.waiting.attend()
+        return taken
 
     def send_all(self, data: Buffer, flags: int, timeout: Timeout) -> None:
         if type(self.phase) is StreamDeferred:
@@ -127,6 +132,8 @@ class StreamSocket(Socket):
         except BrokenPipeError:
             self._broken_pipe(flags)
             raise
+        if len(data) >= A_LOT:
+            self.waiting.attend()
 
     def _send_rest(self, rest: list[Buffer], flags: int) -> Again | None:
         phase = self.phase
