@@ -154,6 +154,7 @@ def superframe_stages(seconds: float, clock: Callable[[], int] = _CLOCK) -> list
         "IP and TCP in": (Express, "receive", _layer_of),
         "TCP and IP out": (Pcb, "flush", lambda each: id(each.layer)),
         "link out": (Interface, "flush", id),
+        "lone frame out": (Interface, "send_alone", id),
     }
     blob = bytes(SUPERFRAME)
     with Stages(methods, clock) as stages, pair() as (network, near, far), connected(near, far) as (client, served):

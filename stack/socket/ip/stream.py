@@ -64,6 +64,8 @@ class StreamSocket(Socket):
     """socket(AF_INET or AF_INET6, SOCK_STREAM)."""
 
     options_table: ClassVar[OptionTable] = STREAM_OPTIONS
+    #: Of who reads in bulk; the phase's business. Of the class, for what is left of a closed socket has it, too.
+    landing: Landing | None = None
 
     def __init__(self, host: Host, family: int) -> None:
         super().__init__(host, SOCK_STREAM, IPPROTO_TCP)
@@ -71,7 +73,6 @@ class StreamSocket(Socket):
             self.options = OptionValues(STREAM6_OPTIONS)
         self.family = family
         self.low_water_max = host.netns.tcp.config.rcvbuf_max // 2
-        self.landing: Landing | None = None  #: of who reads in bulk; the phase's business
         self.peeked_from = 0  #: bytes that had been read when SO_PEEK_OFF was set, or moved by a peek
         self.chose_port = False  #: bind was given a port, not 0
         self.repair = Repair()  #: TCP_REPAIR
