@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* Numbers in frames, in network byte order, wherever they lie, and the sum in front of them. */
+/* Numbers in frames, in network byte order, wherever they lie, the sum in front of them; and copying many bytes. */
 #ifndef GUESTWIRE_BYTES_H
 #define GUESTWIRE_BYTES_H
 
@@ -15,6 +15,19 @@ static inline int gw_header_sum_right(const uint8_t *ip) {
     uint32_t words[5];
     memcpy(words, ip, sizeof words);
     return ((uint64_t)words[0] + words[1] + words[2] + words[3] + words[4]) % 0xffff == 0;
+}
+
+/* memcpy, a KiB at a time. From 2 KiB on glibc copies by `rep movsb` where the processor calls that fast; on a Zen 4 it takes
+ * 16 times as long as vector instructions where the target lies 1 to 15 bytes behind the source modulo 4096, which headers
+ * in front of payload make likely, and longer for lines that another processor wrote. */
+static inline void gw_copy(uint8_t *to, const uint8_t *from, size_t length) {
+    while (length > 0) {
+        size_t some = length < 1024 ? length : 1024;
+        memcpy(to, from, some);
+        to += some;
+        from += some;
+        length -= some;
+    }
 }
 
 #endif

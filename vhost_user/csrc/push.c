@@ -5,6 +5,7 @@
  * chains is advancing a local count, so giving up a frame costs nothing and leaves no trace. Packets that may be cut
  * (vsock) are the exception: they take what there is.
  */
+#include "bytes.h"
 #include "ring.h"
 
 #include <errno.h>
@@ -71,7 +72,7 @@ static void copy(struct gw_vring *ring, struct sink *sink, struct source *source
         }
         uint64_t room = gw_least(sink->piece->length - sink->offset, source->left);
         uint32_t some = (uint32_t)gw_least(count, room);
-        memcpy(sink->piece->host + sink->offset, source->bytes, some);
+        gw_copy(sink->piece->host + sink->offset, source->bytes, some);
         if (log)
             gw_log_mark(ring->log, sink->piece->gpa + sink->offset, some);
         sink->offset += some;

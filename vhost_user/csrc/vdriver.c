@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bytes.h"
 #include "relax.h"
 
 enum {
@@ -230,7 +231,7 @@ uint32_t vdrv_send(struct vdrv_ring *ring, struct vdrv_pool *pool, const struct 
         if (m->header_length > 0)
             memcpy(pool->memory + at, m->header, m->header_length);
         if (m->data_length > 0)
-            memcpy(pool->memory + at + m->header_length, m->data, m->data_length);
+            gw_copy(pool->memory + at + m->header_length, m->data, m->data_length);
         if (vdrv_add(ring, pool->gpa + at, m->header_length + m->data_length, buffer) < 0)
             break;
         pool->nfree--;
@@ -290,7 +291,7 @@ uint32_t vdrv_receive(struct vdrv_ring *ring, struct vdrv_pool *pool, uint8_t *o
                 ring->fault = VDRV_USED_LENGTH;
                 return count;
             }
-            memcpy(out + fill, pool->memory + (size_t)slot->buffer * pool->size, length);
+            gw_copy(out + fill, pool->memory + (size_t)slot->buffer * pool->size, length);
             fill += length;
             pool->free[pool->nfree++] = slot->buffer;
             release(ring, head);

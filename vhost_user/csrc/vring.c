@@ -17,6 +17,7 @@
  * Rings of guests that break the rules stop: the call answers which rule and the offending number, Python reports it.
  */
 #define _GNU_SOURCE
+#include "bytes.h"
 #include "ring.h"
 #include "relax.h"
 #include "sigbus.h"
@@ -339,7 +340,7 @@ static void copy_chains(struct gw_vring *ring, uint8_t *slab, uint32_t taken, ui
         *record++ = offset;
         *record++ = (uint32_t)chain->bytes;
         for (uint32_t p = chain->first; p < chain->end; p++) {
-            memcpy(payload + offset, ring->pieces[p].host, ring->pieces[p].length);
+            gw_copy(payload + offset, ring->pieces[p].host, ring->pieces[p].length);
             offset += ring->pieces[p].length;
         }
     }
@@ -360,7 +361,7 @@ static uint32_t copy_head(const struct gw_vring *ring, const struct gw_chain *ch
     uint32_t got = 0;
     for (uint32_t p = chain->first; p < chain->end && got < most; p++) {
         uint32_t part = (uint32_t)gw_least(ring->pieces[p].length, most - got);
-        memcpy(to + got, ring->pieces[p].host, part);
+        gw_copy(to + got, ring->pieces[p].host, part);
         got += part;
     }
     return got;
@@ -371,7 +372,7 @@ static uint8_t *copy_rest(const struct gw_vring *ring, const struct gw_chain *ch
     for (uint32_t p = chain->first; p < chain->end; p++) {
         const struct gw_piece *piece = &ring->pieces[p];
         uint32_t before = (uint32_t)gw_least(piece->length, skip);
-        memcpy(to, piece->host + before, piece->length - before);
+        gw_copy(to, piece->host + before, piece->length - before);
         to += piece->length - before;
         skip -= before;
     }

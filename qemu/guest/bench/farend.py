@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
+#: What is read at most, and what is written at a time: a write returns when all of it is queued, so writing is the
+#: better the more there is of it, a reader takes what there is.
 _CHUNK_BYTES: Final = 256 << 10
+WRITTEN_BYTES: Final = 1 << 20
 _WAIT_SECONDS: Final = 30.0
 
 
@@ -108,7 +111,7 @@ def source(seconds: float) -> Callable[[Any, Transfer], None]:
     """Write for that long, then close."""
 
     def serve(connection: Any, transfer: Transfer) -> None:
-        data = bytes(range(256)) * (_CHUNK_BYTES // 256)
+        data = bytes(range(256)) * (WRITTEN_BYTES // 256)
         transfer.began = time.monotonic()
         while (now := time.monotonic()) - transfer.began < seconds:
             connection.sendall(data)
