@@ -18,8 +18,7 @@ static inline int gw_header_sum_right(const uint8_t *ip) {
 }
 
 /* memcpy, a KiB at a time. From 2 KiB on glibc copies by `rep movsb` where the processor calls that fast; on a Zen 4 it takes
- * 16 times as long as vector instructions where the target lies 1 to 15 bytes behind the source modulo 4096, which headers
- * in front of payload make likely, and longer for lines that another processor wrote. */
+ * some 16 times as long where the target lies 1 to 15 bytes behind the source modulo 4096 as it takes elsewhere. */
 static inline void gw_copy(uint8_t *to, const uint8_t *from, size_t length) {
     while (length > 0) {
         size_t some = length < 1024 ? length : 1024;

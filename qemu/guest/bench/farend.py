@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
-#: What is read at most, and what is written at a time: a write returns when all of it is queued, so writing is the
-#: better the more there is of it, a reader takes what there is.
+#: What is read at most, and what is written at a time, in every row and beside every peer.
 _CHUNK_BYTES: Final = 256 << 10
 WRITTEN_BYTES: Final = 1 << 20
 _WAIT_SECONDS: Final = 30.0
