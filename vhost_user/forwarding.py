@@ -178,14 +178,14 @@ class Forwarder:
         for job in self._jobs:
             frames = job.frames
             busy += frames >= _MUCH
-            self._device.frames_in += frames
-            self._device.bytes_in += job.bytes
+            self._device.intake.frames += frames
+            self._device.intake.bytes += job.bytes
             hit, count = job.hit, job.count
             for i in range(job.hits):
                 number = hit[i]
                 route = self._routes[number]
                 if route is not None:
-                    route[1].frames_out += count[number]
+                    route[1].delivery.frames += count[number]
                     told.append((route[0], count[number]))
         self._device.workers.note(busy)
         return told

@@ -1,4 +1,5 @@
-"""Looks into frames, where virtio-net cannot do without: tags, checksums to finish, an announcement to make."""
+"""Frames to the guest as tuples, and looks into them where virtio-net cannot do without: tags, checksums to finish, an
+announcement to make."""
 
 from __future__ import annotations
 
@@ -7,11 +8,20 @@ from typing import Final
 from vhost_user._vring import ffi, lib
 
 Buffer = bytes | bytearray | memoryview
+#: A frame to the guest, as `stack.link.device` has it: parts, flags, gso_type, hdr_len, gso_size, csum_start,
+#: csum_offset.
+TxFrame = tuple[tuple[Buffer, ...], int, int, int, int, int, int]
+TxFacts = tuple[int, int, int, int, int, int]  # of it, all but the parts
+
+NEEDS_CSUM: Final = 1
 
 ETHER_HEADER: Final = 14
 VLAN_TAG: Final = 4
 #: The shortest Ethernet frame without its FCS (IEEE 802.3: 64 bytes with it); drivers may rely on it.
 MIN_FRAME: Final = 60
+
+MAX_PACKET: Final = 65535
+MAX_SUPERFRAME: Final = ETHER_HEADER + MAX_PACKET
 
 
 def finished(parts: tuple[Buffer, ...], start: int, offset: int) -> bytearray:

@@ -11,7 +11,7 @@ from .frames import first_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .net import TxFrame
+    from .frames import TxFrame
 
 _HEAD: int = lib.STEER_HEAD
 

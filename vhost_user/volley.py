@@ -1,6 +1,6 @@
 """Superframes of one flow that follow each other, handed to the ring as one: their headers differ in a number.
 
-A bulk transfer is mostly that. `NetDevice.transmit` makes a header, a list of parts and addresses for each frame; here
+A bulk transfer is mostly that. `Delivery.transmit` makes a header, a list of parts and addresses for each frame; here
 C writes the number into a copy of one header, again and again, and cuts the payload (csrc/push.c, `gw_vring_volley`).
 What the guest gets is the same, or nothing: whatever would have to be looked at frame by frame is refused.
 """
@@ -36,7 +36,7 @@ def push_volley(
     parts: Sequence[Buffer],
 ) -> int:
     """How many of `count` frames the ring took. `known`: virtio headers by offload facts, and the lengths they are good
-    for (`NetDevice._headers`); `number`: where in a frame it is, and the first one's.
+    for (`Delivery._headers`); `number`: where in a frame it is, and the first one's.
     """
     bare, facts, size = head
     bare_last, facts_last, size_last = last

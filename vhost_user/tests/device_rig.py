@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from vhost_user.driver import NetDriver, VsockDriver
-from vhost_user.frames import Buffer
-from vhost_user.net import NetDevice, TxFrame
+from vhost_user.frames import Buffer, TxFrame
+from vhost_user.net import NetDevice
 from vhost_user.server import Server
 from vhost_user.vsock import VsockDevice
 

@@ -12,7 +12,8 @@ import pytest
 
 from vhost_user.driver import DriverRing, NetDriver, NetFrame
 from vhost_user.features import NetFeature
-from vhost_user.net import NetDevice, TxFrame
+from vhost_user.frames import TxFrame
+from vhost_user.net import NetDevice
 from vhost_user.owed import ACK_LOOKS, FLOOD
 from vhost_user.virtqueue import OWED_LOOKS
 

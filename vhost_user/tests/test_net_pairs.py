@@ -101,6 +101,19 @@ def test_a_pair_switched_off_while_running_is_discarded_and_its_flows_go_on_else
         assert len(guest.recv(queue=1)) == 3
 
 
+def test_without_the_first_pair_there_is_no_carrier_whatever_the_others_do() -> None:
+    with rig(2) as (device, guest):
+        guest.frontend.set_vring_enable(0, False)
+        guest.frontend.get_features()  # has been done when this is answered
+        device.arm()
+        assert not device.carrier
+        frame = plain(broadcast(60))
+        assert device.transmit([frame, frame]) == 2
+        assert not device.transmit_alone(frame[0], frame[1:])
+        assert device.drops == {"tx-no-carrier": 2}
+        assert guest.recv(4, queue=1) == []
+
+
 def test_pairs_come_back_after_a_reset_and_with_another_driver() -> None:
     with rig(2) as (device, guest):
         for _ in range(2):

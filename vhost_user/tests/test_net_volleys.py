@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from vhost_user.features import NetFeature
-from vhost_user.net import NEEDS_CSUM, NetDevice
+from vhost_user.frames import NEEDS_CSUM
+from vhost_user.net import NetDevice
 
 from .device_rig import GUEST_MAC, HOST_MAC, net_rig
 

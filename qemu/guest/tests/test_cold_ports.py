@@ -92,7 +92,7 @@ def test_an_interface_hears_its_guest_after_its_ring_was_full_for_a_moment(world
             assert guest.send([frame(0)]) == 1
         return accepted
 
-    device.transmit = refused  # type: ignore[method-assign]
+    device.transmit = refused
     with stack.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
