@@ -25,7 +25,8 @@ HEADERS: Final = [
     *["steer.h", "pool.h", "route.h", "bridge.h", "take.h"],
 ]
 SOURCES: Final = [
-    *["memory.c", "sigbus.c", "checksum.c", "chain.c", "vring.c", "push.c", "forward.c", "fault.c"],  # rings
+    *["memory.c", "sigbus.c", "checksum.c", "chain.c", "vring.c", "notify.c"],  # rings
+    *["pop.c", "push.c", "forward.c", "fault.c"],  # what is done with them
     *["vnet.c", "gro.c", "train.c", "landing.c", "vvsock.c"],  # devices
     *["steer.c", "pool.c", "route.c", "bridge.c", "take.c"],  # queue pairs, and from guest to guest
     *["vdriver.c", "vtrip.c", "vbulk.c"],  # the other side

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MPL-2.0 */
-/* What vring.c and chain.c share: the ring's private state and how guest memory is read and written. */
+/* What the files about rings share: a ring's private state and how guest memory is read and written. */
 #ifndef GW_RING_H
 #define GW_RING_H
 
@@ -84,6 +84,15 @@ static inline int gw_fail(struct gw_vring *ring, int result, uint64_t value) {
 
 static inline uint64_t gw_least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
+/* Rule 1: how many chains are available; more than the ring holds is a lie. Read once per burst. */
+static inline int gw_available(struct gw_vring *ring) {
+    uint16_t index = gw_load16(ring->avail + RING_IDX, memory_order_acquire);
+    uint16_t count = (uint16_t)(index - ring->last_avail);
+    if (count > ring->num)
+        return gw_fail(ring, GW_BROKEN_AVAIL_INDEX, index);
+    return count;
+}
+
 /* Rule 2: the head behind `position` more taken chains, read once; chain.c bounds it. */
 static inline uint16_t gw_head_at(struct gw_vring *ring, uint32_t position) {
     uint32_t slot = (ring->last_avail + position) & (ring->num - 1);
@@ -106,14 +115,17 @@ static inline void gw_put_used(struct gw_vring *ring, uint32_t position, uint32_
 /* Run one burst under the SIGBUS guard, if it needs one; every function that touches guest memory goes through here. */
 int gw_run(struct gw_vring *ring, int (*burst)(struct gw_vring *, void *), void *arguments);
 
-/* Rule 1: how many chains are available; more than the ring holds is a lie. Read once per burst. */
-int gw_available(struct gw_vring *ring);
-
 /* Publish `count` entries written by gw_put_used, take as many chains, and call the guest if it wants that. */
 void gw_publish(struct gw_vring *ring, uint32_t count);
 
 /* The same for chains nobody waits for: the call may wait for the next one, or until GW_OWED_LOOKS have elapsed. */
 void gw_publish_patiently(struct gw_vring *ring, uint32_t count);
+
+/* Within a burst: `looks` looks found nothing to do, so what is owed comes closer, or is made. */
+void gw_settle(struct gw_vring *ring, uint32_t looks);
+
+/* Within a burst: ask for a kick when more than `beyond` chains are available; 1 if they are, 0, or a gw_result. */
+int gw_ask_for_kicks(struct gw_vring *ring, int beyond);
 
 /* Walk and check the chain that begins at head; its pieces are appended to ring->pieces, of which the caller left
  * gw_chain_pieces_max. `writable` is the direction every buffer must have. 0 or a gw_result. */

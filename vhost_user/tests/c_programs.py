@@ -22,7 +22,10 @@ from typing import Final, NamedTuple
 CSRC: Final = Path(__file__).resolve().parent.parent / "csrc"
 
 #: The rings' files, and what works on several rings at once: what is measured.
-RINGS: Final = ["vring.c", "push.c", "forward.c", "fault.c", "chain.c", "memory.c", "sigbus.c", "checksum.c"]
+RINGS: Final = [
+    *["vring.c", "notify.c", "pop.c", "push.c", "forward.c", "fault.c", "chain.c", "memory.c", "sigbus.c"],
+    "checksum.c",
+]
 PAIRS: Final = ["bridge.c", "route.c", "take.c", "steer.c", "pool.c", "landing.c"]
 #: The driver's, for benches.
 DRIVER: Final = ["vbulk.c", "vdriver.c"]

@@ -3,8 +3,8 @@
  * handed out, no byte outside guest memory is touched either way, and the ring's state fits the answer. The input is a few
  * bytes of set-up, a list of calls, and the guest's memory from the ring on.
  *
- * With -DSTANDALONE a program of its own that feeds itself packets that are almost right (argument: rounds). Build with
- * vring.c, push.c, forward.c, chain.c, memory.c and sigbus.c. */
+ * With -DSTANDALONE a program of its own that feeds itself packets that are almost right (argument: rounds). Build with the
+ * rings' files, see c_programs.py. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,8 +2,8 @@
 /* The rings against any bytes a guest could have in its memory: no read or write outside it, no answer that contradicts
  * the ring's state. The input is a few bytes of set-up, a list of calls, and the guest's memory from the ring on.
  *
- * With -DSTANDALONE a program of its own that feeds itself rings that are almost right (argument: rounds). Build with
- * vring.c, push.c, chain.c, memory.c and sigbus.c. */
+ * With -DSTANDALONE a program of its own that feeds itself rings that are almost right (argument: rounds). Build with the
+ * rings' files, see c_programs.py. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
