@@ -55,6 +55,7 @@ def usual(connection: Connection) -> bool:
         and not sender.backoff
         and not sender.recovery.engaged
         and not sender.cwnd_limited
+        and not sender.clogged
         and not sender.limited
         and not sender.starved
         and not sender.more

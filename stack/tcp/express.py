@@ -173,7 +173,7 @@ class Express:
                     return None  # perhaps there is no flush to come, which what continues it would need
                 if connection.fast(frame[: _ETHERNET + total], size, seq, ack, window, value, echo, gso_size):
                     self._stats.fast_in += 1
-                    return connection.receiver
+                    return connection.receiver if size else connection.sender
         predicted = self._stats.fast_in
         taker = self._slow(iface, frame, link_kind, flags, gso_size)
         if self._stats.fast_in != predicted and 0 < flags <= _TRUSTED and not link_kind:

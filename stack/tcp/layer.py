@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from stack.tcp.express import Flow
     from stack.tcp.pcb import Pcb
     from stack.tcp.receiver import Receiver
+    from stack.tcp.sender import Sender
 
 #: both ports, seq, ack, data offset, flags, window, checksum, urgent, first option word, TSval, TSecr
 _STAMPED: Final = struct.Struct("!IIIBBHHHIII")
@@ -233,7 +234,7 @@ class TcpLayer:
 
     # --- segments in ---------------------------------------------------------------------------------------------
 
-    def input(self, packet: IpPacket) -> Receiver | None:
+    def input(self, packet: IpPacket) -> Receiver | Sender | None:
         """One received segment or superframe. Never raises. The answer takes what continues it, if anybody does."""
         data = packet.payload
         length = len(data)
@@ -256,7 +257,7 @@ class TcpLayer:
             and connection.fast(data, length - (offset >> 2), seq, ack, window, value, echo, packet.gso_size)
         ):
             self.stats.fast_in += 1
-            return connection.receiver
+            return connection.receiver if length > offset >> 2 else connection.sender
         self._slow(packet, data)
         return None
 

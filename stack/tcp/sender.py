@@ -19,9 +19,11 @@ sent, zero-window probing (RFC 9293 section 3.8.6.1), which is also the ceiling 
 from __future__ import annotations
 
 from collections import deque
+from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
 from stack.scheduler import NS_PER_MS
+from stack.tcp.acktrain import take_last
 from stack.tcp.buffers import SendQueue
 from stack.tcp.congestion import Bbr, CongestionControl
 from stack.tcp.limits import NEVER_LIMITED, Limit, account
@@ -35,6 +37,9 @@ from stack.tcp.volley import crowded, send_volley
 from stack.wire.tcp import ACK, FIN, PSH
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stack.link.device import RxFrame
     from stack.tcp.mtuprobe import MtuProber
     from stack.tcp.pcb import Pcb
     from stack.tcp.sendmarks import SendMarks
@@ -51,6 +56,7 @@ class Sender:
         "busy_time",
         "bytes_acked",
         "bytes_resent",
+        "clogged",
         "congestion",
         "connection",
         "cwnd_limited",
@@ -127,6 +133,7 @@ class Sender:
         self.recovery: LossRecovery | SackRecovery = LossRecovery(self)
         self.tail_probe = False  #: the timer is set for a tail-loss probe, not for the RTO
         self.cwnd_limited = False  #: the congestion window held the last output back
+        self.clogged = False  #: the card was full; an acknowledgment of what it took will say that it has room
         self.backoff = 0  #: doublings of the timer
         self.retries = 0  #: expiries in a row without news from the peer
         self.progress_at = 0  #: when the oldest unacknowledged byte began to wait, ns
@@ -260,6 +267,7 @@ class Sender:
         if self.marks is not None:
             self.marks.acknowledged(ack)
         self.snd_una = ack
+        self.clogged = False
         if self.snd_nxt < ack:
             self.snd_nxt = ack
         queue = self.queue
@@ -291,6 +299,10 @@ class Sender:
                 self.starved = False
         else:
             timer.arm(now + (self.rtt.pto if self.tail_probe else self.rtt.rto))
+
+    def follow(self, burst: Sequence[RxFrame], at: int) -> int:
+        """`stack.iface.hooks.Taker`: for the acknowledgments that continue one which header prediction took."""
+        return take_last(self, burst, at)
 
     def update_window(self, window: int, seq: int, ack: int) -> bool:
         """RFC 9293 section 3.10.7.4, fifth step: SND.WND from the field `window`. True if it changed."""
@@ -338,13 +350,21 @@ class Sender:
         flights = self.flights
         small_end = self.small_end
         unsent = queue.end - nxt
-        held = unsent >= self.superframe and nxt > una and crowded(connection)
+        superframe = self.superframe
+        held = nxt > una and (self.clogged or (unsent >= superframe and crowded(connection)))
+        run = 0
+        if unsent > superframe and not held:
+            # Whole superframes, all but the last: nothing about them is a question.
+            room = (window_end if window_end < cwnd_end else cwnd_end) - nxt
+            run = (unsent - 1 if unsent <= room else room) // superframe
+            if run > 0:
+                start, nxt = nxt, nxt + run * superframe
+                plan = list(zip(range(start, nxt, superframe), repeat(superframe), repeat(ACK)))
+                flights.extend(zip(range(start + superframe, nxt + 1, superframe), repeat(now)))
         while not held and (unsent := queue.end - nxt) > 0:
-            size = self.superframe
-            if unsent <= size or nxt + size > window_end or nxt + size > cwnd_end:
-                size = self._fit(nxt, unsent, window_end, cwnd_end)
-                if not size:
-                    break
+            size = self._fit(nxt, unsent, window_end, cwnd_end)
+            if not size:
+                break
             flags = ACK
             end = nxt + size
             if size == unsent:
@@ -362,7 +382,7 @@ class Sender:
         if plan:
             if pacer is not None:
                 sent_paced(self, pacer, plan[0][0], nxt, min(unpaced_end, window_end), now)
-            self._depart(plan, now, idle, small_end)
+            self._depart(plan, run, now, idle, small_end)
             nxt = self.snd_nxt
             unsent = max(0, queue.end - nxt)
             sent = True
@@ -372,16 +392,19 @@ class Sender:
             account(self, nxt, unsent, window_end, unpaced_end, now)
         return sent
 
-    def _depart(self, plan: list[tuple[int, int, int]], now: int, idle: bool, small_end: int) -> None:
-        """Send `plan`, or as much of it as a card takes that takes volleys. `small_end` is what it was before."""
+    def _depart(self, plan: list[tuple[int, int, int]], run: int, now: int, idle: bool, small_end: int) -> None:
+        """Send `plan`, or as much of it as a card takes that takes volleys; it begins with a run of so many superframes.
+        `small_end` is what it was before.
+        """
         start, count, fresh_from = plan[0][0], len(plan), self.snd_max
-        rest = send_volley(self.connection, plan) if count > 1 and self.pacer is None else plan
+        rest = send_volley(self.connection, plan, run) if run > 0 and count > 1 and self.pacer is None else plan
         flights = self.flights
         if len(plan) < count:  # the card is full
             for _ in range(count - len(plan)):
                 flights.pop()
             self.small_end = small_end
             self.cwnd_limited = False
+            self.clogged = True
         self.leaving(start, flights[-1][0], now, idle)
         if rest:
             emit_burst(self.connection, rest, start >= fresh_from)

@@ -7,10 +7,11 @@ and the card looks at single frames, `send_volley` makes one header for all of t
 number up in its copies (`stack.link.device.VolleyDevice`). What is on the wire, and in every counter, is what
 `output.emit_burst` would have put there; what does not go this way goes that one.
 
-A card that takes part of a volley is full. One more superframe is then left waiting in the interface, which sees to it
-that the card says when there is room; the rest stays in the send queue, so that it can be a volley again. So do
-superframes of a connection that has something in flight while the interface has a backlog (`crowded`): as with TCP
-Small Queues of Linux, a queue below TCP would only make round trips longer.
+A card that takes part of a volley is full. The rest stays in the send queue, so that it can be a volley again, until an
+acknowledgment of what the card took says that the guest has emptied it (`Sender.clogged`); that one is to come in any
+case. So do superframes of a connection that has something in flight while the interface has a backlog (`crowded`), which
+sees to it that the card says when there is room: as with TCP Small Queues of Linux, a queue below TCP would only make
+round trips longer.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from stack.link.device import VolleyHead
     from stack.tcp.pcb import Pcb
 
-#: Superframes handed over at a time: half a MiB, which bounds how long the card keeps its ring to itself.
-MOST: Final = 8
+#: Superframes handed over at a time: a MiB and what is left over of one, which bounds how long the card keeps its ring to
+#: itself.
+MOST: Final = 17
 #: A last piece below this (bytes) leaves by itself: it may have to be padded.
 LEAST: Final = 64
 
@@ -51,8 +53,9 @@ def crowded(connection: Pcb) -> bool:
     return True
 
 
-def send_volley(connection: Pcb, plan: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Send the superframes that `plan` begins with; what is left of it is to be sent in the ordinary way.
+def send_volley(connection: Pcb, plan: list[tuple[int, int, int]], run: int) -> list[tuple[int, int, int]]:
+    """Send the `run` equal superframes that `plan` begins with, and what follows them if it may; what is left of `plan`
+    is to be sent in the ordinary way.
 
     When the card was full, `plan` is cut short: what is not in it any more must wait.
     """
@@ -70,12 +73,10 @@ def send_volley(connection: Pcb, plan: list[tuple[int, int, int]]) -> list[tuple
         or not template.good(connection.ip.generation, options.ttl, options.tos)
     ):
         return plan
-    count = 0
-    for _, length, flags in plan:
-        if length != size or flags != ACK:
-            if LEAST <= length <= size:
-                count += 1
-            break
+    count = run
+    last_size, last_flags = size, ACK
+    if len(plan) > run and LEAST <= plan[run][1] <= size:
+        _, last_size, last_flags = plan[run]
         count += 1
     if count < 2:
         return plan
@@ -86,31 +87,34 @@ def send_volley(connection: Pcb, plan: list[tuple[int, int, int]]) -> list[tuple
     ):
         receiver.quick = -1  # as in `emit_burst`
     window = receiver.advertise()
+    head = final = _head(connection, window, size, ACK)
+    if count > run:
+        final = _head(connection, window, last_size, last_flags)
+    place = template.start + 4
     done = 0
     while done < count:
-        some = min(count - done, MOST)
+        some = count - done
+        length = (some - 1) * size + last_size
+        last = final
+        if some > MOST:
+            some, length, last = MOST, MOST * size, head
         first = plan[done][0]
-        _, last_size, last_flags = plan[done + some - 1]
-        head = last = _head(connection, window, size, ACK)
-        if last_size != size or last_flags != ACK:
-            last = _head(connection, window, last_size, last_flags)
-        parts = sender.queue.slice(first, (some - 1) * size + last_size)
-        accepted = launch(template.iface, head, last, some, (template.start + 4, first & MASK), parts)
+        parts = sender.queue.slice(first, length)
+        accepted = launch(template.iface, head, last, some, (place, first & MASK), parts)
         done += accepted
         if accepted < some:
             break
     if not done:
         return plan
-    segments = 0
     mss = sender.mss
-    for _, length, _ in plan[:done]:
-        segments += -(-length // mss)
+    segments = done * (size // mss)
+    if done == count > run:
+        segments += -(-last_size // mss) - size // mss
     connection.layer.stats.segments_out += segments
     sender.segments += segments
     sender.data_segments += segments
     if done < count:
-        template.iface.when_drained(connection.schedule)
-        del plan[done + 1 :]
+        del plan[done:]
     return plan[done:]
 
 

@@ -1,7 +1,8 @@
 """Trains in Python: the model of what a device marks with `FOLLOWS`, said the other way round.
 
 A frame follows the one before if it is, but for its payload, what can be made of that one's headers by writing the
-numbers into them that may differ.
+numbers into them that may differ. Among them are of bare acknowledgments what they acknowledge, if it is more, and the
+window.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from stack.testing.builders import inet_checksum
 _ETHERNET: Final = 14
 _TCP: Final = 6
 _PSH: Final = 0x08
+_ACK: Final = 0x10
 
 
 def _headers(frame: bytes) -> tuple[int, int] | None:
-    """Where TCP's header begins and ends in a frame that holds a whole segment with payload and nothing more."""
+    """Where TCP's header begins and ends in a frame that holds a whole segment and nothing more."""
     packet = frame[_ETHERNET:]
     if frame[12:14] == b"\x08\x00" and packet[:1] == b"\x45" and len(packet) >= 20:
         fragment = int.from_bytes(packet[6:8], "big") & 0x3FFF
@@ -32,7 +34,7 @@ def _headers(frame: bytes) -> tuple[int, int] | None:
     if length != len(packet) or len(frame) < transport + 20:
         return None
     end = transport + (frame[transport + 12] >> 4) * 4
-    return (transport, end) if transport + 20 <= end < len(frame) else None
+    return (transport, end) if transport + 20 <= end <= len(frame) else None
 
 
 def follows(before: RxFrame, frame: RxFrame) -> bool:
@@ -44,6 +46,9 @@ def follows(before: RxFrame, frame: RxFrame) -> bool:
     if places is None or _headers(other) != places:
         return False
     transport, end = places
+    bare = len(one) == end
+    if bare != (len(other) == end):
+        return False
     wanted = bytearray(one[:end])
     if transport == _ETHERNET + 20:
         wanted[16:18] = (len(other) - _ETHERNET).to_bytes(2, "big")
@@ -54,6 +59,13 @@ def follows(before: RxFrame, frame: RxFrame) -> bool:
             wanted[24:26] = other[24:26] if wanted[24:26] == bytes(2) else wanted[24:26]
     else:
         wanted[18:20] = (len(other) - transport).to_bytes(2, "big")
+    if bare:
+        before_ack, ack = (int.from_bytes(each[transport + 8 : transport + 12], "big") for each in (one, other))
+        if one[transport + 13] != _ACK or frame[2] or not 0 < (ack - before_ack) & 0xFFFFFFFF < 1 << 31:
+            return False
+        wanted[transport + 8 : transport + 12] = other[transport + 8 : transport + 12]
+        wanted[transport + 14 : transport + 18] = other[transport + 14 : transport + 18]
+        return bytes(wanted) == other
     seq = int.from_bytes(one[transport + 4 : transport + 8], "big") + len(one) - end
     wanted[transport + 4 : transport + 8] = (seq & 0xFFFFFFFF).to_bytes(4, "big")
     wanted[transport + 13] = one[transport + 13] & ~_PSH | other[transport + 13] & _PSH

@@ -14,8 +14,13 @@
  * - the sequence number, which is the one after the payload of the frame before;
  * - PSH (RFC 9293 3.9.1.2: a hint to whoever delivers), and the checksum, which the facts vouch for.
  *
- * So an option, time stamps among them, an acknowledgment, a window or a CE mark that is new is walked with. What is
- * compared is known to lie inside the frames: vnet_judge looked at the lengths of frames, the rest is done here. */
+ * So an option, time stamps among them, an acknowledgment, a window or a CE mark that is new is walked with.
+ *
+ * Who is sent bulk answers with bare acknowledgments, one behind the other. One follows another of the same length if it
+ * acknowledges more, whatever its window is, and only the numbers of IPv4 and the checksums differ besides: the last of
+ * them says all there is to know (Linux's tcp_add_to_backlog puts such together for the same reason).
+ *
+ * What is compared is known to lie inside the frames: vnet_judge looked at the lengths of frames, the rest is done here. */
 #include "train.h"
 
 #include <string.h>
@@ -29,6 +34,7 @@ enum {
     TCP_HEADER = 20,
     TCP = 6,
     TCP_PSH = 0x08,
+    TCP_ACK = 0x10,
     MORE_OR_OFFSET = 0x3fff,
 };
 
@@ -39,7 +45,7 @@ struct segment {
     uint32_t payload;            /* bytes */
 };
 
-/* A frame with another end than its packet's has no headers here, and neither has one without payload. */
+/* A frame with another end than its packet's has no headers here. */
 static struct segment look(const uint8_t *frame, const struct vnet_record *r) {
     struct segment s = {.frame = frame};
     uint32_t length = r->end - r->begin, transport;
@@ -60,7 +66,7 @@ static struct segment look(const uint8_t *frame, const struct vnet_record *r) {
         return s;
     }
     uint32_t header = (frame[transport + 12] >> 4) * 4u;
-    if (header < TCP_HEADER || header >= length - transport)
+    if (header < TCP_HEADER || header > length - transport)
         return s;
     s.transport = transport;
     s.headers = transport + header;
@@ -73,8 +79,9 @@ static int same_facts(const struct vnet_record *a, const struct vnet_record *b) 
            a->csum_start == b->csum_start && a->csum_offset == b->csum_offset;
 }
 
-/* Whether all that must not differ between two segments does not. */
-static int continues(const struct segment *a, const struct segment *b) {
+/* Whether all that must not differ between two segments does not; of superframes and others with payload alike, and of bare
+ * acknowledgments. */
+static int continues(const struct segment *a, const struct segment *b, uint32_t gso_type) {
     if (a->headers != b->headers || a->transport != b->transport)
         return 0;
     const uint8_t *p = a->frame, *q = b->frame;
@@ -91,7 +98,13 @@ static int continues(const struct segment *a, const struct segment *b) {
     uint32_t after = a->headers - a->transport - 18;
     p += a->transport;
     q += b->transport;
-    return gw_be32(q + 4) == (uint32_t)(gw_be32(p + 4) + a->payload) && /* next in sequence */
+    if (a->payload == 0) {
+        uint32_t more = gw_be32(q + 8) - gw_be32(p + 8);
+        return b->payload == 0 && gso_type == 0 && memcmp(p + 4, q + 4, 4) == 0 && /* sequence number */
+               more - 1 < INT32_MAX && p[12] == q[12] && p[13] == TCP_ACK && q[13] == TCP_ACK &&
+               memcmp(p + 18, q + 18, after) == 0; /* urgent pointer, options */
+    }
+    return b->payload > 0 && gw_be32(q + 4) == (uint32_t)(gw_be32(p + 4) + a->payload) && /* next in sequence */
            memcmp(p + 8, q + 8, 5) == 0 &&                        /* acknowledgment, length of the header */
            ((p[13] ^ q[13]) & ~TCP_PSH) == 0 &&                   /* flags */
            memcmp(p + 14, q + 14, 2) == 0 &&                      /* window */
@@ -103,7 +116,7 @@ void vnet_mark_followers(const uint8_t *slab, struct vnet_record *records, size_
     for (size_t i = 0; i < count; i++) {
         struct vnet_record *r = &records[i];
         struct segment here = look(slab + r->begin, r);
-        if (here.headers != 0 && before.headers != 0 && same_facts(&records[i - 1], r) && continues(&before, &here))
+        if (here.headers != 0 && before.headers != 0 && same_facts(&records[i - 1], r) && continues(&before, &here, r->gso_type))
             r->flags |= VNET_FOLLOWS;
         before = here;
     }
