@@ -21,8 +21,8 @@ headers, with equal facts, and their headers say the same but for
 * the sequence number, which is the one after the payload of the frame before,
 * PSH, and the checksum of TCP, which the facts vouch for;
 
-or both are bare acknowledgments of the same length, and the second one differs in these, but for sequence number and PSH,
-in its window if at all, and acknowledges more.
+or both are bare acknowledgments of the same length, and the second one differs in these, but for sequence number and
+PSH, in its window if at all, and acknowledges more.
 
 So whatever is decided by headers alone is decided for both; who does not know the flag treats each as the frame it is.
 """

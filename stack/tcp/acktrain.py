@@ -26,8 +26,8 @@ _ECHO: Final = struct.Struct("!28xI")
 
 
 def take_last(sender: Sender, burst: Sequence[RxFrame], at: int) -> int:
-    """The frames from `burst[at]` on that follow a bare acknowledgment which header prediction (`Pcb.fast`) took, by the
-    last of them. Returns the index of the first one not taken."""
+    """The frames from `burst[at]` on that follow a bare acknowledgment which header prediction (`Pcb.fast`) took, by
+    the last of them. Returns the index of the first one not taken."""
     if sender.recovery.engaged or sender.model is not None:
         return at
     end = at + 1

@@ -226,7 +226,8 @@ class Connection(Pcb):
             if self.urgent is None:
                 self.urgent = Urgent(queue.end)
             self.urgent.end = queue.end
-        self.schedule()
+        if not sender.clogged or urgent:
+            self.schedule()
         return taken
 
     def options_changed(self) -> None:

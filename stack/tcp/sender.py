@@ -8,9 +8,10 @@ link's largest superframe allow, handed down as one header and views of the queu
 last piece may be shorter than a multiple of the MSS, and only if Nagle's algorithm lets it (with Minshall's variant:
 a short segment waits only for an earlier *short* segment, so that bulk writes end without a delay).
 
-``flights`` remembers (end, time) of each superframe sent, for round-trip times. SND.NXT goes back after a
-time-out (the peer may have dropped everything), SND.MAX never does. Bytes below ``karn`` were sent more than once,
-and give no RTT sample except by timestamp.
+``flights`` remembers (end, time) of what was sent at once, for round-trip times: as in Linux's tcp_clean_rtx_queue,
+the acknowledgment of a part of it is a sample. SND.NXT goes back after a time-out (the peer may have dropped
+everything), SND.MAX never does. Bytes below ``karn`` were sent more than once, and give no RTT sample except by
+timestamp.
 
 One timer serves all that can be waited for: the RTO while something is in flight; otherwise, with data that may not be
 sent, zero-window probing (RFC 9293 section 3.8.6.1), which is also the ceiling on how long corked data stays.
@@ -124,7 +125,7 @@ class Sender:
         self.push = False  #: send what is there whatever Nagle and cork say, once
         self.more = False  #: the last write said MSG_MORE
         self.small_end = iss  #: end of the last short segment sent (Minshall)
-        self.flights: deque[tuple[int, int]] = deque()  #: (end, sent at ns), oldest first
+        self.flights: deque[tuple[int, int]] = deque()  #: (end, sent at ns), oldest first, each from the end before it
         self.karn = iss  #: end of the highest range ever retransmitted
         self.rtt = RttEstimator()
         self.model: Bbr | None = None  #: `congestion`, if that wants to see every turn
@@ -254,8 +255,11 @@ class Sender:
         acked = ack - una
         sent_at = 0
         flights = self.flights
-        while flights and flights[0][0] <= ack:
-            sent_at = flights.popleft()[1]
+        edge = una
+        while edge < ack and flights:
+            edge, sent_at = flights[0]
+            if edge <= ack:
+                flights.popleft()
         if una >= self.karn:
             if sent_at:
                 self.rtt.sample(now - sent_at)
@@ -352,15 +356,10 @@ class Sender:
         unsent = queue.end - nxt
         superframe = self.superframe
         held = nxt > una and (self.clogged or (unsent >= superframe and crowded(connection)))
-        run = 0
         if unsent > superframe and not held:
-            # Whole superframes, all but the last: nothing about them is a question.
-            room = (window_end if window_end < cwnd_end else cwnd_end) - nxt
-            run = (unsent - 1 if unsent <= room else room) // superframe
-            if run > 0:
-                start, nxt = nxt, nxt + run * superframe
-                plan = list(zip(range(start, nxt, superframe), repeat(superframe), repeat(ACK)))
-                flights.extend(zip(range(start + superframe, nxt + 1, superframe), repeat(now)))
+            plan = self._whole(nxt, unsent, min(window_end, cwnd_end) - nxt, now)
+        run = len(plan)
+        nxt += run * superframe
         while not held and (unsent := queue.end - nxt) > 0:
             size = self._fit(nxt, unsent, window_end, cwnd_end)
             if not size:
@@ -392,16 +391,28 @@ class Sender:
             account(self, nxt, unsent, window_end, unpaced_end, now)
         return sent
 
+    def _whole(self, nxt: int, unsent: int, room: int, now: int) -> list[tuple[int, int, int]]:
+        """The plan's whole superframes, all but the last: nothing about them is a question. There is `room` for so many
+        bytes."""
+        size = self.superframe
+        count = (unsent - 1 if unsent <= room else room) // size
+        if count <= 0:
+            return []
+        end = nxt + count * size
+        self.flights.append((end, now))
+        return list(zip(range(nxt, end, size), repeat(size), repeat(ACK)))  # without a loop: there may be dozens
+
     def _depart(self, plan: list[tuple[int, int, int]], run: int, now: int, idle: bool, small_end: int) -> None:
-        """Send `plan`, or as much of it as a card takes that takes volleys; it begins with a run of so many superframes.
+        """Send `plan`, or as much of it as a card takes that takes volleys; it begins with so many superframes (`run`).
         `small_end` is what it was before.
         """
         start, count, fresh_from = plan[0][0], len(plan), self.snd_max
-        rest = send_volley(self.connection, plan, run) if run > 0 and count > 1 and self.pacer is None else plan
+        rest = send_volley(self.connection, plan, run) if run and count > 1 and self.pacer is None else plan
         flights = self.flights
         if len(plan) < count:  # the card is full
-            for _ in range(count - len(plan)):
+            while flights and flights[-1][0] > start:
                 flights.pop()
+            flights.append((plan[-1][0] + plan[-1][1], self.connection.scheduler.now))
             self.small_end = small_end
             self.cwnd_limited = False
             self.clogged = True

@@ -7,11 +7,11 @@ and the card looks at single frames, `send_volley` makes one header for all of t
 number up in its copies (`stack.link.device.VolleyDevice`). What is on the wire, and in every counter, is what
 `output.emit_burst` would have put there; what does not go this way goes that one.
 
-A card that takes part of a volley is full. The rest stays in the send queue, so that it can be a volley again, until an
-acknowledgment of what the card took says that the guest has emptied it (`Sender.clogged`); that one is to come in any
-case. So do superframes of a connection that has something in flight while the interface has a backlog (`crowded`), which
-sees to it that the card says when there is room: as with TCP Small Queues of Linux, a queue below TCP would only make
-round trips longer.
+A card that takes part of a volley is full. The rest stays in the send queue, so that it can be a volley again, until
+an acknowledgment of what the card took says that the guest has emptied it (`Sender.clogged`); that one is to come in
+any case. So do superframes of a connection that has something in flight while the interface has a backlog
+(`crowded`), which sees to it that the card says when there is room: as with TCP Small Queues of Linux, a queue below
+TCP would only make round trips longer.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from stack.link.device import VolleyHead
     from stack.tcp.pcb import Pcb
 
-#: Superframes handed over at a time: a MiB and what is left over of one, which bounds how long the card keeps its ring to
-#: itself.
+#: Superframes handed over at a time: a MiB and what is left over of one, which bounds how long the card keeps its ring
+#: to itself.
 MOST: Final = 17
 #: A last piece below this (bytes) leaves by itself: it may have to be padded.
 LEAST: Final = 64
@@ -87,17 +87,17 @@ def send_volley(connection: Pcb, plan: list[tuple[int, int, int]], run: int) -> 
     ):
         receiver.quick = -1  # as in `emit_burst`
     window = receiver.advertise()
-    head = final = _head(connection, window, size, ACK)
-    if count > run:
-        final = _head(connection, window, last_size, last_flags)
+    head = last = _head(connection, window, size, ACK)
     place = template.start + 4
     done = 0
     while done < count:
         some = count - done
-        length = (some - 1) * size + last_size
-        last = final
         if some > MOST:
-            some, length, last = MOST, MOST * size, head
+            some, length = MOST, MOST * size
+        else:
+            length = (some - 1) * size + last_size
+            if count > run:
+                last = _head(connection, window, last_size, last_flags)
         first = plan[done][0]
         parts = sender.queue.slice(first, length)
         accepted = launch(template.iface, head, last, some, (place, first & MASK), parts)

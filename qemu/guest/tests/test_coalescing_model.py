@@ -73,6 +73,10 @@ class Flow:
         self.partial = rng.random() < 0.5
         self.superframes = self.partial and self.proto == 6 and rng.random() < 0.7
         self.size = rng.choice((1, 7, 22, 48, 100, 536, 1448) if not self.superframes else (1000, 1449, 2900))
+        self.acks = self.proto == 6 and not self.superframes and rng.random() < 0.3  #: and sends nothing
+        if self.acks:
+            self.size = 0
+        self.ack = rng.choice((5, 0xFFFFFF00))
         self.options = bytes(4 * rng.randrange(0, 4))
         self.seq = rng.choice((1, 0xFFFFFF00))
         self.ident = rng.choice((7, 0xFFFE))
@@ -86,6 +90,8 @@ class Flow:
             return rng.choice(others) if rng.random() < 0.04 else usual
 
         size = max(rarely(self.size, 0, 1, self.size - 1, self.size + 1, self.size // 2), 0)
+        if self.acks:
+            self.ack = (self.ack + rarely(2896, 0, -1, 1 << 31, (1 << 31) - 1)) & 0xFFFFFFFF
         data = rng.randbytes(size)
         src, dst = HOSTS[self.version]
         total = (20 + len(self.options) if self.proto == 6 else 8) + size
@@ -98,7 +104,7 @@ class Flow:
                 dst,
                 *self.ports,
                 seq=(self.seq + rarely(0, 1, -1, size)) & 0xFFFFFFFF,
-                ack=rarely(5, 6),
+                ack=self.ack if self.acks else rarely(5, 6),
                 flags=rarely(
                     builders.ACK, builders.ACK | builders.PSH, 0, builders.FIN | builders.ACK, 0x30, 0x50, 0x90
                 ),
@@ -155,7 +161,7 @@ def test_what_the_card_joins_is_what_the_model_joins(cards: Cards, seed: int) ->
     """Random flows with something wrong now and then: byte for byte the same frames, facts and drops."""
     rng = random.Random(seed)
     joined, before = 0, cards.followers
-    for _ in range(40):
+    for _ in range(60):
         flows = [Flow(rng) for _ in range(rng.choice((1, 1, 2, 3)))]
         flow = flows[0]
         burst = []
@@ -183,6 +189,20 @@ def test_long_runs(cards: Cards) -> None:
         builders.ethernet(OURS, GUEST, 0x0800, builders.ipv4(src, dst, 17, builders.udp(src, dst, 1, 2, bytes(8000))))
     ]
     assert cards.compare([*jumbo * 20]) == 20 - 3
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_bare_acknowledgments_are_a_train(cards: Cards, version: int) -> None:
+    """... for as long as each acknowledges more than the one before, whatever its window is."""
+    src, dst = HOSTS[version]
+    burst: list[NetFrame | bytes] = []
+    for ack, window in ((0xFFFFFFF0, 1), (5, 1), (1000, 7), (1000, 8), (1001, 8), (1000, 8), (1 << 31 | 1000, 8)):
+        segment = builders.tcp(src, dst, 1, 2, seq=7, ack=ack, window=window)
+        packet = builders.ipv4(src, dst, 6, segment) if version == 4 else builders.ipv6(src, dst, 6, segment)
+        burst.append(builders.ethernet(OURS, GUEST, 0x0800 if version == 4 else 0x86DD, packet))
+    before = cards.followers
+    assert cards.compare(burst) == 0
+    assert cards.followers == before + 3  # not one that says the same again, or less, or half the numbers more
 
 
 def test_superframes_of_a_bulk_transfer_are_a_train(cards: Cards) -> None:

@@ -73,6 +73,16 @@ class FullCard(VolleyCard):
         return accepted
 
 
+class DeafCard(FullCard):
+    """... and loses what comes in while it is `deaf`."""
+
+    deaf = False
+
+    def receive(self, budget: int) -> Sequence[RxFrame]:
+        burst = super().receive(budget)
+        return [] if self.deaf else burst
+
+
 class World:
     """A sender behind a card, a receiver at the other end of the cable, a connection between them."""
 
@@ -203,34 +213,86 @@ def test_a_card_that_is_full_keeps_one_superframe_waiting_and_the_rest_in_the_se
 
 
 def test_what_a_full_card_leaves_waits_in_the_send_queue_and_goes_on_as_a_volley() -> None:
-    world = World(FullCard)
+    world = World(DeafCard)
     card, sender = world.card, world.connection.sender
-    assert isinstance(card, FullCard)
+    assert isinstance(card, DeafCard)
     try:
         world.send(bytes(100))  # the ordinary way: the card knows what it is to carry
         world.network.advance(50_000_000)
         assert world.read(1 << 20) == bytes(100)
         sender.congestion.cwnd = sender.sndbuf = sender.snd_wnd = 4 << 20
         start, size = sender.snd_nxt, sender.superframe
-        card.room, card.volleys, small = 3, 0, sender.small_end
+        card.room, card.volleys, card.deaf, small = 3, 0, True, sender.small_end
         data = bytes(range(256)) * 2700 + b"end"
         assert world.send(data) == b""
         assert card.volleys == 1
-        assert world.iface.queued == 1
-        assert sender.snd_nxt == sender.snd_max == start + 4 * size  # three are gone, one waits
-        assert [end for end, _ in sender.flights] == [start + i * size for i in range(1, 5)][-len(sender.flights) :]
+        assert world.iface.queued == 0
+        assert sender.snd_nxt == sender.snd_max == start + 3 * size
+        assert list(sender.flights) == [(start + 3 * size, world.network.clock())]
         assert sender.small_end == small  # the end of it has not left
-        assert sender.unsent == len(data) - 4 * size
-        world.send(b"more")  # what is behind waits as well
-        assert world.iface.queued == 1
+        assert sender.unsent == len(data) - 3 * size
         card.room = 1 << 30
-        card.end.changed()
+        world.send(b"more")  # what is behind waits as well, until what is in flight is acknowledged
+        assert (card.volleys, sender.unsent) == (1, len(data) - 3 * size + 4)
+        card.deaf = False
         got = bytearray()
         for _ in range(200):
             got += world.read(1 << 20)
             world.network.advance(1_000_000)
         assert card.volleys >= 2
         assert got == data + b"more"
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("deaf", [100_000_000, 3_000_000_000])
+def test_a_full_card_is_forgotten_when_the_acknowledgment_is_lost(deaf: int) -> None:
+    """What a full card leaves waits for the acknowledgment of what it took. If that is lost the timer asks for it."""
+    world = World(DeafCard)
+    card, sender = world.card, world.connection.sender
+    assert isinstance(card, DeafCard)
+    try:
+        world.send(bytes(100))
+        world.network.advance(50_000_000)
+        assert world.read(1 << 20) == bytes(100)
+        sender.congestion.cwnd = sender.sndbuf = sender.snd_wnd = 4 << 20
+        data = bytes(range(256)) * 2700
+        card.room, card.deaf = 3, True
+        world.send(data)
+        clogged = [sender.clogged]
+        card.room = 1 << 30
+        world.network.advance(deaf)
+        card.deaf = False
+        got = bytearray()
+        for _ in range(100):
+            world.network.advance(100_000_000)
+            got += world.read(1 << 20)
+        assert got == data
+        assert [*clogged, sender.clogged] == [True, False]
+        assert sender.retransmitted > 0
+    finally:
+        world.close()
+
+
+def test_a_part_of_what_left_at_once_gives_a_round_trip_time() -> None:
+    """As Linux measures one by the acknowledgment of a part of a superframe (tcp_clean_rtx_queue)."""
+    world = World(DeafCard)
+    card, sender = world.card, world.connection.sender
+    assert isinstance(card, DeafCard)
+    try:
+        world.send(bytes(100))
+        world.network.advance(50_000_000)
+        sender.congestion.cwnd = sender.sndbuf = sender.snd_wnd = 4 << 20
+        card.deaf = True
+        began = world.network.clock()
+        world.send(bytes(5 * sender.superframe + 1))
+        scheduler, una, end = world.network.scheduler, sender.snd_una, sender.snd_max
+        assert end == una + 5 * sender.superframe + 1
+        for passed, ack in ((7_000_000, una + sender.mss), (9_000_000, end - 1), (11_000_000, end)):
+            scheduler.now = began + passed
+            sender.acknowledge(ack, None)
+            assert sender.rtt.latest == passed
+        assert not sender.flights
     finally:
         world.close()
 
