@@ -8,6 +8,10 @@ transmitted there. Frames are written as they crossed the seam: a superframe is 
 IP length true, with a comment saying what it becomes on the wire; a checksum left to the device is still the partial
 one, as in any capture on a sending host.
 
+So while frames are recorded none are joined and none land in a reader's buffer, where they could not be seen any more
+(as on a TAP, which has no GRO); what leaves alone or in a volley leaves as ever, and is written frame by frame. While
+the capture is paused, or closed, a device that is tapped is as fast as the device itself.
+
 Times are the Scheduler's plus `epoch_ns`, which the one place that reads clocks passes in (wall clock minus the
 Network's clock); a capture in virtual time starts in 1970.
 
@@ -18,16 +22,18 @@ the rest is not recorded, and the traffic goes on. See docs/decisions/0003-pcapn
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol, Self
 
 from dpkt import pcapng
 
-from stack.link.around import AroundDevice
-from stack.link.device import Buffer, LinkDevice, RxFrame, TxFrame
+from stack.link.device import Buffer, LinkDevice, RxFrame, TxFacts, TxFrame, VolleyHead
 from stack.link.offload import headers_length
+from stack.link.passing import PassingDevice
+from stack.link.volley import unrolled
 from stack.scheduler import Scheduler
 
 LINKTYPE_ETHERNET: Final = 1  # https://www.tcpdump.org/linktypes.html
@@ -78,7 +84,7 @@ class Capture:
         self.packets = 0  #: written so far
         self.bytes = 0  #: length of the file
         self.missed = 0  #: not written because of `error` or `max_bytes`
-        self.paused = False  #: while true nothing is recorded, and nothing counted as missed
+        self.paused = False  #: while true nothing is recorded, and nothing counted as missed; so when it is closed
         self._scheduler = scheduler
         self._epoch_ns = epoch_ns
         self._max_bytes = max_bytes
@@ -166,6 +172,7 @@ class Capture:
                 self._fail(error)
 
     def close(self) -> None:
+        self.paused = True
         self.flush()
         file, self._file = self._file, None
         if file is not None and self._owned:
@@ -210,7 +217,7 @@ class Recorder(Protocol):
     ) -> None: ...
 
 
-class CapturedDevice(AroundDevice):
+class CapturedDevice(PassingDevice):
     """A `LinkDevice` that passes everything on to another one and records it."""
 
     def __init__(self, device: LinkDevice, capture: Recorder, interface: int) -> None:
@@ -234,11 +241,27 @@ class CapturedDevice(AroundDevice):
 
     def transmit(self, burst: Sequence[TxFrame]) -> int:
         accepted = self.device.transmit(burst)
-        if self._capture.paused:
-            return accepted
-        for parts, _, gso_type, header_length, gso_size, _, _ in burst[:accepted]:
-            self._record(OUTBOUND, parts, gso_size if gso_type else 0, header_length)
+        if not self._capture.paused:
+            self._sent(burst[:accepted])
         return accepted
+
+    def _transmit_alone(self, parts: tuple[Buffer, ...], facts: TxFacts) -> bool:
+        accepted = self._alone(parts, facts)
+        if accepted and not self._capture.paused:
+            self._sent([(parts, *facts)])
+        return accepted
+
+    def _transmit_volley(
+        self, head: VolleyHead, last: VolleyHead, count: int, number: tuple[int, int], parts: Sequence[Buffer]
+    ) -> int:
+        accepted = self._volley(head, last, count, number, parts)
+        if accepted and not self._capture.paused:
+            self._sent(islice(unrolled(head, last, count, number, parts), accepted))
+        return accepted
+
+    def _sent(self, frames: Iterable[TxFrame]) -> None:
+        for parts, _, gso_type, header_length, gso_size, _, _ in frames:
+            self._record(OUTBOUND, parts, gso_size if gso_type else 0, header_length)
 
     def _record(self, direction: int, parts: Sequence[Buffer], gso_size: int, header_length: int) -> None:
         self._capture.record(self._interface, direction, parts, gso_size=gso_size, header_length=header_length)

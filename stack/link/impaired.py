@@ -4,9 +4,8 @@ Theory of operation
 -------------------
 `ImpairedDevice` stands between a device (a guest's card, say) and whatever it is plugged into. As long as nothing is
 wrong with the line it costs nothing: `receive` and `transmit` *are* the device's own, and it can what the device can
-besides (`CoalescingDevice`, `LandingDevice`, `LoneDevice`, `VolleyDevice`, `LingeringDevice`). `impair` puts the two
-directions through an `ImpairedPath` each, which see each frame by itself; `mend` takes that out again, once what is
-under way has arrived.
+besides (`stack.link.passing`). `impair` puts the two directions through an `ImpairedPath` each, which see each frame by
+itself; `mend` takes that out again, once what is under way has arrived.
 
 A direction that is not impaired goes through a perfect path while the other one is, so frames never overtake each
 other. What the device refuses waits in a bounded queue, as in a switch's port; what does not fit is dropped and counted
@@ -23,26 +22,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from stack.link.around import AroundDevice
-from stack.link.device import (
-    NOTHING_LANDED,
-    Buffer,
-    CoalescingDevice,
-    Landed,
-    LandingDevice,
-    LingeringDevice,
-    LinkDevice,
-    LoneDevice,
-    RxFrame,
-    TxFacts,
-    TxFrame,
-    VolleyDevice,
-    VolleyHead,
-    Wanted,
-)
+from stack.link.device import LinkDevice, RxFrame, TxFrame
 from stack.link.impairment import ImpairedPath, Impairment, PathStats
 from stack.link.loopback import FrameQueue
 from stack.link.offload import as_transmit
+from stack.link.passing import PassingDevice
 from stack.scheduler import NS_PER_S, Scheduler
 
 #: Bytes that may wait at each end: one TCP window of the default limit.
@@ -52,8 +36,10 @@ PERFECT: Final = Impairment(per_packet=False)
 PARTITION: Final = Impairment(loss=1.0)
 
 
-class ImpairedDevice(AroundDevice):
+class ImpairedDevice(PassingDevice):
     """A `LinkDevice` around `device`: use it in its place. The device is closed with it."""
+
+    passes: bool
 
     def __init__(self, scheduler: Scheduler, device: LinkDevice) -> None:
         super().__init__(device)
@@ -66,24 +52,7 @@ class ImpairedDevice(AroundDevice):
         self._outbox: deque[TxFrame] = deque()
         self._outbox_bytes = 0
         self._suppressed = False
-        self.receive: Callable[[int], Sequence[RxFrame]]
-        self.transmit: Callable[[Sequence[TxFrame]], int]
         self._direct()
-        # What the device cannot, this one has not: whoever uses it looks for the method.
-        if isinstance(device, CoalescingDevice):
-            self._coalesced = device.receive_coalesced
-            self.receive_coalesced = self._receive_coalesced
-        if isinstance(device, LoneDevice):
-            self._alone = device.transmit_alone
-            self.transmit_alone = self._transmit_alone
-        if isinstance(device, LandingDevice):
-            self._landing = device.receive_landing
-            self.receive_landing = self._receive_landing
-        if isinstance(device, VolleyDevice):
-            self._volley = device.transmit_volley
-            self.transmit_volley = self._transmit_volley
-        if isinstance(device, LingeringDevice):
-            self.linger = device.linger
         device.on_change = self._device_changed
 
     # -- what may be wrong --------------------------------------------------------------------------------------------
@@ -91,12 +60,7 @@ class ImpairedDevice(AroundDevice):
     @property
     def impaired(self) -> bool:
         """Frames go through paths; not the case before `impair` and some time after `mend`."""
-        return self._out is not None
-
-    @property
-    def passes(self) -> bool:
-        """Nothing is done with frames (see stack.link.direct)."""
-        return self._out is None
+        return not self.passes
 
     def impair(self, to_device: Impairment | None = None, from_device: Impairment | None = None) -> None:
         """Lock held. From the next frame on the line is like this; None is a perfect direction.
@@ -107,6 +71,7 @@ class ImpairedDevice(AroundDevice):
             self._out = ImpairedPath(self._scheduler, to_device or PERFECT, self._deliver_out)
             self._in = ImpairedPath(self._scheduler, from_device or PERFECT, self._deliver_in)
             self._stats = self._out.stats, self._in.stats
+            self.passes = False
             self.receive = self._receive_impaired
             self.transmit = self._transmit_impaired
             self._changed()
@@ -149,29 +114,9 @@ class ImpairedDevice(AroundDevice):
         self._clear()
         self.device.close()
 
-    def _receive_coalesced(self, budget: int) -> tuple[Sequence[RxFrame], int, int]:
-        if self._in is None:
-            return self._coalesced(budget)
-        frames = self._receive_impaired(budget)
-        return frames, len(frames), sum(len(frame[0]) for frame in frames)
-
-    def _transmit_alone(self, parts: tuple[Buffer, ...], facts: TxFacts) -> bool:
-        return self._out is None and self._alone(parts, facts)
-
-    def _receive_landing(
-        self, budget: int, wanted: Wanted, ground: memoryview
-    ) -> tuple[Sequence[RxFrame], int, int, Landed]:
-        if self._in is None:
-            return self._landing(budget, wanted, ground)
-        return *self._receive_coalesced(budget), NOTHING_LANDED
-
-    def _transmit_volley(
-        self, head: VolleyHead, last: VolleyHead, count: int, number: tuple[int, int], parts: Sequence[Buffer]
-    ) -> int:
-        return self._volley(head, last, count, number, parts) if self._out is None else 0
-
     def _direct(self) -> None:
         self._out = self._in = None
+        self.passes = True
         self.receive = self.device.receive
         self.transmit = self.device.transmit
 

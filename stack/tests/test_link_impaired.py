@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -12,23 +12,18 @@ from stack import Network
 from stack.link import Impairment, cable
 from stack.link.device import (
     NOTHING_LANDED,
-    Buffer,
     CoalescingDevice,
-    Landed,
     LandingDevice,
     LingeringDevice,
-    LinkDevice,
     LoneDevice,
-    RxFrame,
-    TxFacts,
     VolleyDevice,
-    VolleyHead,
     Wanted,
 )
 from stack.link.impaired import PARTITION, ImpairedDevice, Moment, Timeline
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.testing.clock import ManualClock
 from stack.testing.links import RecorderDevice
+from stack.tests.able_device import AbleDevice
 
 
 class World:
@@ -230,54 +225,6 @@ def test_what_the_device_refuses_waits_and_what_is_too_much_is_dropped() -> None
             assert line.transmit([frame]) == 1
             line.close()
         assert device.closed
-
-
-class AbleDevice(RecorderDevice):
-    """A device that can what a guest's card can: join frames, take volleys, look on by itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lingered = 0
-
-    def receive_coalesced(self, budget: int) -> tuple[Sequence[RxFrame], int, int]:
-        frames = self.receive(budget)
-        size = sum(len(frame[0]) for frame in frames)
-        joined = memoryview(b"".join(frame[0] for frame in frames))
-        return ([(joined, 0, 0, 0, 0, 0)] if frames else []), len(frames), size
-
-    def receive_landing(
-        self, budget: int, wanted: Wanted, ground: memoryview
-    ) -> tuple[Sequence[RxFrame], int, int, Landed]:
-        frames, count, size = self.receive_coalesced(budget)
-        ground[:size] = frames[0][0]
-        return [], count, size, (count, count, size, size, 0, 0)
-
-    def transmit_volley(
-        self,
-        head: VolleyHead,
-        last: VolleyHead,
-        count: int,
-        number: tuple[int, int],
-        parts: Sequence[Buffer],
-    ) -> int:
-        return self.transmit([((head[0], b"".join(parts)), *head[1])]) * count
-
-    def transmit_alone(self, parts: tuple[Buffer, ...], facts: TxFacts) -> bool:
-        return self.transmit([(parts, *facts)]) == 1
-
-    def linger(self) -> None:
-        self.lingered += 1
-
-
-ABILITIES = (CoalescingDevice, LandingDevice, LoneDevice, VolleyDevice, LingeringDevice)
-
-
-@pytest.mark.parametrize("ability", ABILITIES)
-@pytest.mark.parametrize("device", [RecorderDevice, AbleDevice])
-def test_a_line_can_what_its_device_can(device: type[LinkDevice], ability: type) -> None:
-    with Network(clock=ManualClock()) as network:
-        inside = device()
-        assert isinstance(ImpairedDevice(network.scheduler, inside), ability) == isinstance(inside, ability)
 
 
 def test_a_bad_line_sees_each_frame_by_itself() -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Final
 from qemu.guest.bench.farend import WRITTEN_BYTES, FarEnd, echo, sink, source
 from qemu.guest.bench.figure import Measured
 from stack import Network, Stack
+from stack.link import LinkDevice
 from vhost_user import NetDevice, Server
 
 GATEWAY: Final = "10.0.2.2"
@@ -50,13 +51,15 @@ class RigError(RuntimeError):
 
 
 @contextmanager
-def served_card(*, offload: bool = True) -> Iterator[tuple[Stack, Path]]:
-    """A Stack with a card that listens on a socket file for a front-end."""
+def served_card(
+    *, offload: bool = True, around: Callable[[Network, NetDevice], LinkDevice] = lambda _, device: device
+) -> Iterator[tuple[Stack, Path]]:
+    """A Stack with a card that listens on a socket file for a front-end. `around` says what the Stack sees of it."""
     with tempfile.TemporaryDirectory(prefix="guestwire-rig-") as directory, Network() as network, Server() as server:
         network.start()
         stack = network.stack("gw")
         device = NetDevice(mac=bytes.fromhex("52540077aa01"), offload=offload)
-        stack.add_interface(device, addresses=[f"{GATEWAY}/24"])
+        stack.add_interface(around(network, device), addresses=[f"{GATEWAY}/24"])
         path = Path(directory) / "net"
         server.listen(device, path=path)
         yield stack, path

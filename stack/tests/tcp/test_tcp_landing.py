@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from stack.link.around import AroundDevice
+from stack.link.capture import INBOUND
+from stack.link.capture_ring import CaptureRing
 from stack.link.device import NEEDS_CSUM, NOTHING_LANDED, Landed, LandingDevice, RxFrame, TxFrame, Wanted
 from stack.tcp.connection import Connection
 from stack.tcp.landing import BULK, GROUND, Landing
@@ -377,6 +379,32 @@ def test_a_closed_socket_lands_nothing(reader: tuple[Reader, Flood]) -> None:
     assert node.iface.landing is None
     node.feed(flood.next(1))
     assert node.strip.landed == 0
+
+
+class Recorded(Reader):
+    """... through a tap."""
+
+    def around(self, wire: Any) -> Any:
+        self.ring = CaptureRing(self.network.scheduler, limit=1 << 30)
+        return self.ring.tap(super().around(wire), "eth0")
+
+
+def test_while_frames_are_recorded_none_lands() -> None:
+    """Recording begins and ends while the reader's buffer waits for more; each frame is either recorded or may land."""
+    with closing(Recorded(Way(), lands=True)) as node:
+        flood = Flood(node)
+        assert node.read_into(400_000, flood.next(1)) == expected(0, SIZE)
+        node.ring.frames.clear()
+        read, fed, landed = SIZE, [], 0
+        for paused in (True, False, False, True, False, True, True):
+            node.ring.paused = paused
+            frames = flood.next(1)
+            assert node.read_into(400_000, frames) == expected(read, SIZE)
+            read += SIZE
+            landed += paused
+            fed += [] if paused else [bytes(frame[0]) for frame in frames]
+            assert node.strip.landed == landed
+            assert [each.data for each in node.ring.frames if each.direction == INBOUND] == fed
 
 
 def test_the_model_is_what_it_stands_for() -> None:
