@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 #: What is read at most, and what is written at a time, in every row and beside every peer.
-_CHUNK_BYTES: Final = 256 << 10
+READ_BYTES: Final = 512 << 10
 WRITTEN_BYTES: Final = 1 << 20
+#: What an echo reads at most: each read makes an object of so many bytes.
+_ECHOED_BYTES: Final = 256 << 10
 _WAIT_SECONDS: Final = 30.0
 
 
@@ -99,7 +101,7 @@ class FarEnd:
 
 def sink(connection: Any, transfer: Transfer) -> None:
     """Read until the peer is done."""
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    buffer = memoryview(bytearray(READ_BYTES))
     while size := connection.recv_into(buffer):
         transfer.ended = time.monotonic()
         transfer.began = transfer.began or transfer.ended
@@ -122,6 +124,6 @@ def source(seconds: float) -> Callable[[Any, Transfer], None]:
 
 def echo(connection: Any, transfer: Transfer) -> None:
     """Answer every piece with itself."""
-    while data := connection.recv(_CHUNK_BYTES):
+    while data := connection.recv(_ECHOED_BYTES):
         connection.sendall(data)
         transfer.bytes += len(data)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from qemu.guest.bench.farend import WRITTEN_BYTES, FarEnd, echo, sink, source
+from qemu.guest.bench.farend import READ_BYTES, WRITTEN_BYTES, FarEnd, echo, sink, source
 from qemu.guest.bench.figure import Measured
 from stack import Network, Stack
 from stack.link import LinkDevice
@@ -41,7 +41,7 @@ class WorkingSet:
 
 
 #: Guest memory, of which a whole window is in flight most of the time; slabs, two bursts of them; the reader's buffer.
-TO_SOCKET: Final = WorkingSet(4 << 20, 1 << 20, 256 << 10)
+TO_SOCKET: Final = WorkingSet(4 << 20, 1 << 20, READ_BYTES)
 #: The writer's buffer; guest memory, 256 receive buffers of 4 KiB; what the driver copies them out to.
 TO_DRIVER: Final = WorkingSet(WRITTEN_BYTES, 1 << 20, 1 << 20)
 
