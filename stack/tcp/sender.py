@@ -20,7 +20,6 @@ sent, zero-window probing (RFC 9293 section 3.8.6.1), which is also the ceiling 
 from __future__ import annotations
 
 from collections import deque
-from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
 from stack.scheduler import NS_PER_MS
@@ -30,6 +29,7 @@ from stack.tcp.congestion import Bbr, CongestionControl
 from stack.tcp.limits import NEVER_LIMITED, Limit, account
 from stack.tcp.output import emit_burst
 from stack.tcp.pacing import Pacer, sent_paced, set_pace
+from stack.tcp.plan import fit, whole
 from stack.tcp.recovery import LossRecovery, RecoveryPhase
 from stack.tcp.rtt import RTO_MIN, RttEstimator
 from stack.tcp.sack_recovery import SackRecovery
@@ -357,11 +357,11 @@ class Sender:
         superframe = self.superframe
         held = nxt > una and (self.clogged or (unsent >= superframe and crowded(connection)))
         if unsent > superframe and not held:
-            plan = self._whole(nxt, unsent, min(window_end, cwnd_end) - nxt, now)
+            plan = whole(self, nxt, unsent, min(window_end, cwnd_end) - nxt, now)
         run = len(plan)
         nxt += run * superframe
         while not held and (unsent := queue.end - nxt) > 0:
-            size = self._fit(nxt, unsent, window_end, cwnd_end)
+            size = fit(self, nxt, unsent, window_end, cwnd_end)
             if not size:
                 break
             flags = ACK
@@ -391,17 +391,6 @@ class Sender:
             account(self, nxt, unsent, window_end, unpaced_end, now)
         return sent
 
-    def _whole(self, nxt: int, unsent: int, room: int, now: int) -> list[tuple[int, int, int]]:
-        """The plan's whole superframes, all but the last: nothing about them is a question. There is `room` for so many
-        bytes."""
-        size = self.superframe
-        count = (unsent - 1 if unsent <= room else room) // size
-        if count <= 0:
-            return []
-        end = nxt + count * size
-        self.flights.append((end, now))
-        return list(zip(range(nxt, end, size), repeat(size), repeat(ACK)))  # without a loop: there may be dozens
-
     def _depart(self, plan: list[tuple[int, int, int]], run: int, now: int, idle: bool, small_end: int) -> None:
         """Send `plan`, or as much of it as a card takes that takes volleys; it begins with so many superframes (`run`).
         `small_end` is what it was before.
@@ -412,7 +401,7 @@ class Sender:
         if len(plan) < count:  # the card is full
             while flights and flights[-1][0] > start:
                 flights.pop()
-            flights.append((plan[-1][0] + plan[-1][1], self.connection.scheduler.now))
+            flights.append((plan[-1][0] + plan[-1][1], now))
             self.small_end = small_end
             self.cwnd_limited = False
             self.clogged = True
@@ -435,42 +424,6 @@ class Sender:
         self.push = False
         if self.recovery.engaged:
             self.recovery.on_sent(now)
-
-    def _fit(self, nxt: int, unsent: int, window_end: int, cwnd_end: int) -> int:
-        """How much of the `unsent` bytes from `nxt` on may go now, if it is not a whole superframe."""
-        mss = self.mss
-        size = min(unsent, self.superframe)
-        room = min(window_end, cwnd_end) - nxt
-        if size > room:
-            if cwnd_end <= window_end:
-                self.cwnd_limited = True
-            if room >= mss:
-                return room - room % mss
-            # Less than a segment fits. RFC 9293 section 3.8.6.2.1: half of the largest window at least, and only if
-            # nothing is in flight whose ACK could open the window further.
-            if room <= 0 or nxt > self.snd_una or nxt + room != window_end:
-                return 0
-            return room if room * 2 >= self.max_window or self.push else 0
-        if size == unsent:
-            tail = size % mss
-            if tail:
-                if self._may_send_short(nxt):
-                    self.small_end = nxt + size
-                else:
-                    size -= tail
-        return size
-
-    def _may_send_short(self, nxt: int) -> bool:
-        """Nagle (RFC 9293 section 3.7.4, RFC 896) and cork, for a last piece shorter than a segment."""
-        if nxt < self.snd_max or self.fin_queued or self.push:
-            return True
-        connection = self.connection
-        if connection.urgent is not None and connection.urgent.end > self.snd_una:
-            return True  # as Linux: urgent data does not wait
-        options = connection.options
-        if options.cork or self.more:
-            return False
-        return options.nodelay or self.small_end <= self.snd_una
 
     def sent_again(self, start: int, end: int) -> None:
         """[start, end) leaves not for the first time."""

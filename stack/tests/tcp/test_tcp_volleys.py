@@ -14,6 +14,7 @@ import pytest
 
 from stack.link.device import RxFrame, TxFrame
 from stack.tcp.receiver import QUICK_ACKS
+from stack.tcp.sender import Sender
 from stack.tests.tcp.card_world import Card, DeafCard, VolleyCard, World
 
 
@@ -94,15 +95,24 @@ def test_a_card_that_is_full_keeps_one_superframe_waiting_and_the_rest_in_the_se
         assert world.near.netns.tcp.stats.retransmitted == 0
 
 
-def test_what_a_full_card_leaves_waits_in_the_send_queue_and_goes_on_as_a_volley() -> None:
+@contextmanager
+def wide_open() -> Iterator[tuple[World, DeafCard, Sender]]:
+    """A world whose card knows what it is to carry, since the first bytes went the ordinary way; windows are wide."""
     world = World(DeafCard)
     card, sender = world.card, world.connection.sender
     assert isinstance(card, DeafCard)
     try:
-        world.send(bytes(100))  # the ordinary way: the card knows what it is to carry
+        world.send(bytes(100))
         world.network.advance(50_000_000)
         assert world.read(1 << 20) == bytes(100)
         sender.congestion.cwnd = sender.sndbuf = sender.snd_wnd = 4 << 20
+        yield world, card, sender
+    finally:
+        world.close()
+
+
+def test_what_a_full_card_leaves_waits_in_the_send_queue_and_goes_on_as_a_volley() -> None:
+    with wide_open() as (world, card, sender):
         start, size = sender.snd_nxt, sender.superframe
         card.room, card.volleys, card.deaf, small = 3, 0, True, sender.small_end
         data = bytes(range(256)) * 2700 + b"end"
@@ -123,21 +133,12 @@ def test_what_a_full_card_leaves_waits_in_the_send_queue_and_goes_on_as_a_volley
             world.network.advance(1_000_000)
         assert card.volleys >= 2
         assert got == data + b"more"
-    finally:
-        world.close()
 
 
 @pytest.mark.parametrize("deaf", [100_000_000, 3_000_000_000])
 def test_a_full_card_is_forgotten_when_the_acknowledgment_is_lost(deaf: int) -> None:
     """What a full card leaves waits for the acknowledgment of what it took. If that is lost the timer asks for it."""
-    world = World(DeafCard)
-    card, sender = world.card, world.connection.sender
-    assert isinstance(card, DeafCard)
-    try:
-        world.send(bytes(100))
-        world.network.advance(50_000_000)
-        assert world.read(1 << 20) == bytes(100)
-        sender.congestion.cwnd = sender.sndbuf = sender.snd_wnd = 4 << 20
+    with wide_open() as (world, card, sender):
         data = bytes(range(256)) * 2700
         card.room, card.deaf = 3, True
         world.send(data)
@@ -152,19 +153,11 @@ def test_a_full_card_is_forgotten_when_the_acknowledgment_is_lost(deaf: int) -> 
         assert got == data
         assert [*clogged, sender.clogged] == [True, False]
         assert sender.retransmitted > 0
-    finally:
-        world.close()
 
 
 def test_a_part_of_what_left_at_once_gives_a_round_trip_time() -> None:
     """As Linux measures one by the acknowledgment of a part of a superframe (tcp_clean_rtx_queue)."""
-    world = World(DeafCard)
-    card, sender = world.card, world.connection.sender
-    assert isinstance(card, DeafCard)
-    try:
-        world.send(bytes(100))
-        world.network.advance(50_000_000)
-        sender.congestion.cwnd = sender.sndbuf = sender.snd_wnd = 4 << 20
+    with wide_open() as (world, card, sender):
         card.deaf = True
         began = world.network.clock()
         world.send(bytes(5 * sender.superframe + 1))
@@ -175,8 +168,6 @@ def test_a_part_of_what_left_at_once_gives_a_round_trip_time() -> None:
             sender.acknowledge(ack, None)
             assert sender.rtt.latest == passed
         assert not sender.flights
-    finally:
-        world.close()
 
 
 def test_an_answer_that_leaves_in_a_volley_carries_the_acknowledgment() -> None:
