@@ -16,13 +16,13 @@ FRTO_SEGMENTS: Final = 2  # new segments after the first ACK; sections 2.1 and 3
 FRTO_WINDOW: Final = 3  # segments, when the time-out was right after all; step 3a
 
 
-def judge(recovery: SackRecovery, board: Scoreboard) -> None:
-    """RFC 5682 section 3.1: what this turn's news say about the time-out."""
+def judge(recovery: SackRecovery, board: Scoreboard) -> bool:
+    """RFC 5682 section 3.1: what this turn's news say about the time-out. True: it was spurious."""
     sender = recovery.sender
     congestion = sender.congestion
     if recovery.frto == 1:
         if not recovery.advanced:
-            return  # step 2: only the ACK of the retransmission itself counts
+            return False  # step 2: only the ACK of the retransmission itself counts
         recovery.frto_end = sender.snd_max
         edge = sender.snd_una + sender.snd_wnd
         if sender.queue.end > sender.snd_max and edge >= sender.snd_max + sender.mss:
@@ -37,5 +37,6 @@ def judge(recovery: SackRecovery, board: Scoreboard) -> None:
         if max(sender.snd_una, board.highest_sacked) > recovery.frto_end:
             # (3a) the new data overtook the old: that is lost
             congestion.cwnd = min(congestion.cwnd, FRTO_WINDOW * sender.mss)
-        elif recovery.original:
-            recovery.undo()  # (3b)
+        else:
+            return recovery.original  # (3b)
+    return False

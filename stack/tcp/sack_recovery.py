@@ -1,4 +1,4 @@
-"""Loss recovery with SACK: scoreboard, RACK-TLP (RFC 8985), PRR (RFC 9937), F-RTO (RFC 5682), undo (RFC 3522, 3708).
+"""Loss recovery with SACK: what the scoreboard, RACK-TLP (RFC 8985), PRR (RFC 9937) and F-RTO (RFC 5682) come to.
 
 Theory of operation
 -------------------
@@ -13,11 +13,9 @@ is what it would count as in flight though it is not (sacked, or lost), so that 
 SND.NXT never goes back here: after a time-out what is lost is marked, and goes again as slow start permits.
 
 The connection's one retransmission timer stands for three (RFC 8985 section 8): reordering (``reorder_at``), probe
-(``sender.tail_probe``) and RTO. Which it is, is decided when it expires.
+(``sender.tail_probe``, see `tailprobe`) and RTO. Which it is, is decided when it expires.
 
-A reduction that proves unneeded is taken back: by timestamps (the ACK answers the original, RFC 3522), by D-SACK (all
-that was sent again was there already, RFC 3708), after a time-out also by F-RTO, which sends new data instead of more
-retransmissions and looks at what the next ACK is about.
+A reduction that proves unneeded is taken back (`undo`).
 """
 
 from __future__ import annotations
@@ -31,28 +29,28 @@ from stack.tcp.prr import RateReduction
 from stack.tcp.rack import Rack
 from stack.tcp.recovery import RecoveryPhase
 from stack.tcp.scoreboard import Run, Scoreboard
-from stack.tcp.seqnum import HALF, MASK, older, unwrap
-from stack.tcp.singles import send_one_new
+from stack.tcp.seqnum import HALF, MASK, unwrap
+from stack.tcp.tailprobe import probe_answered, probe_when_due, watch_tail
+from stack.tcp.undo import remember, take_back, take_back_if_unneeded
 from stack.wire.tcp import ACK, FIN
 
 if TYPE_CHECKING:
     from stack.tcp.sender import Sender
 
-DELAYED_ACK_MAX: Final = 200 * NS_PER_MS  # ns; WCDelAckT of RFC 8985 section 7.2
 MOST_BLOCKS: Final = 4  # an option has no room for more
 
 
 class SackRecovery:
     __slots__ = (
         "_delivered",
-        "_dsack",
-        "_echo",
         "advanced",
         "beyond",
         "board",
         "delivered",
+        "dsack",
         "dsacks",
         "duplicates",
+        "echo",
         "eifel",
         "engaged",
         "extra",
@@ -102,8 +100,8 @@ class SackRecovery:
         self.advanced = False  # SND.UNA moved
         self.reported = False  # a block told something new
         self.original = False  # data sent before the time-out, and once only, arrived
-        self._dsack = False
-        self._echo: int | None = None  # TSecr of the first ACK that advanced
+        self.dsack = False  # a D-SACK block was among them
+        self.echo: int | None = None  # TSecr of the first ACK that advanced
 
     # --- what the peer says --------------------------------------------------------------------------------------
 
@@ -112,7 +110,7 @@ class SackRecovery:
         sender = self.sender
         una = sender.snd_una
         if not self.advanced:
-            self._echo = echo
+            self.echo = echo
         self.advanced = True
         self.duplicates = 0
         fresh = acked
@@ -123,7 +121,7 @@ class SackRecovery:
                     self._arrived(run, echo)
             self._delivered += fresh
         if self.probe_end is not None and una >= self.probe_end:
-            self._probe_answered(una)
+            probe_answered(self, una)
         return fresh
 
     def on_sack(self, blocks: tuple[tuple[int, int], ...], ack: int, echo: int | None) -> None:
@@ -141,7 +139,7 @@ class SackRecovery:
         if not edges:
             return
         if self.board is None:
-            self._engage()
+            self.engage()
         board = self.board
         assert board is not None
         for left, right in edges:
@@ -149,7 +147,7 @@ class SackRecovery:
                 self._delivered += run.end - run.start
                 self.reported = True
                 self._arrived(run, echo)
-        self._watch_tail()
+        watch_tail(self)
 
     def on_duplicate_ack(self) -> None:
         """An ACK without news but perhaps with blocks: those are what counts."""
@@ -171,7 +169,7 @@ class SackRecovery:
         """D-SACK: [left, right) arrived twice."""
         sender = self.sender
         self.dsacks += 1
-        self._dsack = True
+        self.dsack = True
         sender.connection.layer.stats.dsacks_in += 1
         if self.probe_end is not None and right == self.probe_end and self.probe_again:
             self.probe_end = None  # RFC 8985 section 7.4.2: the probe was not needed
@@ -188,7 +186,7 @@ class SackRecovery:
         sender = self.sender
         board = self.board
         sent = False
-        self._check_undo()
+        take_back_if_unneeded(self)
         if self.phase and sender.snd_una >= self.recover:
             self._recovered()
         if board is not None and board.runs:
@@ -206,8 +204,8 @@ class SackRecovery:
                 self._enter(now)
             if self.phase is RecoveryPhase.RECOVERY and (self._delivered or lost):
                 self._reduce(board, safe=self.advanced and not lost)
-            if self.frto:
-                judge(self, board)
+            if self.frto and judge(self, board):
+                take_back(self)
             if board.lost and not self.frto:
                 sent = self._resend(board, now)
             self._await_reordering(now, timeout)
@@ -215,8 +213,8 @@ class SackRecovery:
             self.reorder_at = None
         self.delivered += self._delivered
         self._delivered = 0
-        self.advanced = self.reported = self.original = self._dsack = False
-        self._echo = None
+        self.advanced = self.reported = self.original = self.dsack = False
+        self.echo = None
         self._settle()
         return sent
 
@@ -230,18 +228,10 @@ class SackRecovery:
         self.beyond = False
         outstanding = sender.flight - board.sacked + self._delivered
         self.prr = RateReduction(outstanding)
-        self._remember()
+        remember(self)
         # Not RFC 6675's FlightSize, which counts what is sacked, too: a second event would raise ssthresh.
         sender.congestion.on_loss(outstanding, now)
-        self._watch_tail()
-
-    def _remember(self) -> None:
-        """cwnd is about to be reduced."""
-        board = self.board
-        self.undo_from = self.sender.snd_una
-        self.eifel = board is not None and bool(board.runs) and not board.runs[0].retransmitted
-        self.undo_bytes = self.undo_resent = 0
-        self.undo_stamp = None
+        watch_tail(self)
 
     def _reduce(self, board: Scoreboard, *, safe: bool) -> None:
         sender = self.sender
@@ -262,7 +252,7 @@ class SackRecovery:
         congestion.on_recovered()
         self.phase = RecoveryPhase.OPEN
         self.frto = 0
-        self._watch_tail()
+        watch_tail(self)
 
     def _resend(self, board: Scoreboard, now: int) -> bool:
         """Lost runs again, oldest first, as far as cwnd allows."""
@@ -287,7 +277,7 @@ class SackRecovery:
                     if size <= 0:
                         break
                 run = board.resend(index, size, now)
-                self._plan(plan, run, data_end)
+                self.plan(plan, run, data_end)
                 room -= run.end - run.start
             index += 1
         if plan:
@@ -301,7 +291,8 @@ class SackRecovery:
                 self.undo_stamp = sender.connection.timestamp()
         return bool(plan)
 
-    def _plan(self, plan: list[tuple[int, int, int]], run: Run, data_end: int) -> None:
+    def plan(self, plan: list[tuple[int, int, int]], run: Run, data_end: int) -> None:
+        """`run` goes again: adds it to what `emit_burst` will be given. Behind `data_end` there is only FIN."""
         flags = ACK
         size = run.end - run.start
         if run.end > data_end:
@@ -322,38 +313,6 @@ class SackRecovery:
         if self.board is not None:
             self.prr.sent += self.board.extend(self.sender.snd_max, now)
 
-    # --- spurious ------------------------------------------------------------------------------------------------
-
-    def _check_undo(self) -> None:
-        if self.undo_from is None:
-            return
-        stamp = self.undo_stamp
-        if self.advanced and stamp is not None and self.sender.snd_una > self.undo_from:
-            # RFC 3522: the first ACK for new data tells which transmission it answers.
-            self.undo_stamp = None
-            self.eifel = False
-            if self._echo and older(self._echo, stamp):
-                self.undo()
-                return
-        if self._dsack and self.undo_bytes <= 0 < self.undo_resent:
-            self.undo()
-
-    def undo(self) -> None:
-        """What was believed lost was late."""
-        sender = self.sender
-        sender.congestion.undo()
-        sender.connection.layer.stats.spurious += 1
-        self.undo_from = self.undo_stamp = None
-        self.frto = 0
-        if self.board is not None:
-            self.board.lost_nothing()
-        if self.phase is RecoveryPhase.LOSS:
-            sender.backoff = 0
-        self.phase = RecoveryPhase.OPEN
-        self.beyond = False
-        self.rack.reordering_seen = True
-        self._watch_tail()
-
     # --- timers --------------------------------------------------------------------------------------------------
 
     def _await_reordering(self, now: int, timeout: int) -> None:
@@ -363,17 +322,6 @@ class SackRecovery:
         elif self.reorder_at is not None:
             self.reorder_at = None
             self.sender.rearm(now)
-
-    def _watch_tail(self) -> None:
-        """A probe is for a tail that may be lost without anybody noticing (RFC 8985 section 7.2)."""
-        sender = self.sender
-        board = self.board
-        before = sender.tail_probe
-        sender.tail_probe = (
-            self.phase is RecoveryPhase.OPEN and self.probe_end is None and not (board and (board.sacked or board.lost))
-        )
-        if before and not sender.tail_probe and sender.snd_una < sender.snd_max:
-            sender.rearm(sender.connection.scheduler.now)  # the timer was set for the probe, which is sooner
 
     def on_timer(self, now: int) -> bool:
         """The timer expired. True if that was not the RTO."""
@@ -385,59 +333,15 @@ class SackRecovery:
             return True
         if not sender.tail_probe or sender.backoff:
             return False
-        rtt = sender.rtt
-        patience = rtt.pto
-        if sender.flight <= sender.mss:
-            patience += DELAYED_ACK_MAX
-        due = max(sender.last_sent, sender.progress_at) + min(patience, rtt.rto)
-        if now < due:
-            sender.connection.timers.retransmit.arm(due)
-            return True
-        self._probe(now)
+        probe_when_due(self, now)
         return True
-
-    def _probe(self, now: int) -> None:
-        """RFC 8985 section 7.3: one segment, new if possible, else the last one again."""
-        sender = self.sender
-        self.engaged = True
-        self.probe_again = not send_one_new(sender)
-        if self.probe_again:
-            if self.board is None:
-                self._engage()
-            board = self.board
-            assert board is not None
-            last = board.runs[-1]
-            whole = last.end - last.start
-            run = board.cut_tail(whole % sender.mss or min(whole, sender.mss))
-            run.retransmitted = True
-            run.sent_at = now
-            plan: list[tuple[int, int, int]] = []
-            self._plan(plan, run, sender.queue.end)
-            emit_burst(sender.connection, plan)
-            sender.last_sent = now
-        self.probe_end = sender.snd_max
-        sender.tail_probe = False
-        sender.connection.layer.stats.tail_probes += 1
-        sender.connection.timers.retransmit.arm(now + sender.rtt.rto)
-
-    def _probe_answered(self, una: int) -> None:
-        """RFC 8985 section 7.4.2: SND.UNA is at or beyond the probe's end."""
-        if not self.probe_again:
-            self.probe_end = None
-        elif self.probe_end is not None and una > self.probe_end:
-            # No D-SACK came: the probe repaired a loss, which is congestion all the same.
-            self.probe_end = None
-            if self.phase is RecoveryPhase.OPEN:
-                sender = self.sender
-                sender.congestion.on_loss(sender.flight, sender.connection.scheduler.now)
-        self._watch_tail()
 
     def on_timeout(self) -> None:
         """RTO: RFC 6298, RFC 8985 section 6.3, RFC 2018 section 8."""
         sender = self.sender
         now = sender.connection.scheduler.now
         if self.board is None:
-            self._engage()
+            self.engage()
         board = self.board
         assert board is not None
         again = self.phase is RecoveryPhase.LOSS and sender.snd_una < self.recover
@@ -449,7 +353,7 @@ class SackRecovery:
             if number == 0 or run.sent_at + self.rack.rtt <= now:
                 board.lose(run)
         if not again:
-            self._remember()
+            remember(self)
             self.frto = 1
         self.phase = RecoveryPhase.LOSS
         self.beyond = False
@@ -458,7 +362,7 @@ class SackRecovery:
         self.reorder_at = None
         self.duplicates = 0
         self._delivered = 0
-        self._watch_tail()
+        watch_tail(self)
 
     def resend_first(self, now: int) -> None:
         """The oldest segment leaves at once, after a time-out."""
@@ -468,7 +372,7 @@ class SackRecovery:
             sender = self.sender
             run = board.resend(0, sender.mss, now)
             plan: list[tuple[int, int, int]] = []
-            self._plan(plan, run, sender.queue.end)
+            self.plan(plan, run, sender.queue.end)
             emit_burst(sender.connection, plan)
             sender.last_sent = now
             if self.undo_stamp is None and self.eifel:
@@ -478,13 +382,14 @@ class SackRecovery:
     def resend_everything(self) -> None:
         """The path became narrower: what is in flight was too big. No congestion in that (RFC 1191 section 6.4)."""
         if self.board is None:
-            self._engage()
+            self.engage()
         assert self.board is not None
         self.board.lose_all()
 
     # --- the scoreboard's life -----------------------------------------------------------------------------------
 
-    def _engage(self) -> None:
+    def engage(self) -> None:
+        """Make a scoreboard of what is in flight."""
         sender = self.sender
         self.board = Scoreboard.begin(sender.snd_una, sender.snd_max, sender.flights, sender.karn)
         self.engaged = True
@@ -503,4 +408,4 @@ class SackRecovery:
                 sender.flights.extend((run.end, run.sent_at) for run in board.runs)
                 self.board = None
         self.engaged = self.board is not None or self.probe_end is not None
-        self._watch_tail()
+        watch_tail(self)
