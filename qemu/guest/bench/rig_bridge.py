@@ -1,8 +1,9 @@
 """Queue pairs on the driver rig: what a second thread brings to work that is all C.
 
 Two cards with two pairs each, and a guest's driver behind each of them, in this process. One guest's transmit rings are
-filled and the other's receive rings are empty; the helper is woken; then, and only then, the clock runs: while the first
-card moves all frames to the second. The drivers' part is not measured and does not take the second core away meanwhile.
+filled and the other's receive rings are empty; the helper is woken; then, and only then, the clock runs: while the
+first card moves all frames to the second. The drivers' part is not measured and does not take the second core away
+meanwhile.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def multiqueue(seconds: float, *, threads: int = 2, size: int = 1514) -> Measure
 
 
 def _look_up(card: NetDevice, other: NetDevice) -> None:
-    """Wake the helper, who has gone to sleep while the drivers worked, as he does not between bursts of a flow that goes
-    on: calls that look at the rings and move nothing, since `other` is said to take nothing."""
+    """Wake the helper, who has gone to sleep while the drivers worked, as he does not between bursts of a flow that
+    goes on: calls that look at the rings and move nothing, since `other` is said to take nothing."""
     ready = time.perf_counter_ns() + _WAKING_NS
     while time.perf_counter_ns() < ready:
         card.forward(256, 0, (other,))
