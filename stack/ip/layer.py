@@ -3,7 +3,8 @@
 Theory of operation
 -------------------
 The layer owns what both directions need: the interfaces, which addresses are ours, the routing tables, who handles
-which protocol, the port tables. The work is done by its parts: `Ipv4Input`, `Ipv6Input`, `IpOutput`, `Icmp4`, `Icmp6`.
+which protocol, the port tables. The work is done by its parts: `Ipv4Input`, `Ipv6Input`, `NextHops`, `IpOutput`,
+`Icmp4`, `Icmp6`.
 
 Anything that may change where a packet goes (an address, a route, a link, a path MTU) bumps ``generation``. A caller
 keeps the `Route` it got and compares ``route.generation`` with ``ip.generation`` before each use: one integer
@@ -32,6 +33,7 @@ from stack.ip.igmp import Igmp
 from stack.ip.input4 import Ipv4Input
 from stack.ip.input6 import Ipv6Input
 from stack.ip.mld import Mld
+from stack.ip.nexthop import NextHops, is_group
 from stack.ip.output import IpOutput
 from stack.ip.packet import IcmpError, IpPacket, PacketHandler, PacketKind
 from stack.ip.ping import PingTable
@@ -42,9 +44,9 @@ from stack.ip.ports import PortTable
 from stack.ip.ratelimit import MAX_PEERS, IcmpRateLimit
 from stack.ip.raw import RawTable
 from stack.ip.route import Route, RouteEntry, RouteKind
-from stack.ip.source import SourceSelection, select4
+from stack.ip.source import SourceSelection
 from stack.ip.source_route import SourceRoutes
-from stack.link.device import TxFrame
+from stack.ip.undelivered import Undelivered
 from stack.wire import icmp, icmpv6, igmp, ipv4, ipv6
 from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from stack.wire.ethernet import HEADER_LENGTH as ETHERNET_LENGTH
@@ -56,14 +58,6 @@ if TYPE_CHECKING:
 
 MAX_CACHED_ROUTES: Final = 4096
 MIN_PATH_MTU: Final = 552  # Linux: net.ipv4.route.min_pmtu; nobody talks us into smaller packets
-
-_REFUSALS: Final = {
-    RouteKind.BLACKHOLE: errno.EINVAL,
-    RouteKind.UNREACHABLE: errno.EHOSTUNREACH,
-    RouteKind.PROHIBIT: errno.EACCES,
-}
-_ERROR_HOST_UNREACHABLE: Final = (icmp.UNREACHABLE, icmp.HOST_UNREACHABLE)
-_ERROR_ADDRESS_UNREACHABLE: Final = (icmpv6.UNREACHABLE, icmpv6.ADDRESS_UNREACHABLE)
 
 
 class IpLayer:
@@ -93,6 +87,7 @@ class IpLayer:
         self.standing_groups: set[bytes] = set()  #: those we are in by being what we are
         self._cache: dict[tuple[bytes, bytes | None, int, int], Route] = {}
         self._path_mtus = PathMtus(scheduler, self.invalidate)
+        self._determine = NextHops(self, self._path_mtus).determine
         self._mtu6: dict[int, int] = {}  # by ifindex: what a router advertised, less than the link's own
         self.forwarding = Forwarding(self)
         self.source_routes = SourceRoutes(self)
@@ -118,6 +113,7 @@ class IpLayer:
         arrivals = Arrivals(self)
         self.arrival = arrivals.of
         self.owner = arrivals.owner
+        self._undelivered = Undelivered(self).tell
         self.igmp = Igmp(self)
         self.mld = Mld(self)
         self.raw = RawTable(self)  #: who wants copies of the packets of a protocol
@@ -155,7 +151,7 @@ class IpLayer:
         if route is None or route.generation != self.generation:
             if len(self._cache) >= MAX_CACHED_ROUTES:
                 self._cache.clear()
-            route = self._cache[key] = self._find_route(dst, src, oif, mark)
+            route = self._cache[key] = self._determine(dst, src, oif, mark)
         return route
 
     def preferred_source(self, dst: bytes, temporary: bool | None, *, oif: int = 0, mark: int = 0) -> bytes | None:
@@ -241,7 +237,7 @@ class IpLayer:
         """May a socket bind to `address`? Ours, a broadcast address or group of ours, or in 127/8."""
         if len(address) == 4 and ipv4.is_loopback(address):
             return True
-        return address in self.local or address in self.broadcasts or _is_group(address)
+        return address in self.local or address in self.broadcasts or is_group(address)
 
     def is_own_unicast(self, address: bytes) -> bool:
         """Is `address` one that packets from us carry as source?"""
@@ -284,7 +280,7 @@ class IpLayer:
         iface.handlers[ETHERTYPE_IPV4] = self.input4.receive if iface.loopback else self._entry4
         iface.handlers[ETHERTYPE_IPV6] = self.input6.receive
         iface.solicit6 = self.icmp6.ndp.solicit
-        iface.on_unreachable = self._unreachable
+        iface.on_unreachable = self._undelivered
         iface.on_link_change = self._link_changed
         self.refresh()
 
@@ -304,15 +300,19 @@ class IpLayer:
         self.refresh()
         return gone
 
+    def table(self, address: bytes) -> RoutingPolicy:
+        """The routes of the address's family."""
+        return self.routes4 if len(address) == 4 else self.routes6
+
     def add_route(self, entry: RouteEntry) -> bool:
         """False if the same line is there already."""
-        added = self._table(entry.network).add(entry)
+        added = self.table(entry.network).add(entry)
         self.invalidate()
         return added
 
     def remove_route(self, entry: RouteEntry) -> bool:
         """False if it is not there."""
-        removed = self._table(entry.network).remove(entry)
+        removed = self.table(entry.network).remove(entry)
         self.invalidate()
         return removed
 
@@ -371,145 +371,5 @@ class IpLayer:
         self.generation += 1
         self._cache.clear()
 
-    # --- inside -------------------------------------------------------------------------------------------------
-
-    def _table(self, address: bytes) -> RoutingPolicy:
-        return self.routes4 if len(address) == 4 else self.routes6
-
     def _link_changed(self, _iface: Interface, _what: str) -> None:
         self.invalidate()
-
-    def _find_route(self, dst: bytes, src: bytes | None, oif: int, mark: int) -> Route:
-        if oif and oif not in self.interfaces:
-            raise NetError(errno.ENODEV)
-        width = len(dst)
-        if not any(dst):
-            dst = ipv4.LOOPBACK if width == 4 else ipv6.LOOPBACK
-        kind = self.local.get(dst)
-        if oif and kind is PacketKind.UNICAST and width == 16 and ipv6.is_link_local(dst) and not self._has(oif, dst):
-            kind = None  # ours on another link
-        if kind is PacketKind.UNICAST or (width == 4 and ipv4.is_loopback(dst) and kind is not PacketKind.BROADCAST):
-            if not self.loopback.up:
-                raise NetError(errno.ENETUNREACH)
-            return self._make(self.loopback, src or dst, dst, dst, RouteKind.LOCAL)
-        if kind is PacketKind.BROADCAST or dst == ipv4.LIMITED_BROADCAST:
-            iface = self._broadcast_interface(dst, src, oif)
-            return self._make(iface, src or self._source(iface, dst, dst), dst, dst, RouteKind.BROADCAST)
-        group = _is_group(dst)
-        if group and oif:
-            iface = self.interfaces[oif]
-            return self._make(iface, src or self._source(iface, dst, dst), dst, dst, RouteKind.MULTICAST)
-        entry = self._table(dst).lookup(dst, oif, src, mark)
-        if entry is None:
-            raise NetError(errno.ENETUNREACH)
-        if entry.iface is None:
-            raise NetError(_REFUSALS.get(entry.kind, errno.ENETUNREACH))
-        iface, gateway = entry.hop(dst, src, oif)
-        if gateway is not None and self.local.get(gateway) is PacketKind.UNICAST:
-            gateway = None  # our own address stands for the link, as on Linux
-        next_hop = dst if group or gateway is None else gateway
-        route_kind = RouteKind.MULTICAST if group else RouteKind.UNICAST
-        source = src or entry.src or self._source(iface, dst, next_hop)
-        route = self._make(iface, source, dst, next_hop, route_kind)
-        if entry.metrics:
-            route.mtu = min(route.mtu, entry.metrics.get("mtu") or route.mtu)
-        return route
-
-    def _has(self, index: int, address: bytes) -> bool:
-        return any(each.address == address for each in self.interfaces[index].addresses)
-
-    def _make(self, iface: Interface, src: bytes, dst: bytes, next_hop: bytes, kind: RouteKind) -> Route:
-        # lo's 65536 is more than IPv4 can say
-        mtu = self.mtu6(iface) if len(dst) == 16 else min(iface.mtu, ipv4.MAX_TOTAL_LENGTH)
-        known = self._path_mtus.get(dst)
-        if known is not None:
-            mtu = min(mtu, known)
-        return Route(iface, src, dst, next_hop, mtu, kind, self.generation)
-
-    def _broadcast_interface(self, dst: bytes, src: bytes | None, oif: int) -> Interface:
-        """Whose subnet `dst` is the broadcast of; for 255.255.255.255 the source's or the default route's."""
-        if oif:
-            return self.interfaces[oif]
-        if ipv4.is_loopback(dst):
-            return self.loopback
-        for iface in self.interfaces.values():
-            for each in iface.addresses:
-                ours = dst in (each.broadcast, each.network) or each.address == src
-                if iface.up and ours and each.broadcast is not None:
-                    return iface
-        entry = self.routes4.lookup(dst)
-        if entry is None or entry.iface is None:
-            raise NetError(errno.ENETUNREACH)
-        return entry.iface
-
-    def _source(self, iface: Interface, dst: bytes, next_hop: bytes) -> bytes:
-        """The address to send from, see `stack.ip.source`."""
-        if len(dst) == 16:
-            found = self.source_selection.select6(dst, iface, self.interfaces.values())
-            if found is None:
-                raise NetError(errno.EADDRNOTAVAIL)
-            return found
-        # An interface not yet configured may still ask for an address.
-        return select4(next_hop, iface, self.interfaces.values(), on_link=dst == next_hop) or ipv4.ANY
-
-    def _unreachable(self, iface: Interface, frames: list[TxFrame]) -> None:
-        """Packets whose next hop never answered: their transports are told as by a router (EHOSTUNREACH)."""
-        for frame in frames:
-            whole = memoryview(b"".join(frame[0]))
-            datagram = whole[ETHERNET_LENGTH:]
-            ipv4_frame = whole[ETHERNET_LENGTH - 1] == ETHERTYPE_IPV4 & 0xFF
-            if (datagram[0] >> 4 == 4) is not ipv4_frame:
-                continue  # a header that a raw socket made up
-            if ipv4_frame:
-                _, _, _, _, fragment, _, proto, _, src, dst = ipv4.HEADER.unpack_from(datagram)
-                payload = datagram[(datagram[0] & 0x0F) * 4 :]
-                kind, code = _ERROR_HOST_UNREACHABLE
-                first = not fragment & ipv4.OFFSET_MASK
-            else:
-                _, _, proto, _, src, dst = ipv6.HEADER.unpack_from(datagram)
-                payload = datagram[ipv6.HEADER_LENGTH :]
-                kind, code = _ERROR_ADDRESS_UNREACHABLE
-                first = True
-                if proto == ipv6.FRAGMENT_HEADER:
-                    if len(payload) < ipv6.FRAGMENT_HEADER_LENGTH:
-                        continue
-                    header, payload = ipv6.parse_fragment(payload)
-                    proto, first = header.next_header, not header.offset
-            if not self.is_own_unicast(src):
-                self._tell_sender(iface, datagram, kind, code)
-            elif first:
-                self.deliver_error(
-                    IcmpError(
-                        version=4 if len(src) == 4 else 6,
-                        type=kind,
-                        code=code,
-                        errno=errno.EHOSTUNREACH,
-                        hard=False,
-                        mtu=0,
-                        info=0,
-                        src=src,
-                        local=src,
-                        remote=dst,
-                        proto=proto,
-                        payload=payload,
-                    )
-                )
-
-    def _tell_sender(self, iface: Interface, datagram: memoryview, kind: int, code: int) -> None:
-        """A packet passed on whose next hop never answered (RFC 1812 5.2.7.1, RFC 4861 7.2.2)."""
-        if datagram[0] >> 4 == 4:
-            _, tos, total, _, _, ttl, proto, _, src, dst = ipv4.HEADER.unpack_from(datagram)
-            version, length, send = 4, (datagram[0] & 0x0F) * 4, self.icmp4.send_error
-        else:
-            first, payload_length, proto, ttl, src, dst = ipv6.HEADER.unpack_from(datagram)
-            version, length, send = 6, ipv6.HEADER_LENGTH, self.icmp6.send_error
-            tos, total = first >> 20 & 0xFF, length + payload_length
-        payload = datagram[length:total]
-        packet = IpPacket(
-            version, src, dst, proto, ttl, tos, payload, True, 0, iface, datagram, 0, length, total, PacketKind.UNICAST
-        )
-        send(packet, kind, code)
-
-
-def _is_group(address: bytes) -> bool:
-    return 224 <= address[0] <= 239 if len(address) == 4 else address[0] == 0xFF
