@@ -27,7 +27,7 @@ import select
 import threading
 from typing import TYPE_CHECKING, Final, Protocol
 
-from stack.network import Alarm
+from stack.alarm import Alarm
 from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.token import PATROL
 

@@ -3,9 +3,9 @@
 Theory of operation
 -------------------
 A Network owns what is shared by the stacks, links and guests joined together: the lock, the Scheduler, and the
-*sources* of work (interfaces, switch ports, vsock ports). It never waits and reads no clock of its own: `poll(now)`
-runs one **turn** at the time it is told, so a test can drive a whole network by hand. Waiting is the runner's business
-(`stack.runner`), which is built on the same turns.
+*sources* of work (interfaces, switch ports, vsock ports: `stack.sources`). It never waits and reads no clock of its
+own: `poll(now)` runs one **turn** at the time it is told, so a test can drive a whole network by hand. Waiting is the
+runner's business (`stack.runner`), which is built on the same turns.
 
 A turn: due timers; sources whose descriptor is readable; sources that reported work through `on_ready`; deferred work
 (ACKs, bursts to transmit); and last the marked pollees are settled, which wakes threads. Each source is served at most
@@ -31,23 +31,20 @@ somebody wants in, and let him.
 from __future__ import annotations
 
 import errno
-import logging
-import os
 import random
-import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, TypeVar
 
 from stack import core
-from stack.bursts import Bursts, NetworkStats, histogram
+from stack.bursts import NetworkStats, histogram
 from stack.errors import NetError
 from stack.scheduler import Randomness, Scheduler
 from stack.socket.base import AGAIN, Again, Timeout
 from stack.socket.poll import Pollee
+from stack.sources import Sources
 
 if TYPE_CHECKING:
     from stack.iface.source import Source
@@ -62,8 +59,6 @@ INLINE_ROUNDS: Final = 32
 MAX_EVENTS: Final = 64
 #: Where bursts of a source that was detached in the same turn are counted: nobody looks.
 _DETACHED: Final = histogram()
-
-_LOG: Final = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -104,29 +99,6 @@ class Runner(Protocol):
     def stop(self) -> None: ...
 
 
-class Alarm:
-    """An eventfd to register edge triggered; closed with its owner."""
-
-    __slots__ = ("_fd",)
-
-    def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def ring(self) -> None:
-        if self._fd >= 0:
-            os.eventfd_write(self._fd, 1)
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    __del__ = close
-
-
 class Network:
     """One world of stacks and links. Make stacks with `stack(name)`; join links with `attach`."""
 
@@ -144,21 +116,19 @@ class Network:
         self.scheduler = Scheduler(rng=rng if rng is not None else random.SystemRandom())
         self.marks: list[Pollee] = []
         self.stats = NetworkStats()
-        self._names: dict[str, int] = {}  # how many sources were called so
-        self._bursts: dict[Source, Bursts] = {}
-        self._taken: dict[Source, list[int]] = {}  # the histograms in them: looked up for every burst
         self.closed = False
         self.vacant = False  #: closed, and nothing left but threads on their way out
         self.stacks: dict[str, core.Stack] = {}
         #: Until when (ns) whoever polls sleeps without looking; 0 while nobody does.
         self.asleep_until = 0
-        self.epoll = select.epoll()
-        self.alarm = Alarm()  #: ends a sleep in `epoll`
-        self.epoll.register(self.alarm, select.EPOLLIN | select.EPOLLET)
-        self._fds: dict[Source, int] = {}  # every attached source and its descriptor (-1: none)
-        self._by_fd: dict[int, Source] = {}
-        self._ready: dict[Source, None] = {}
-        self.hot: dict[Source, None] = {}  #: suppressed sources
+        sources = Sources(self.stats)
+        self._sources = sources
+        self.epoll, self.alarm = sources.epoll, sources.alarm
+        # Of `sources`, what every turn looks at.
+        self._fds, self._by_fd = sources.fds, sources.by_fd
+        self._ready = sources.ready
+        self._taken = sources.taken
+        self.hot = sources.hot  #: suppressed sources
         self._disposals: deque[Callable[[], None]] = deque()
         self.runner = Network.make_runner(self, clock)
         self.clock = self.runner.clock
@@ -178,16 +148,7 @@ class Network:
 
     def attach_locked(self, source: Source, name: str = "") -> None:
         """As `attach`, the lock held already. `name`: what `stats.sources` calls it, if not by its own name."""
-        if source in self._fds:
-            return
-        bursts = Bursts(self._source_name(source, name), getattr(source, "sent_bursts", None))
-        self._bursts[source] = bursts
-        self._taken[source] = bursts.taken
-        self.stats.sources[bursts.name] = bursts
-        source.on_ready = partial(self._ready.__setitem__, source, None)
-        self._fds[source] = -1
-        self._register(source)
-        self._ready[source] = None
+        self._sources.add(source, name)
 
     def detach(self, source: Source) -> None:
         """Never touch `source` again. Unknown sources are no error."""
@@ -196,39 +157,7 @@ class Network:
 
     def detach_locked(self, source: Source) -> None:
         """As `detach`, the lock held already."""
-        fd = self._fds.pop(source, None)
-        if fd is None:
-            return
-        source.on_ready = None
-        del self._taken[source], self.stats.sources[self._bursts.pop(source).name]
-        self._ready.pop(source, None)
-        self.hot.pop(source, None)
-        self._unregister(fd)
-
-    def _source_name(self, source: Source, name: str) -> str:
-        """One that no other source has."""
-        wanted = name or str(getattr(source, "name", "")) or type(source).__name__
-        number = self._names[wanted] = self._names.get(wanted, 0) + 1
-        return wanted if number == 1 else f"{wanted} #{number}"
-
-    def _register(self, source: Source) -> None:
-        """Follow a change of the source's descriptor."""
-        old, new = self._fds[source], source.fileno()
-        if new == old:
-            return
-        self._unregister(old)
-        self._fds[source] = new
-        if new >= 0:
-            self.epoll.register(new, select.EPOLLIN)
-            self._by_fd[new] = source
-
-    def _unregister(self, fd: int) -> None:
-        if fd >= 0 and self._by_fd.pop(fd, None) is not None:
-            try:
-                self.epoll.unregister(fd)
-            except OSError as error:  # closed before it was detached: the kernel forgot it by itself
-                if error.errno not in (errno.EBADF, errno.ENOENT):
-                    raise
+        self._sources.remove(source)
 
     @property
     def polls_descriptors(self) -> bool:
@@ -319,7 +248,7 @@ class Network:
         fds = self._fds
         for source in batch:
             if source.fileno() != fds.get(source, -1):
-                self._register(source)
+                self._sources.follow(source)
             count = source.service(BUDGET)
             self._taken.get(source, _DETACHED)[count.bit_length()] += 1
             if count:  # maybe there is more than one burst
@@ -497,8 +426,7 @@ class Network:
 
     def release(self) -> None:
         """Lock held: the last thread has left a closed Network. Closed earlier, its alarm would not wake a sleeper."""
-        self.epoll.close()
-        self.alarm.close()
+        self._sources.close()
 
     def __enter__(self) -> Self:
         self.start()
