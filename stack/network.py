@@ -214,11 +214,8 @@ class Network:
             fired = scheduler.run_timers() if heap and heap[0][0] <= now else 0
             served = 0
             hot = self.hot
-            for fd, _ in events:
-                source = self._by_fd.get(fd)
-                if source is not None and source not in hot:
-                    hot[source] = None
-                    source.suppress()
+            if events:
+                self._heat(events)
             if hot:
                 taken = self._taken
                 for source in tuple(hot):
@@ -239,6 +236,15 @@ class Network:
             stats.timers += fired
         stats.served += served
         return bool(served or fired or deferred or self._ready)
+
+    def _heat(self, events: list[tuple[int, int]]) -> None:
+        """Their descriptors are readable: from now on they are asked each turn, and need not say so again."""
+        hot = self.hot
+        for fd, _ in events:
+            source = self._by_fd.get(fd)
+            if source is not None and source not in hot:
+                hot[source] = None
+                source.suppress()
 
     def _serve_ready(self) -> int:
         ready = self._ready
@@ -351,7 +357,8 @@ class Network:
                     raise closed_error()
                 self.stats.calls += 1
                 scheduler = self.scheduler
-                scheduler.now = self.clock()
+                clock = self.clock
+                scheduler.now = clock()
                 try:
                     result = attempt(*args)
                 finally:
@@ -365,6 +372,25 @@ class Network:
             looked: T | Again = self.call(self._look, (attempt, args))
             return looked
         return self.runner.block_on(pollee, events, timeout, attempt, args)
+
+    def briefly(self, step: Callable[[Any, Any], bool], one: Any, two: Any) -> bool:
+        """See `stack.socket.base.Waiting.briefly`."""
+        if self.lock.locked():
+            return False
+        with self.lock:
+            if self.closed:
+                return False
+            scheduler = self.scheduler
+            clock = self.clock
+            scheduler.now = clock()
+            try:
+                done = step(one, two)
+            finally:
+                if scheduler.deferred or self._ready or self.marks or self._disposals or self.asleep_until:
+                    self.finish()
+            if done:
+                self.stats.calls += 1
+            return done
 
     def _look(self, attempt: Callable[..., T], args: tuple[Any, ...]) -> T:
         """A call that may not wait takes one turn itself, so that it sees what has arrived.

@@ -60,7 +60,7 @@ from stack.scheduler import NS_PER_S, NS_PER_US
 from stack.socket.base import AGAIN, Again, Timeout
 from stack.socket.poll import ALWAYS, Pollee
 from stack.switching import SwitchInterval
-from stack.token import Token
+from stack.token import ABSENCE, Token
 from stack.virtual import VirtualRunner
 from stack.waiter import Waiter
 
@@ -80,6 +80,9 @@ SIGNAL_GAP: Final = 1.0
 
 #: The interpreter has one switch interval, whatever the number of Networks.
 SWITCHING: Final = SwitchInterval()
+
+#: Absences that are no matter, ns: far from where they are.
+BRIEF: Final = ABSENCE // 4
 
 _NO_EVENTS: Final[list[tuple[int, int]]] = []
 
@@ -166,7 +169,11 @@ class _RealRunner(Token):
         network = self.network
         began = quiet_since = now = network.scheduler.now
         if pollee.left:
-            pollee.learn(now - pollee.left)
+            away = now - pollee.left
+            if away < BRIEF and pollee.absence < BRIEF:
+                pollee.left = 0  # nothing to learn: as ever
+            else:
+                pollee.learn(away)
         deadline = FOREVER if timeout is None else now + timeout
         network.asleep_until = 0
         self._glances += 1
@@ -183,7 +190,8 @@ class _RealRunner(Token):
                 finally:
                     network.finish()
                 if result is not AGAIN:
-                    self._patience.learn(now - began)
+                    if now != began:  # what was there at once was not waited for
+                        self._patience.learn(now - began)
                     self.depart(pollee, now)
                     return result
                 if self.heir is not None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: buffer for small bursts.
 _INDEX: Final = 8
 _ONE_SMALL: Final = SMALL_BURST - _INDEX
+_unpack_record: Final = RECORD.unpack_from
 
 
 class Intake:
@@ -49,7 +50,7 @@ class Intake:
         self.inbox: Any = ffi.addressof(self._taking, "inbox")  #: struct vnet_inbox *
         self.inbox.records, self.inbox.chunks, self.inbox.drops = self._records, self._chunks, self.drops
         self._strip = Strip(self._taking)
-        self._asked = (0, 0)  # budget and join, as `_taking` says them
+        self._budget = self._join = 0  # as `_taking` says them
 
     def place(self, ring: Virtqueue) -> None:
         """This ring is the one `take` and `take_landing` will be asked for."""
@@ -59,7 +60,7 @@ class Intake:
         """Up to `budget` frames; and of how many frames and bytes of the guest they are made. `join`: neighbours of one
         flow are put together (csrc/gro.c)."""
         taking = self._taking
-        if self._asked != (budget, join):  # attributes of C's cost what a call of Python's does
+        if budget != self._budget or join != self._join:  # attributes of C's cost what a call of Python's does
             self._ask(budget, join)
         chains = ring.take(taking)
         if not chains:
@@ -67,7 +68,7 @@ class Intake:
             return [], 0, 0
         if chains == 1:
             # A question, an answer, or one superframe; of the small ones C has left everything in `_small`.
-            begin, end, _, flags, gso_type, gso_size, start, offset = RECORD.unpack_from(self._record_bytes)
+            begin, end, _, flags, gso_type, gso_size, start, offset = _unpack_record(self._record_bytes)
             if 0 < end <= _ONE_SMALL:  # 0: it was bad
                 size = end - begin
                 self.frames += 1
@@ -88,7 +89,7 @@ class Intake:
         """As `take` with neighbours joined, but the payload of the first frames goes to `ground` if it is `wanted`
         there."""
         taking = self._taking
-        if self._asked != (budget, 1):
+        if budget != self._budget or self._join != 1:
             self._ask(budget, 1)
         chains, landed = self._strip.take(ring, taking, wanted, ground)
         if not chains and not landed[0]:
@@ -105,6 +106,6 @@ class Intake:
         return frames, count, size, landed
 
     def _ask(self, budget: int, join: int) -> None:
-        self._asked = budget, join
+        self._budget, self._join = budget, join
         self._taking.budget = min(budget, self._most)
         self._taking.join = join

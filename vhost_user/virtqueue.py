@@ -79,6 +79,8 @@ _BY_ADDRESS: Final = 4096
 OWED_LOOKS: Final[int] = lib.GW_OWED_LOOKS
 
 _EXTERNAL: Final = lib.GW_PART_EXTERNAL
+_take_one: Final[Any] = lib.gw_take_one
+_push_one: Final[Any] = lib.gw_vring_push_one
 _ONE: Final = lib.GW_PUSH_ONE
 _MERGE: Final = lib.GW_PUSH_MERGE
 _SPLIT: Final = lib.GW_PUSH_SPLIT
@@ -143,14 +145,19 @@ class Virtqueue(RingControl):
 
     def take(self, take: Any) -> int:
         """As `pop`, with everything judged in the same call (`struct gw_take *`, csrc/take.h); how many chains."""
-        self._gate.acquire()
+        gate = self._gate
+        acquire, release = (
+            gate.acquire,
+            gate.release,
+        )  # as methods they would be looked for in vain first
+        acquire()
         try:
             if not self._live:
                 return 0
-            count: int = lib.gw_take_one(take)
+            count: int = _take_one(take)
             return count if count >= 0 else self._check(count)
         finally:
-            self._gate.release()
+            release()
 
     def push(self, frames: Sequence[Sequence[bytes | bytearray | memoryview]], *, header_fixup: int = -1) -> int:
         """Copy frames into device-writable chains, in order; returns how many were accepted.
@@ -171,17 +178,21 @@ class Virtqueue(RingControl):
 
         `patiently`: the guest's call may wait for the next one, or until `elapse` has counted `OWED_LOOKS`.
         """
-        mode, at = (_ONE, 0) if header_fixup < 0 else (_MERGE, header_fixup)
+        mode, at = _MERGE, header_fixup
+        if header_fixup < 0:
+            mode, at = _ONE, 0
         if patiently:
             mode |= lib.GW_PUSH_PATIENTLY
-        self._gate.acquire()
+        gate = self._gate
+        acquire, release = gate.acquire, gate.release  # see `take`
+        acquire()
         try:
             if not self._live:
                 return 0
-            accepted: int = lib.gw_vring_push_one(self._ring, mode, at, frame, len(frame))
+            accepted: int = _push_one(self._ring, mode, at, frame, len(frame))
             return accepted if accepted >= 0 else self._check(accepted)
         finally:
-            self._gate.release()
+            release()
 
     def push_volley(
         self,

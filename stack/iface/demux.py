@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from stack.errors import DropReason
 from stack.iface.facts import TO_ALL, TO_GROUP, TO_US
 from stack.link.device import FOLLOWS, RxFrame
-from stack.wire import ethernet
+from stack.wire.ethernet import BROADCAST, HEADER_LENGTH
 
 if TYPE_CHECKING:
     from stack.iface.interface import Interface
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _OWN: Final = ~FOLLOWS
 #: destination, ethertype
 _DESTINATION: Final = struct.Struct("!6s6xH")
+_unpack: Final = _DESTINATION.unpack_from
 
 
 def deliver(iface: Interface, burst: Sequence[RxFrame]) -> None:
@@ -27,8 +28,8 @@ def deliver(iface: Interface, burst: Sequence[RxFrame]) -> None:
     last = len(burst) - 1
     if not last:  # a question, an answer, an acknowledgment: as below, without the loop
         frame, flags, gso_type, gso_size, _, _ = burst[0]
-        if len(frame) >= ethernet.HEADER_LENGTH:
-            dst, ethertype = _DESTINATION.unpack_from(frame)
+        if len(frame) >= HEADER_LENGTH:
+            dst, ethertype = _unpack(frame)
             if dst == mac and ethertype in handlers:
                 handlers[ethertype](iface, frame, TO_US, flags & _OWN, gso_size if gso_type else 0)
                 return
@@ -36,14 +37,14 @@ def deliver(iface: Interface, burst: Sequence[RxFrame]) -> None:
     for at, (frame, flags, gso_type, gso_size, _, _) in enumerate(burst):
         if at < onward:
             continue
-        if len(frame) < ethernet.HEADER_LENGTH:
+        if len(frame) < HEADER_LENGTH:
             iface.drops.count(DropReason.TOO_SHORT)
             continue
-        dst, ethertype = _DESTINATION.unpack_from(frame)
+        dst, ethertype = _unpack(frame)
         if dst == mac:
             kind = TO_US
         elif dst[0] & 1:
-            kind = TO_ALL if dst == ethernet.BROADCAST else TO_GROUP
+            kind = TO_ALL if dst == BROADCAST else TO_GROUP
         else:
             iface.drops.count(DropReason.OTHER_HOST)
             continue

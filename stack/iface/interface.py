@@ -185,10 +185,11 @@ class Interface:
         """Retry what the device refused, then take and handle one burst of up to `budget` frames."""
         if self._ready:
             self.flush()
-        if self._coalesced is None or self.taps or self.rx_hooks:
+        coalesced = self._coalesced
+        if coalesced is None or self.taps or self.rx_hooks:
             return show(self, self.device.receive(budget))
         if self.landing is None or not self.up:
-            burst, count, size = self._coalesced(budget)
+            burst, count, size = coalesced(budget)
         else:
             assert self.lands is not None
             burst, count, size = self.landing.receive(self.lands, budget)
@@ -233,7 +234,8 @@ class Interface:
         ):
             self.enqueue((parts, *facts), length)
             return
-        if self._alone is not None and self._alone(parts, facts):
+        alone = self._alone
+        if alone is not None and alone(parts, facts):
             stats = self.stats
             stats.tx_packets += 1
             stats.tx_bytes += length

@@ -83,10 +83,11 @@ class HeaderTemplate:
 
     def good(self, generation: int, ttl: int, tos: int) -> bool:
         """Whether it is still what `IpLayer.output` would write; `generation` is the layer's."""
-        return (
-            self.macs is self.neighbour.header
-            and self.generation == generation
-            and self.ttl == ttl
-            and self.tos == tos
-            and self.iface.up
-        )
+        if (
+            self.macs is not self.neighbour.header
+            or self.generation != generation
+            or self.ttl != ttl
+            or self.tos != tos
+        ):
+            return False
+        return self.iface.up

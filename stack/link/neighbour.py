@@ -74,11 +74,11 @@ class Neighbour:
 
     __slots__ = (
         "_cache",
-        "_confirmed",
         "_pending",
         "_pending_bytes",
         "_timer",
         "address",
+        "confirm_from",
         "header",
         "is_router",
         "mac",
@@ -90,11 +90,11 @@ class Neighbour:
     def __init__(self, cache: NeighbourCache, address: bytes) -> None:
         self._cache = cache
         self._timer = cache.scheduler.timer(self._expired)
-        self._confirmed = 0  # when `confirm` last armed the timer, ns
         self._pending: deque[tuple[Any, int]] = deque()
         self._pending_bytes = 0
         self.address = address
         self.mac: bytes | None = None
+        self.confirm_from = 0  #: `confirm` changes nothing before (ns)
         self.header: bytes | None = None  #: destination and source MAC, or None: see `resolve`
         self.state: NeighbourState = _FAILED
         self.probes = 0  #: solicitations sent in INCOMPLETE or PROBE
@@ -135,13 +135,13 @@ class Neighbour:
         """Two-way reachability is proven (RFC 4861 7.3.1): an upper layer made progress, or a solicited answer came."""
         now = self._cache.scheduler.now
         if self.state is _REACHABLE:
-            if now - self._confirmed < CONFIRMED_ENOUGH:
+            if now < self.confirm_from:
                 return
         elif self.mac is None or self.state == _PERMANENT or self.state == _DEAD:
             return
         else:
             self._enter(_REACHABLE)
-        self._confirmed = now
+        self.confirm_from = now + CONFIRMED_ENOUGH
         self._timer.arm(now + self._cache.reachable_time())
 
     def update(self, mac: bytes, *, solicited: bool, override: bool = True) -> None:
@@ -182,6 +182,7 @@ class Neighbour:
         """Every change of state passes here: the header follows the state, the owner is told."""
         cache = self._cache
         self.state = state
+        self.confirm_from = 0
         self.updated = cache.scheduler.now
         mac = self.mac
         usable = state in (_REACHABLE, _DELAY, _PROBE, _PERMANENT)

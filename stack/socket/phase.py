@@ -65,6 +65,13 @@ class Waiting(Protocol):
         """
         ...
 
+    def briefly(self, step: Callable[[Any, Any], bool], one: Any, two: Any) -> bool:
+        """`call` of `step(one, two)`, which does all of something or nothing of it, if nobody has the lock now.
+
+        False: nothing was done.
+        """
+        ...
+
     def attend(self) -> None:
         """From a thread that has just written a lot, and will write more: take in what has come, if that is due."""
         ...

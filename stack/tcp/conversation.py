@@ -136,10 +136,11 @@ def hear(
         timer.arm(now + delay)
     connection.last_heard = now
     neighbour = connection.route.neighbour
-    if neighbour is not None:
+    if neighbour is not None and now >= neighbour.confirm_from:
         neighbour.confirm()
-    if connection.on_event is not None:
-        connection.on_event()
+    notify = connection.on_event
+    if notify is not None:
+        notify()
     return True
 
 

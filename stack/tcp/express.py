@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 #: MACs, ethertype, version, IHL and TOS; total length; identification; flags and offset; TTL and protocol; checksum;
 #: addresses and ports; sequence number; acknowledgment number; data offset; flags; window
 _FRAME: Final = struct.Struct("!16sHHHHH12sIIBBH4x")
+_unpack: Final = _FRAME.unpack_from
 _STAMP: Final = struct.Struct("!III")  #: first option word, TSval, TSecr
 _ETHERNET: Final = 14
 _PLAIN_TOTAL: Final = 40  # both headers without options
@@ -54,8 +55,8 @@ _WORDS: Final = struct.Struct("!4H")  # both addresses
 _PSH_FIN_OFF: Final = 0xF6
 _FIN_ACK: Final = FIN | ACK
 _FAMILY: Final = b"\x08\x00\x45"  # IPv4, without options
-#: NEEDS_CSUM | DATA_VALID
-_TRUSTED: Final = 3
+#: NEEDS_CSUM, DATA_VALID, or both
+_TRUSTED: Final = (1, 2, 3)
 
 
 class Flow:
@@ -119,21 +120,23 @@ class Express:
         length = len(frame) - _ETHERNET
         if length < _PLAIN_TOTAL:
             return self._slow(iface, frame, link_kind, flags, gso_size)
-        head, total, ident, fragment, word, check, place, seq, ack, offset, bits, window = _FRAME.unpack_from(frame)
+        head, total, ident, fragment, word, check, place, seq, ack, offset, bits, window = _unpack(frame)
         flow = self._flows.get(place)
-        if (
-            flow is not None
-            and flow.head == head
-            and flow.generation == self._ip.generation
-            and flow.iface is iface
-            and flow.word == word
-            and 0 < flags <= _TRUSTED
-            and not fragment & FRAGMENT_MASK
-            and (flow.base + total + ident + fragment + check) % 0xFFFF == 0
-            and bits & _PSH_FIN_OFF == ACK
-            and total <= length
-            and self._handlers[PROTO] is self._input
+        if (  # said so, and not the other way round, the interpreter compares numbers at a third of the price
+            flow is None
+            or flow.head != head
+            or flow.generation != self._ip.generation
+            or flow.iface is not iface
+            or flow.word != word
+            or flags not in _TRUSTED
+            or fragment & FRAGMENT_MASK
+            or (flow.base + total + ident + fragment + check) % 0xFFFF != 0
+            or bits & _PSH_FIN_OFF != ACK
+            or total > length
+            or self._handlers[PROTO] is not self._input
         ):
+            pass
+        else:
             connection = flow.connection
             value = echo = 0
             if offset == PLAIN_OFFSET:
@@ -165,7 +168,8 @@ class Express:
                     return None
             else:
                 if (
-                    0 < size < COPY_BREAK
+                    size
+                    and size < COPY_BREAK
                     and not gso_size
                     and hear(connection, frame, _ETHERNET + total, size, seq, ack, window, value)
                 ):
@@ -176,9 +180,9 @@ class Express:
                     return connection.receiver if size else connection.sender
         predicted = self._stats.fast_in
         taker = self._slow(iface, frame, link_kind, flags, gso_size)
-        if self._stats.fast_in != predicted and 0 < flags <= _TRUSTED and not link_kind:
+        if self._stats.fast_in != predicted and flags in _TRUSTED and not link_kind:
             self._remember(iface, head, word, place)
-        elif bits == SYN and 0 < flags <= _TRUSTED and not link_kind and head[12:15] == _FAMILY:
+        elif bits == SYN and flags in _TRUSTED and not link_kind and head[12:15] == _FAMILY:
             self._await(iface, head, word, place)
         return taker
 

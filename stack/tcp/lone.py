@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _PLAIN_BITS: Final = 0x5000 | ACK | PSH
 _STAMPED_BITS: Final = 0x8000 | ACK | PSH
+_pack_plain: Final = PLAIN4.pack
+_pack_stamped: Final = STAMPED4.pack
 
 
 def busy(sender: Sender) -> bool:
@@ -125,13 +127,13 @@ def leave(sender: Sender, nxt: int, size: int, parts: Sequence[Buffer], plain: b
         seq, ack = nxt & MASK, rcv_nxt & MASK
         if stamped:
             stamp = (now // NS_PER_MS + connection.timestamp_offset) & MASK
-            header = STAMPED4.pack(
+            header = _pack_stamped(
                 *(front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _STAMPED_BITS, window, check, 0),
                 *(TIMESTAMPS_WORD, stamp, receiver.ts_recent),
             )
             facts = STAMPED_FACTS4
         else:
-            header = PLAIN4.pack(
+            header = _pack_plain(
                 front, length, DONT_FRAGMENT, word, ip_check, back, seq, ack, _PLAIN_BITS, window, check, 0
             )
             facts = PLAIN_FACTS4

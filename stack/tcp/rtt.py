@@ -34,23 +34,23 @@ class RttEstimator:
         self.latest = rtt
         if self.srtt == 0:
             # (2.2) SRTT <- R, RTTVAR <- R/2
-            self.srtt = rtt
-            self.variance = rtt >> 1
+            self.srtt = srtt = rtt
+            self.variance = variance = rtt >> 1
             self.minimum = rtt
         else:
             # (2.3) RTTVAR <- 3/4 RTTVAR + 1/4 |SRTT - R'|, then SRTT <- 7/8 SRTT + 1/8 R'
             srtt = self.srtt
             variance = self.variance
             error = srtt - rtt
-            self.variance = variance + (((error if error >= 0 else -error) - variance) >> 2)
-            self.srtt = srtt - (error >> 3) or 1
+            self.variance = variance = variance + (((error if error >= 0 else -error) - variance) >> 2)
+            self.srtt = srtt = srtt - (error >> 3) or 1
             if rtt < self.minimum:
                 self.minimum = rtt
         # Linux's way of the floor: not RTO >= 200 ms but RTO - SRTT >= 200 ms, which leaves room for a peer's
         # delayed ACK whatever the path's own delay is.
         # (Comparisons: each acknowledgment comes through here, and min() costs as much as all the rest.)
-        srtt, floor = self.srtt, self.floor
-        margin = self.variance << 2
+        floor = self.floor
+        margin = variance << 2
         if margin < floor:
             margin = floor
         rto = srtt + margin

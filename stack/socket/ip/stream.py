@@ -60,6 +60,11 @@ LINGER_MAX: Final = 1 << 31
 A_LOT: Final = 64 << 10
 
 
+def _receive(socket: StreamSocket, size: int) -> bytes | Again:
+    """The commonest attempt: a function needs no binding to each socket, each time."""
+    return socket.phase.recv(size, 0)
+
+
 class StreamSocket(Socket):
     """socket(AF_INET or AF_INET6, SOCK_STREAM)."""
 
@@ -121,7 +126,12 @@ class StreamSocket(Socket):
         return taken
 
     def send_all(self, data: Buffer, flags: int, timeout: Timeout) -> None:
-        if type(self.phase) is StreamDeferred:
+        phase = self.phase
+        if type(phase) is StreamConnected:
+            # Not under the lock: should the phase end meanwhile, so does what is usual about its connection.
+            if not flags and self.mirror is None and self.waiting.briefly(say, phase.connection, data):
+                return
+        elif type(phase) is StreamDeferred:
             data = memoryview(data).cast("B")[self.send(data, flags, timeout) :]
             if not data:
                 return
@@ -230,7 +240,7 @@ class StreamSocket(Socket):
         if self.options.explicit(SOL_SOCKET, SO_RCVLOWAT):
             self._await_low_water(size, flags, timeout)
         if not flags:  # by far the commonest
-            return self.wait(IN, timeout, self._recv, (size, 0))
+            return self.wait(IN, timeout, _receive, (self, size))
         return super().recv(size, flags, timeout)
 
     def recv_into(self, target: memoryview, flags: int, timeout: Timeout) -> int:
