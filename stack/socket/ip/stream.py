@@ -32,6 +32,7 @@ from stack.socket.options_device import SO_BINDTOIFINDEX, bound_interface
 from stack.socket.options_socket import SO_LINGER, SO_RCVLOWAT
 from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP, Pollee
 from stack.tcp import TcpState
+from stack.tcp.buffers import KEEP_ABOVE
 from stack.tcp.conversation import say
 from stack.tcp.options import TcpOptions
 
@@ -129,7 +130,8 @@ class StreamSocket(Socket):
         phase = self.phase
         if type(phase) is StreamConnected:
             # Not under the lock: should the phase end meanwhile, so does what is usual about its connection.
-            if not flags and self.mirror is None and self.waiting.briefly(say, phase.connection, data):
+            brief = not flags and self.mirror is None and len(data) <= KEEP_ABOVE
+            if brief and self.waiting.briefly(say, phase.connection, data):
                 return
         elif type(phase) is StreamDeferred:
             data = memoryview(data).cast("B")[self.send(data, flags, timeout) :]
