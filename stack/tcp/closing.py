@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stack.tcp.bare import emit_bare
+from stack.tcp.release import leave
 from stack.tcp.seqnum import HALF, MASK
 from stack.tcp.states import STATES
 from stack.tcp.transitions import TcpState
@@ -139,7 +140,7 @@ def take_last_ack(connection: Connection, seq: int, ack: int, value: int) -> boo
         neighbour.confirm()
     connection.state = _CLOSED
     connection.ladder = _OVER
-    connection.leave()
+    leave(connection)
     return True
 
 

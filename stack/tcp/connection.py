@@ -16,6 +16,7 @@ from stack.tcp.delay import DelayLine
 from stack.tcp.info import TcpInfo, collect
 from stack.tcp.limits import notsent_room
 from stack.tcp.pcb import Pcb
+from stack.tcp.segmentsize import resegment
 from stack.tcp.transitions import TcpState
 from stack.tcp.urgent import Urgent, UrgentByte
 
@@ -259,7 +260,7 @@ class Connection(Pcb):
             with suppress(NetError):
                 self.layer.reroute(self)
         elif self.connected:
-            self.resegment()
+            resegment(self)
         self.sender.rtt.limit(options.rto_min, options.rto_max)
         self.timers.options_changed()
         self.schedule()  # Nagle, cork or the window may let something go now

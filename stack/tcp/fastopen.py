@@ -21,6 +21,7 @@ from hashlib import blake2s
 from typing import TYPE_CHECKING, Final
 
 from stack.scheduler import NS_PER_S
+from stack.tcp.handshake import send_syn
 from stack.tcp.mib import Mib
 from stack.tcp.states import FAST_OPENED
 from stack.tcp.transitions import TcpState
@@ -210,7 +211,7 @@ class FastOpenServer:
         if payload:
             receiver.text(receiver.rcv_nxt, payload, 0)
             fast.acked = True
-        connection.send_syn()
+        send_syn(connection)
         return connection
 
     def _keys(self) -> list[bytes]:

@@ -28,6 +28,7 @@ from stack.tcp.discovery import believes_icmp, resends
 from stack.tcp.ecn import CE, ECN_MASK
 from stack.tcp.fastopen import CLIENT, KEY_LENGTH, FastOpenClient
 from stack.tcp.filtering import Filtering
+from stack.tcp.handshake import send_syn
 from stack.tcp.isn import SequenceSource
 from stack.tcp.listener import Listener
 from stack.tcp.mib import Mib, MibCounters
@@ -35,6 +36,7 @@ from stack.tcp.minisock import Minisock, send_single
 from stack.tcp.options import TcpConfig, TcpOptions
 from stack.tcp.pcb import PLAIN_OFFSET
 from stack.tcp.segment import Segment
+from stack.tcp.segmentsize import resegment
 from stack.tcp.seqnum import MASK, unwrap
 from stack.tcp.signatures import Signatures
 from stack.tcp.syncookies import SynCookies
@@ -182,7 +184,7 @@ class TcpLayer:
         """Send the SYN, by Fast Open if `data` is not None; returns how much of it went along."""
         if data is not None and self.config.fastopen & CLIENT:
             self.fastopen.begin(connection, data)
-        connection.send_syn()
+        send_syn(connection)
         return connection.unacknowledged
 
     def listen(self, bound: BoundPort, backlog: int, *, options: TcpOptions | None = None) -> Listener:
@@ -375,7 +377,7 @@ class TcpLayer:
         connection.route = route
         if route.mtu != connection.path_mtu:
             connection.path_mtu = route.mtu
-        connection.resegment()
+        resegment(connection)
         return route
 
     def may_challenge(self) -> bool:

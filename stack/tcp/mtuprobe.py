@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from stack.tcp.segmentsize import largest_mtu, resegment
 from stack.tcp.singles import send_mtu_probe
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class MtuProber:
     def __init__(self, sender: Sender) -> None:
         connection = sender.connection
         self.sender = sender
-        self.high = connection.largest_mtu()
+        self.high = largest_mtu(connection)
         self.low = min(connection.layer.config.base_mss + connection.overhead, self.high)
         self.size = 0  #: what is being probed, 0: nothing
         self.start = 0  #: sequence number of the probe
@@ -56,7 +57,7 @@ class MtuProber:
             connection = sender.connection
             if sender.snd_una >= self.start + self.size - connection.overhead:
                 self.low, self.size = self.size, 0
-                connection.resegment()
+                resegment(connection)
             elif sender.recovery.phase:
                 self.size = 0  # other things were lost: this proves nothing
             return False
@@ -87,7 +88,7 @@ class MtuProber:
         connection = self.sender.connection
         if now - self.since >= connection.layer.config.probe_interval:
             self.since = now
-            self.high = connection.largest_mtu()
+            self.high = largest_mtu(connection)
 
     def lost_alone(self, board: Scoreboard) -> bool:
         """Whether of all that is in flight the probe is what did not arrive."""

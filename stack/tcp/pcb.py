@@ -31,8 +31,10 @@ from stack.tcp.lone import busy, send_lone
 from stack.tcp.mib import Mib
 from stack.tcp.mtuprobe import MtuProber
 from stack.tcp.options import TcpOptions
-from stack.tcp.output import emit, emit_acks, emit_syn
+from stack.tcp.output import emit, emit_acks
 from stack.tcp.receiver import Receiver, window_shift
+from stack.tcp.release import leave, rest
+from stack.tcp.segmentsize import MSS_DEFAULT_V4, MSS_DEFAULT_V6, MSS_MINIMUM, TIMESTAMPS_LENGTH, resegment
 from stack.tcp.sender import Sender
 from stack.tcp.seqnum import HALF, MASK
 from stack.tcp.signatures import OPTION_LENGTH as SIGNATURE_LENGTH
@@ -55,14 +57,8 @@ if TYPE_CHECKING:
     from stack.tcp.segment import Segment
     from stack.tcp.signatures import Keys
     from stack.tcp.urgent import Urgent
-    from stack.wire.tcp import HeaderOptions
 
-MSS_DEFAULT_V4: Final = 536  # bytes; RFC 9293 section 3.7.1, when the peer sent no MSS option
-MSS_DEFAULT_V6: Final = 1220  # bytes; the same
-MSS_MINIMUM: Final = 88  # bytes; Linux TCP_MIN_MSS: a peer's smaller MSS would cost more headers than data
-TIMESTAMPS_LENGTH: Final = 12  # bytes of every header once agreed on
 OUT_OF_WINDOW_INTERVAL: Final = 500 * NS_PER_MS  # ns between answers to bare segments; Linux tcp_invalid_ratelimit
-MAX_SHIFT: Final = 14  # RFC 7323 section 2.3
 PLAIN_OFFSET: Final = 0x50  # data offset byte of a header without options
 STAMPED_OFFSET: Final = 0x80  # ... and of one with a timestamp option and its padding
 
@@ -219,18 +215,18 @@ class Pcb:
         self.predict()
         self.event = True
         if state is TcpState.CLOSED:
-            self.leave()
+            leave(self)
         elif state is TcpState.ESTABLISHED:
             self.listener = None
             if self.layer.config.mtu_probing > 1:
                 self.sender.prober = MtuProber(self.sender)
-            self.resegment()
+            resegment(self)
             if self.options.keepalive:
                 self.timers.watch()
             if self.sender.fin_queued:
                 self.enter(TcpState.FIN_WAIT_1)
         elif state is TcpState.TIME_WAIT:
-            self._rest()
+            rest(self)
         elif state is TcpState.FIN_WAIT_2 and self.orphan:
             if self.options.fin_timeout < 0:
                 self.abort()
@@ -251,40 +247,6 @@ class Pcb:
             self.predicted = 0
         else:
             self.predicted = STAMPED_OFFSET if self.timestamps else PLAIN_OFFSET
-
-    def _rest(self) -> None:
-        """TIME-WAIT: a small object waits in our place (`timewait`). What was received stays readable."""
-        self.timers.cancel()
-        self.sender.queue.clear()
-        self.sender.flights.clear()
-        self.receiver.reassembly.clear()
-        if self.orphan:
-            self.receiver.queue.clear()
-        if self.layer.time_waits.add(self):
-            self.layer.forget(self)
-            self.bound = None
-        else:
-            if self.receiver.acks_owed:
-                emit(self, self.sender.bare_seq, ACK)
-            self.enter(TcpState.CLOSED)
-
-    def leave(self) -> None:
-        """CLOSED: out of the tables, nothing pending. What was received stays readable unless nobody is there."""
-        self.timers.cancel()
-        if self.sender.marks is not None:
-            self.sender.marks.ended()
-        self.sender.queue.clear()
-        self.sender.flights.clear()
-        self.receiver.reassembly.clear()
-        if self.orphan:
-            self.receiver.queue.clear()
-        self.layer.forget(self)
-        if self.listener is not None:
-            self.listener.fastopen.failed(self)
-            self.listener = None
-        if self.bound is not None:
-            self.bound.release()
-            self.bound = None
 
     def fail(self, error: int) -> None:
         """The connection ends with `error`, without a word to the peer."""
@@ -407,40 +369,6 @@ class Pcb:
         self.last_heard = self.scheduler.now
         self.soft_error = 0
 
-    def peer_syn(self, irs: int, options: HeaderOptions, *, ecn: bool) -> None:
-        """The peer's SYN (RFC 9293 section 3.10.7.2 and .3): its number and options. `ecn`: that is agreed on."""
-        receiver = self.receiver
-        sender = self.sender
-        receiver.begin(irs)
-        if options.mss is not None:
-            self.peer_mss = max(options.mss, MSS_MINIMUM)
-        if self.window_scaling and options.window_scale is not None:
-            sender.shift = min(options.window_scale, MAX_SHIFT)
-        else:
-            # RFC 7323 section 2.2: both or none.
-            self.window_scaling = False
-            sender.shift = receiver.shift = 0
-            receiver.resize(receiver.rcvbuf, self.options.window_clamp)
-        self.sack = self.sack and options.sack_permitted
-        self.ecn = Ecn(sender.iss) if ecn else None
-        if self.sack:
-            sender.use_sack()
-        if self.timestamps and options.timestamps is not None:
-            receiver.ts_recent = options.timestamps[0]
-            receiver.ts_recent_at = self.scheduler.now
-        else:
-            self.timestamps = False
-        self.last_heard = self.scheduler.now
-        self.resegment()
-
-    def echo_plausible(self, seg: Segment) -> bool:
-        """Whether a SYN|ACK's TSecr is a value we sent since the SYN."""
-        timestamps = seg.options.timestamps
-        if timestamps is None or timestamps[1] == 0:
-            return True
-        age = (self.timestamp() - timestamps[1]) & MASK
-        return age * NS_PER_MS <= self.scheduler.now - self.sender.progress_at + NS_PER_MS
-
     def challenge(self) -> None:
         """A challenge ACK (RFC 5961), if the layer has not sent too many this second (section 7)."""
         if self.layer.may_challenge():
@@ -467,16 +395,6 @@ class Pcb:
     def timestamp(self) -> int:
         """TSval now: milliseconds (RFC 7323 section 5.4) from an offset of this connection's own."""
         return (self.scheduler.now // NS_PER_MS + self.timestamp_offset) & MASK
-
-    def send_syn(self) -> None:
-        """SYN in SYN-SENT, SYN|ACK in SYN-RECEIVED; again if it was sent before. Arms the timer."""
-        emit_syn(self)
-        sender = self.sender
-        if sender.snd_max == sender.iss:
-            sender.syn_sent()
-            if self.fastopen is not None:
-                sender.snd_nxt = sender.snd_max = sender.snd_max + self.fastopen.sent
-        self.timers.retransmit.arm_in(sender.rtt.backed_off(sender.backoff))
 
     def send_probe(self) -> None:
         """A segment the peer must answer: one sequence number before its window (RFC 9293 section 3.8.4)."""
@@ -520,27 +438,6 @@ class Pcb:
     def ip_options(self) -> bytes:
         """IP_OPTIONS, which IPv6 has not."""
         return self.options.ip_options if self.ip_header == 20 else b""
-
-    def largest_mtu(self) -> int:
-        """Length of the longest packet that peer, path and user may allow."""
-        options = self.options
-        most = min(self.peer_mss, options.maxseg) if options.maxseg else self.peer_mss
-        return min(most + self.ip_header + 20, self.path_mtu)
-
-    def resegment(self) -> None:
-        """MSS and superframe size anew, from the peer's MSS, the path's MTU and TCP_MAXSEG (RFC 6691)."""
-        most = self.largest_mtu()
-        prober = self.sender.prober
-        if prober is not None:
-            prober.high = min(prober.high, most)
-            most = min(prober.low, most)
-        most -= self.overhead
-        mss = max(most, MSS_MINIMUM - TIMESTAMPS_LENGTH)
-        if self.ip_options:
-            self.sender.set_mss(mss, mss)  # no device repeats them
-            return
-        _, largest = self.layer.ip.offloads_for(self.route)
-        self.sender.set_mss(mss, largest - 20 - (TIMESTAMPS_LENGTH if self.timestamps else 0))
 
 
 _FAST_STATES: Final = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT, TcpState.FIN_WAIT_2)

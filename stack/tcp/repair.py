@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from stack.errors import NetError
-from stack.tcp.pcb import MAX_SHIFT, MSS_MINIMUM
+from stack.tcp.receiver import MAX_SHIFT
+from stack.tcp.segmentsize import MSS_MINIMUM, resegment
 from stack.tcp.seqnum import MASK, unwrap
 from stack.tcp.states import PAWS_IDLE
 from stack.tcp.transitions import TcpState
@@ -58,7 +59,7 @@ def resume(connection: Connection, rcv_nxt: int) -> None:
     sender.syn_sent()
     sender.snd_una = sender.snd_wl2 = sender.snd_nxt
     sender.snd_wl1 = unwrap(0, rcv_nxt)
-    connection.resegment()
+    resegment(connection)
     connection.enter(TcpState.ESTABLISHED)
 
 
@@ -67,7 +68,7 @@ def agree(connection: Connection, settled: Iterable[tuple[int, int]]) -> None:
     for option, value in settled:
         _agree(connection, option, value)
     connection.predict()
-    connection.resegment()
+    resegment(connection)
 
 
 def _agree(connection: Connection, option: int, value: int) -> None:

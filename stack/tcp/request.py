@@ -15,10 +15,11 @@ from stack.scheduler import NS_PER_MS, NS_PER_S
 from stack.tcp.connection import Connection
 from stack.tcp.discovery import dont_fragment
 from stack.tcp.ecn import OFF, agreed
+from stack.tcp.handshake import peer_syn
 from stack.tcp.mib import Mib
 from stack.tcp.minisock import Minisock, send_single
-from stack.tcp.pcb import MSS_MINIMUM
 from stack.tcp.receiver import window_shift
+from stack.tcp.segmentsize import MSS_MINIMUM
 from stack.tcp.seqnum import HALF, MASK, older
 from stack.tcp.transitions import TcpState
 from stack.wire.ipoptions import first_hop
@@ -273,7 +274,7 @@ class Request(Minisock):
             self.oif,
         )
         said = HeaderOptions(self.mss, self.scale, self.sack, (self.ts_recent, 0) if self.stamped else None)
-        connection.peer_syn(self.irs, said, ecn=self.ecn and layer.config.ecn != OFF)
+        peer_syn(connection, self.irs, said, ecn=self.ecn and layer.config.ecn != OFF)
         sender, receiver = connection.sender, connection.receiver
         sender.syn_sent()
         sender.progress_at = self.sent_at

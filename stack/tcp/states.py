@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from stack.scheduler import NS_PER_S
 from stack.tcp.ecn import agreed
+from stack.tcp.handshake import echo_plausible, peer_syn, send_syn
 from stack.tcp.mib import Mib
 from stack.tcp.seqnum import older, unwrap
 from stack.tcp.transitions import TcpState
@@ -73,7 +74,7 @@ class SynSent(State):
                 connection.layer.refuse(seg)  # a reset, unless the segment is one
                 return
             acceptable = True
-            if connection.timestamps and seg.options.timestamps and not connection.echo_plausible(seg):
+            if connection.timestamps and seg.options.timestamps and not echo_plausible(connection, seg):
                 # RFC 7323 section 5.3 is for synchronized states; Linux also drops a SYN|ACK that echoes nonsense.
                 connection.layer.refuse(seg)
                 return
@@ -85,7 +86,7 @@ class SynSent(State):
         # Third, security: not in this stack. Fourth, check the SYN bit.
         if not flags & SYN:
             return
-        connection.peer_syn(seg.seq, seg.options, ecn=agreed(seg, connection.layer.config.ecn))
+        peer_syn(connection, seg.seq, seg.options, ecn=agreed(seg, connection.layer.config.ecn))
         receiver = connection.receiver
         receiver.rcv_adv = receiver.rcv_nxt + min(receiver.space, 65535)  # what our SYN has promised
         if acceptable:
@@ -97,7 +98,7 @@ class SynSent(State):
         else:
             # Simultaneous open (figure 8): SYN|ACK.
             connection.enter(TcpState.SYN_RECEIVED)
-            connection.send_syn()
+            send_syn(connection)
         # Text or FIN on a SYN could be kept for later; like Linux we let the peer send it again (but for Fast Open).
         connection.schedule()
 
@@ -355,7 +356,7 @@ class FastOpened(SynReceived):
         if seg.is_bare_syn and seg.seq == connection.receiver.irs:
             # The SYN again, with or without its data: our SYN|ACK was lost.
             if connection.may_answer(seg):
-                connection.send_syn()
+                send_syn(connection)
             return
         super().unacceptable(connection, seg)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
+from stack.tcp.handshake import send_syn
 from stack.tcp.rtt import RTO_MIN
 from stack.tcp.transitions import TcpState
 
@@ -69,7 +70,7 @@ class Timers:
             return
         if connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
             sender.failed(connection.scheduler.now)
-            connection.send_syn()
+            send_syn(connection)
         elif sender.snd_una < sender.snd_max:
             sender.timed_out()
         elif sender.queue.end > sender.snd_nxt:
