@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import select
 import socket as _kernel
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import finalize
 
@@ -15,6 +17,9 @@ from stack.socket.poll import ERR, HUP, IN, OUT, RDHUP
 
 LOOPBACK = "127.0.0.1"
 ASKED = IN | OUT | RDHUP
+# In numbers: what is tested includes what the names of a module stand for.
+INET, INET6, UNIX, NETLINK, VSOCK = 2, 10, 1, 16, 40
+STREAM, DGRAM, RAW, SEQPACKET = 1, 2, 3, 5
 
 
 def _unix_urgent() -> bool:
@@ -106,6 +111,27 @@ class World:
         finalize(self, sock.close)
         address: tuple[str, int] = sock.getsockname()
         return address
+
+
+def twin(which: str) -> Iterator[World]:
+    """For a fixture with the parameters "kernel" and "ours"."""
+    if which == "kernel":
+        yield World(_kernel, None)
+        return
+    with Network() as network:
+        yield World(network.stack("gw").socket, network)
+
+
+class Calls:
+    """The system calls on descriptors that sockets share with files: the kernel's, or ours."""
+
+    def __init__(self, source: Any) -> None:
+        self.read: Callable[[int, int], bytes] = source.read
+        self.write: Callable[[int, bytes], int] = source.write
+        self.readv: Callable[..., int] = source.readv
+        self.writev: Callable[..., int] = source.writev
+        self.sendfile: Callable[..., int] = source.sendfile
+        self.ioctl: Callable[..., Any] = fcntl.ioctl if source is os else source.ioctl
 
 
 def code(call: Any, *args: Any) -> int | None:
