@@ -47,6 +47,8 @@ class Program(NamedTuple):
 
 TESTS: Final = [
     Program("test_vring", RINGS, flags=("-Wl,--wrap=malloc,--wrap=calloc",)),
+    Program("test_push", RINGS),
+    Program("test_notify", RINGS),
     Program("test_forward", RINGS),
     Program("test_sigbus", RINGS),
     Program("test_races", RINGS, ("50000", "50000")),

@@ -45,6 +45,7 @@ enum {
     BUFFERS = 0x8000,
 };
 #define UVA 0x7f0000000000ull
+#define MANY (1u << 20) /* as much as there is */
 
 struct guest {
     struct gw_memory memory;
@@ -133,6 +134,14 @@ static inline uint32_t used_word(struct guest *guest, uint16_t index, int word) 
 static inline int calls(struct guest *guest) {
     uint64_t count;
     return read(guest->call, &count, 8) == 8 ? (int)count : 0;
+}
+
+/* Chains of one buffer each for frames to the guest, side by side in C. */
+static inline void writable(struct guest *guest, uint32_t first, uint32_t count, uint32_t size) {
+    for (uint32_t i = 0; i < count; i++) {
+        desc(guest, first + i, C_GPA + (first + i) * size, size, D_WRITE, 0);
+        offer(guest, (uint16_t)(first + i));
+    }
 }
 
 /* pop, check the burst's own consistency, free it; the count or a gw_result. */
