@@ -1,4 +1,6 @@
-"""An engine, guests whose kernels are models, and their clock: what the vsock tests about whole connections run in."""
+"""An engine, its guests and their clock: what the vsock tests about whole connections run in. The guests' kernels are
+models (`VsockWorld`), or there is one guest that says what the test says (`ScriptedWorld`).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,10 @@ from typing import Any
 
 from stack.scheduler import Scheduler
 from stack.testing.vsock import GUEST_CID, ModelGuest, ScriptedGuest
-from stack.vsock import GuestPort, VsockConnection, VsockEngine
-from stack.wire.vsock import TYPE_STREAM
+from stack.vsock import GuestPort, VsockConnection, VsockEngine, VsockListener, VsockState
+from stack.wire.vsock import TYPE_STREAM, Op
+
+HOST_PORT, GUEST_PORT = 5000, 1234
 
 
 class Modelled:
@@ -70,3 +74,60 @@ class VsockWorld:
     def check(self) -> None:
         """No guest has seen a rule broken."""
         assert {cid: guest.model.broken for cid, guest in self.guests.items() if guest.model.broken} == {}
+
+
+class ScriptedWorld:
+    """An engine with one guest that says what the test says."""
+
+    def __init__(self, **engine: Any) -> None:
+        self.scheduler = Scheduler(rng=random.Random(1))
+        self.engine = VsockEngine(self.scheduler, **engine)
+        self.guest = ScriptedGuest()
+        self.port = self.engine.add_guest(self.guest)
+
+    def turn(self) -> None:
+        """What a Network does: due timers, packets, deferred work."""
+        self.scheduler.run_timers()
+        while self.port.service(64):
+            pass
+        self.scheduler.run_deferred()
+
+    def feed(self, op: int, **fields: Any) -> list[str]:
+        """One packet from the guest; the names of what the host sends in answer."""
+        fields = {"host_port": HOST_PORT, "guest_port": GUEST_PORT} | fields
+        self.guest.feed(op, **fields)
+        self.turn()
+        return self.guest.ops()
+
+    def wait(self, duration: int) -> list[str]:
+        self.scheduler.now += duration
+        self.turn()
+        return self.guest.ops()
+
+    def flush(self) -> list[str]:
+        self.turn()
+        return self.guest.ops()
+
+    def accepted(self, *, alloc: int = 1 << 18, buffer: int = 1 << 18) -> tuple[VsockConnection, VsockListener]:
+        """A connection the guest opened."""
+        listener = self.engine.listen(HOST_PORT, buffer=buffer)
+        assert self.feed(Op.REQUEST, alloc=alloc) == ["RESPONSE"]
+        connection = listener.accept()
+        assert connection is not None
+        assert connection.connected
+        return connection, listener
+
+    def connected(self, *, alloc: int = 1 << 18) -> VsockConnection:
+        """A connection the host opened."""
+        bound = self.engine.bind(HOST_PORT)
+        connection = self.engine.connect(GUEST_CID, GUEST_PORT, bound=bound)
+        bound.release()
+        assert self.flush() == ["REQUEST"]
+        assert self.feed(Op.RESPONSE, alloc=alloc) == []
+        assert connection.connected
+        return connection
+
+
+def state(connection: VsockConnection) -> VsockState:
+    """Looked at anew each time: type checkers remember what an attribute was compared with."""
+    return connection.state
