@@ -8,7 +8,7 @@ here all take equally long, and cwnd grows as RFC 5681 says.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from socket import IPPROTO_TCP, TCP_CONGESTION
 from typing import Any
@@ -18,23 +18,13 @@ import pytest
 from stack.link.device import RxFrame
 from stack.tcp.rtt import RttEstimator
 from stack.tcp.sender import Sender
-from stack.tests.tcp.test_tcp_trains import WAYS, Node, Way, segment, stamp
+from stack.tests.tcp.test_tcp_trains import WAYS, Node, Way, following, segment, stamp
 from stack.wire import tcp
 
 
 @pytest.fixture
 def followers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many each call of `Sender.follow` took."""
-    taken: list[int] = []
-    original = Sender.follow
-
-    def follow(sender: Sender, burst: Sequence[RxFrame], at: int) -> int:
-        end = original(sender, burst, at)
-        taken.append(end - at)
-        return end
-
-    monkeypatch.setattr(Sender, "follow", follow)
-    return taken
+    return following(monkeypatch, Sender)
 
 
 @pytest.fixture

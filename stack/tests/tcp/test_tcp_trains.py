@@ -21,6 +21,7 @@ from stack.link.device import DATA_VALID, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, Link
 from stack.socket.filter import SO_ATTACH_FILTER
 from stack.tcp.buffers import CHUNK_OVERHEAD, ReceiveQueue
 from stack.tcp.receiver import PIN_SLACK, Receiver
+from stack.tcp.sender import Sender
 from stack.testing import builders, trains
 from stack.testing.clock import ManualClock
 from stack.testing.links import DEFAULT_MAC, RecorderDevice
@@ -286,19 +287,23 @@ class Peer:
         return frames
 
 
-@pytest.fixture
-def followers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many each call of `Receiver.follow` took."""
+def following(monkeypatch: pytest.MonkeyPatch, half: type[Receiver | Sender]) -> list[int]:
+    """How many each call of its `follow` takes, from now on."""
     taken: list[int] = []
-    original = Receiver.follow
+    original: Callable[[Any, Sequence[RxFrame], int], int] = half.follow
 
-    def follow(receiver: Receiver, burst: Sequence[RxFrame], at: int) -> int:
-        end = original(receiver, burst, at)
+    def follow(self: Any, burst: Sequence[RxFrame], at: int) -> int:
+        end = original(self, burst, at)
         taken.append(end - at)
         return end
 
-    monkeypatch.setattr(Receiver, "follow", follow)
+    monkeypatch.setattr(half, "follow", follow)
     return taken
+
+
+@pytest.fixture
+def followers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    return following(monkeypatch, Receiver)
 
 
 @contextmanager
