@@ -8,14 +8,15 @@ without waking it, as far as that can be:
 
 * **On patrol**, while others lead and traffic is recent: a short sleep, `FAR` if somebody leads as it begins, after
   which it only looks whether anybody led meanwhile. If nobody did it takes over: it cools the sources the last leader
-  left suppressed and goes on watch.
+  left suppressed and goes on watch. While nobody else waits, and whoever leads has been back in time for a while
+  (`Token.steady`), the sleep is `LONG`: each look takes the interpreter from who leads.
 * **On watch**: asleep in the Network's descriptors, as a leader would be. Only one may sleep there; a leader who is
   about to takes the watch from it, and one who leaves for good gives it back, by a change to the set of descriptors it
   sleeps in (`epoll_ctl` works on a set somebody sleeps in). It must be woken only if the Network needs somebody earlier
   than it will wake anyway.
 * **Off duty**, without recent traffic, while somebody leads: asleep until told.
 
-So steady request-and-response traffic wakes it some hundred times a second, however many messages there are, and a
+So steady request-and-response traffic wakes it some dozens of times a second, however many messages there are, and a
 quiet Network never. Of work without an end it rests every millisecond while others make calls: they would hardly get
 the interpreter's lock.
 """
@@ -42,6 +43,8 @@ FOREVER: Final = 1 << 62
 RECENT: Final = 20 * NS_PER_MS
 #: A rest on patrol while somebody leads, ns: if he leaves the token lying and stays away, others wait so long.
 FAR: Final = 2 * PATROL
+#: The same while leaders are steady, ns: so long waits, once, what came when one stays away after all.
+LONG: Final = 16 * PATROL
 #: Seconds; epoll_wait counts milliseconds in a C int.
 LONGEST_SLEEP: Final = 86400.0
 
@@ -58,6 +61,7 @@ class Host(Protocol):
 
     @property
     def led(self) -> bool: ...
+    def steady(self, now: int) -> bool: ...
     def accompanied(self, now: int) -> bool: ...
     def consider_switching(self, now: int) -> None: ...
     def rouse(self) -> None: ...
@@ -118,7 +122,7 @@ class Background:
             self.tell()
 
     def resume(self) -> None:
-        """Lock held: the last leader has left, and is not expected back. On patrol it finds that out before long."""
+        """Lock held: the last leader has left, and is not expected back. On patrol it finds that out by itself."""
         if self._thread is None or self.on_patrol:
             return
         network = self._host.network
@@ -181,9 +185,9 @@ class Background:
             if now - host.last_traffic >= RECENT:
                 self._until = FOREVER
                 return -1.0, False
-            return self._on_patrol(now, FAR)
+            return self._on_patrol(now, LONG if host.steady(now) else FAR)
         if now - host.last_traffic < PATROL and not watched:
-            return self._on_patrol(now, PATROL)  # somebody led a moment ago and will again
+            return self._on_patrol(now, LONG if host.steady(now) else PATROL)  # somebody just led and will again
         while True:
             worked = network.turn(at := host.clock(), network.events())
             if network.turnstile.locked():

@@ -13,8 +13,8 @@ token. The **background thread** (`start`) is the last follower: it polls only w
 kept the token, each burst would cost the second a hand-over. So when a leader's turn makes a follower ready and not
 the leader itself, the follower is *promoted* and the leader parks. And a leader that leaves with what it waited for
 leaves the token lying: it will be back for the next piece, sooner than another thread could be woken, and the
-background thread sees to it that nobody waits much longer than `PATROL` if it is not. Whether it comes back is learnt
-per socket (`Pollee.absence`): if it stays away longer than `ABSENCE`, or closes the socket, or leaves with nothing,
+background thread sees to it that nobody waits much longer than `PATROL` if it is not (or, once, than `LONG`, after it has
+been back in time for a while). Whether it comes back is learnt per socket (`Pollee.absence`): if it stays away longer than `ABSENCE`, or closes the socket, or leaves with nothing,
 or there is no background thread, it wakes exactly one follower to lead, and is not promoted again.
 
 A Network without descriptors (loopback and cables alone) has nothing to poll for but timers: everything else is
@@ -27,7 +27,7 @@ else wants in, or it is time to sleep. Only then does it take a place in the lin
 **A writer attends.** Who writes a lot waits for nothing, so it leads seldom; the background thread would wake for each
 acknowledgment, and take the interpreter and the lock from who writes. So a thread that has just written a lot takes a
 turn itself (`attend`), once in `ATTENDANCE`: acknowledgments by the dozen are cheap. The background thread stays on
-patrol meanwhile, as if the token lay there, and takes over within `PATROL` when the writer stays away.
+patrol meanwhile, as if the token lay there, and takes over when the writer stays away.
 
 **Looking and sleeping.** After traffic the leader keeps looking for a while, with notifications suppressed, because
 waking a halted core costs more than the wait; whether that pays is learnt (`stack.patience`). Then it arms the
@@ -60,7 +60,7 @@ from stack.scheduler import NS_PER_S, NS_PER_US
 from stack.socket.base import AGAIN, Again, Timeout
 from stack.socket.poll import ALWAYS, Pollee
 from stack.switching import SwitchInterval
-from stack.token import ABSENCE, Token
+from stack.token import ABSENCE, LATE, Token
 from stack.virtual import VirtualRunner
 from stack.waiter import Waiter
 
@@ -127,8 +127,10 @@ class _RealRunner(Token):
             waiter.returns = False
             self.line[waiter] = None
             pollee.observe(waiter)
+            now = self.clock()
+            self.came(now)
             if pollee.left:
-                pollee.learn(self.clock() - pollee.left)
+                pollee.learn(now - pollee.left)
         try:
             while True:
                 with turnstile, lock:
@@ -168,6 +170,8 @@ class _RealRunner(Token):
             return AGAIN
         network = self.network
         began = quiet_since = now = network.scheduler.now
+        if now - self.last_traffic >= LATE:  # as `came`, without the call
+            self.late = now
         if pollee.left:
             away = now - pollee.left
             if away < BRIEF and pollee.absence < BRIEF:
@@ -213,6 +217,7 @@ class _RealRunner(Token):
         self.written = now = self.clock()
         if now - self._attended < ATTENDANCE:
             return
+        self.came(now)
         self._attended = self.last_traffic = now
         network.turn(now, _NO_EVENTS)
         network.finish()

@@ -16,6 +16,9 @@ from stack.waiter import Waiter
 PATROL: Final = 1 * NS_PER_MS
 #: A thread that stays away from its socket for longer (ns) is not waited for with the token.
 ABSENCE: Final = PATROL // 2
+#: One back so late (ns) has kept others waiting; who has been back sooner for so long is steady.
+LATE: Final = 2 * PATROL
+STEADY: Final = 50 * NS_PER_MS
 #: A thread that has made a socket call within this time (ns) may want to make another one.
 COMPANY: Final = 100 * NS_PER_MS
 
@@ -49,6 +52,7 @@ class Token:
         self.heir: Waiter | None = None  #: the follower woken last because it is ready
         self.line: dict[Waiter, None] = {}  #: everybody who waits, oldest first
         self.last_traffic = 0  #: when (ns) a thread last got what it waited for
+        self.late = 0  #: when (ns) one was last back later than LATE after that
         self._absent: Pollee | None = None  # the token lies there for the thread that was last here
         self._calls = 0  # how many there were at the background thread's last look, and when it last saw them grow
         self._called = -COMPANY
@@ -82,6 +86,15 @@ class Token:
     def free(self) -> bool:
         """Nobody has the token, and there is something to poll."""
         return self.leader is None and (self.network.polls_descriptors or not self.background.running)
+
+    def came(self, now: int) -> None:
+        """A thread is about to wait, or to take a turn."""
+        if now - self.last_traffic >= LATE:
+            self.late = now
+
+    def steady(self, now: int) -> bool:
+        """Whoever leads will be back soon, and nobody else waits."""
+        return now - self.late >= STEADY and len(self.line) <= (self.leader is not None)
 
     def accompanied(self, now: int) -> bool:
         """For the background thread, which has had work all the time: may another thread want to run? Only calls show
