@@ -13,9 +13,10 @@ token. The **background thread** (`start`) is the last follower: it polls only w
 kept the token, each burst would cost the second a hand-over. So when a leader's turn makes a follower ready and not
 the leader itself, the follower is *promoted* and the leader parks. And a leader that leaves with what it waited for
 leaves the token lying: it will be back for the next piece, sooner than another thread could be woken, and the
-background thread sees to it that nobody waits much longer than `PATROL` if it is not (or, once, than `LONG`, after it has
-been back in time for a while). Whether it comes back is learnt per socket (`Pollee.absence`): if it stays away longer than `ABSENCE`, or closes the socket, or leaves with nothing,
-or there is no background thread, it wakes exactly one follower to lead, and is not promoted again.
+background thread sees to it that nobody waits much longer than `PATROL` if it is not (or, once, than `LONG`, after it
+has been back in time for a while). Whether it comes back is learnt per socket (`Pollee.absence`): if it stays away
+longer than `ABSENCE`, or closes the socket, or leaves with nothing, or there is no background thread, it wakes exactly
+one follower to lead, and is not promoted again.
 
 A Network without descriptors (loopback and cables alone) has nothing to poll for but timers: everything else is
 delivered in the call that causes it. There the background thread, if it runs, keeps the token and all others follow.

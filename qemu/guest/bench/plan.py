@@ -293,6 +293,8 @@ def _rig(options: Options) -> Iterator[Section]:
                 trips.append(rig.round_trips(seconds))
         quantities = {"median": [t.median for t in trips], "99th percentile": [t.p99 for t in trips]}
         quantities["CPU of this process"] = [t.cpu for t in trips]
+        if not suffix:  # which says whether the core was ours
+            quantities["a thousand additions right after"] = [t.additions for t in trips]
         for what, values in quantities.items():
             section.rows.append(Row(f"{_TRIP}{suffix}, {what}", "us", False, {OURS: values}))
     if section.rows:

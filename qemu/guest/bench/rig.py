@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from qemu.guest.bench.farend import READ_BYTES, WRITTEN_BYTES, FarEnd, echo, sink, source
+from qemu.guest.bench.farend import READ_BYTES, WRITTEN_BYTES, FarEnd, Transfer, echo, sink, source
 from qemu.guest.bench.figure import Measured
 from stack import Network, Stack
 from stack.link import LinkDevice
@@ -29,6 +29,8 @@ GUEST_MAC: Final = bytes.fromhex("525400776601")
 _PIECE_BYTES: Final = 65483
 #: ... and how many of them between two looks at the clock.
 _PIECES: Final = 64
+#: How often a loop is tried.
+_LOOPS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +86,44 @@ def stack_to_guest(seconds: float, *, offload: bool = True) -> Measured:
 
 @dataclass(frozen=True, slots=True)
 class RoundTrips:
-    """Microseconds: the median, the 99th percentile, and what one cost this process in CPU time."""
+    """Microseconds: the median, the 99th percentile, what one cost this process in CPU time, and what the interpreter
+    needed for a thousand additions right after."""
 
     median: float
     p99: float
     cpu: float
+    additions: float
 
 
 def round_trips(seconds: float, *, size: int = 1) -> RoundTrips:
     """A segment of `size` bytes from the driver to an echoing socket and back, one after the other without a pause."""
-    with served_card() as (stack, path), FarEnd(stack.socket, GATEWAY, echo, one_by_one=True) as far:
+    additions = []
+
+    def far_end(connection: Any, transfer: Transfer) -> None:
+        try:
+            echo(connection, transfer)
+        finally:
+            additions.append(thousand_additions())  # by the thread that answered, before it can be anywhere else
+
+    with served_card() as (stack, path), FarEnd(stack.socket, GATEWAY, far_end, one_by_one=True) as far:
         said, cpu = _play_guest(path, "rr", far.port, seconds, size)
     middle, slow, count = map(float, said.split())
-    return RoundTrips(middle, slow, cpu / count * 1e6)
+    return RoundTrips(middle, slow, cpu / count * 1e6, max(additions))
+
+
+def thousand_additions() -> float:
+    """Microseconds of a thousand additions in a loop, the lowest of some: how quick the interpreter is here, now.
+
+    On a shared machine a core is often half of one, and a good deal quicker while the other half has nothing to do.
+    """
+    lowest = 1 << 62
+    for _ in range(_LOOPS):
+        began = time.perf_counter_ns()
+        total = 0
+        for number in range(1000):
+            total += number
+        lowest = min(lowest, time.perf_counter_ns() - began)
+    return lowest * 1e-3
 
 
 def two_copies(seconds: float, through: WorkingSet = TO_SOCKET) -> float:

@@ -49,6 +49,7 @@ def test_round_trips_have_a_median_a_tail_and_a_cost() -> None:
     trips = rig.round_trips(SHORT)
     assert 0 < trips.median <= trips.p99
     assert trips.cpu > 0
+    assert trips.additions > 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])
