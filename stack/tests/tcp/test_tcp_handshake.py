@@ -51,6 +51,18 @@ def test_passive_open() -> None:
     assert s.listener.accept() is None
 
 
+def test_timestamps_need_both_sides() -> None:
+    """RFC 7323 section 3.2: a SYN|ACK without the option means segments without it, with room for 12 bytes more."""
+    s = Script(timestamps=True).connect()
+    assert s.expect(SYN, seq=0).header.options.timestamps is not None
+    s.timestamps = False
+    s.send(SYN | ACK, seq=0, ack=1, options=HeaderOptions(mss=1000))
+    assert s.expect(ACK, seq=1, ack=1).header.options.timestamps is None
+    s.write(bytes(1000))
+    segment = s.expect(ACK | PSH, seq=1, ack=1, data=bytes(1000))
+    assert segment.header.options.timestamps is None
+
+
 def test_window_scaling_needs_both_sides() -> None:
     s = Script().established(ws=None)
     s.send(ACK, seq=1, ack=1, win=500)
