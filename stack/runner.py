@@ -103,6 +103,7 @@ class _RealRunner(Token):
     def __init__(self, network: Network, clock: Callable[[], int]) -> None:
         super().__init__(network)
         self.clock = clock
+        self.late = clock()  # nobody has been steady yet
         self._spare: list[Waiter] = []
         self._patience = Patience()
         self._glances = 0  # since the descriptors were last looked at
