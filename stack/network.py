@@ -377,7 +377,7 @@ class Network:
         """See `stack.socket.base.Waiting.briefly`."""
         if self.lock.locked():
             return False
-        with self.lock:
+        with self.lock:  # as `_call`, without the call
             if self.closed:
                 return False
             scheduler = self.scheduler

@@ -146,10 +146,8 @@ class Virtqueue(RingControl):
     def take(self, take: Any) -> int:
         """As `pop`, with everything judged in the same call (`struct gw_take *`, csrc/take.h); how many chains."""
         gate = self._gate
-        acquire, release = (
-            gate.acquire,
-            gate.release,
-        )  # as methods they would be looked for in vain first
+        # Read before they are called: where they are called they would be looked for as methods first, in vain.
+        acquire, release = gate.acquire, gate.release
         acquire()
         try:
             if not self._live:

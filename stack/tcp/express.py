@@ -122,7 +122,7 @@ class Express:
             return self._slow(iface, frame, link_kind, flags, gso_size)
         head, total, ident, fragment, word, check, place, seq, ack, offset, bits, window = _unpack(frame)
         flow = self._flows.get(place)
-        if (  # said so, and not the other way round, the interpreter compares numbers at a third of the price
+        if (  # said so, and not the other way round, the interpreter specialises it (docs/decisions/0051)
             flow is None
             or flow.head != head
             or flow.generation != self._ip.generation

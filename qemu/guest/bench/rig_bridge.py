@@ -69,7 +69,7 @@ def multiqueue(seconds: float, *, threads: int = 2, size: int = 1514) -> Measure
             while time.monotonic() < deadline:
                 waiting = fill(0) + other.call(fill, 1)
                 moved += waiting
-                _look_up(one, two)
+                _wake(one, two)
                 began, used = time.perf_counter_ns(), time.process_time_ns()
                 while waiting > 0:
                     told, _ = one.forward(256, 0, ())
@@ -79,7 +79,7 @@ def multiqueue(seconds: float, *, threads: int = 2, size: int = 1514) -> Measure
     return Measured(moved * 1e9 / max(wall, 1), moved * 1e9 / max(cpu, 1))
 
 
-def _look_up(card: NetDevice, other: NetDevice) -> None:
+def _wake(card: NetDevice, other: NetDevice) -> None:
     """Wake the helper, who has gone to sleep while the drivers worked, as he does not between bursts of a flow that
     goes on: calls that look at the rings and move nothing, since `other` is said to take nothing."""
     ready = time.perf_counter_ns() + _WAKING_NS
